@@ -1,0 +1,122 @@
+//! What can go wrong at the graph and loop levels.
+
+use crate::attrs::AttrError;
+use crate::types::TensorType;
+
+/// The numbered constraint of an op that its operands or attributes do not satisfy.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("({constraint}) {message}")]
+pub struct Violation {
+    /// `C1`, `C2`, ...: as numbered in the op's file.
+    pub constraint: &'static str,
+    /// What was found and what was expected.
+    pub message: String,
+}
+
+impl Violation {
+    /// A violation of `constraint`.
+    pub fn new(constraint: &'static str, message: impl Into<String>) -> Violation {
+        Violation { constraint, message: message.into() }
+    }
+}
+
+/// Fails with a [`Violation`] unless the condition holds: `require!(ok, "C2", "found {x}")`.
+#[macro_export]
+macro_rules! require {
+    ($ok:expr, $constraint:literal, $($message:tt)*) => {
+        if !$ok {
+            return Err($crate::Violation::new($constraint, format!($($message)*)));
+        }
+    };
+}
+
+/// An error of the graph or loop level.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// An op's constraint does not hold.
+    #[error("{node}: {violation}")]
+    Infer {
+        /// The node.
+        node: String,
+        /// The constraint.
+        violation: Violation,
+    },
+    /// An attribute could not be read.
+    #[error("{node}: {error}")]
+    Attr {
+        /// The node.
+        node: String,
+        /// Which and why.
+        error: AttrError,
+    },
+    /// A node could not be evaluated on the data it got.
+    #[error("{node}: {message}")]
+    Eval {
+        /// The node.
+        node: String,
+        /// Why.
+        message: String,
+    },
+    /// A graph or kernel breaks an invariant.
+    #[error("invariant {invariant}: {message}")]
+    Verify {
+        /// `V1`.. for graphs, `L1`.. for loops.
+        invariant: &'static str,
+        /// Where and how.
+        message: String,
+    },
+    /// A graph without outputs.
+    #[error("graph `{graph}` has no outputs")]
+    NoOutputs {
+        /// The graph.
+        graph: String,
+    },
+    /// The wrong number of inputs.
+    #[error("the graph takes {expected} inputs, found {found}")]
+    InputCount {
+        /// What the graph declares.
+        expected: usize,
+        /// What was given.
+        found: usize,
+    },
+    /// An input of the wrong type.
+    #[error("input `{name}` takes {expected}, found {found}")]
+    InputType {
+        /// The input.
+        name: String,
+        /// What the graph declares.
+        expected: TensorType,
+        /// What was given.
+        found: TensorType,
+    },
+    /// A rewrite tried to replace a value by one of another type.
+    #[error("{node}: a rewrite changed its type from {from} to {to}")]
+    TypeChanged {
+        /// The rewritten node.
+        node: String,
+        /// Before.
+        from: TensorType,
+        /// After.
+        to: TensorType,
+    },
+    /// A limit was exceeded.
+    #[error("{subject}: {found} {what} exceed the limit of {limit}")]
+    Limit {
+        /// The node or input at fault.
+        subject: String,
+        /// What is limited.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+        /// What was asked for.
+        found: u64,
+    },
+    /// Text that is not IR.
+    #[error("{message} at byte {offset}")]
+    Parse {
+        /// Where.
+        offset: usize,
+        /// What was expected and found.
+        message: String,
+    },
+}

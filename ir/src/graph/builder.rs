@@ -1,0 +1,180 @@
+//! Building graphs: every node is type-checked as it is pushed.
+
+use std::sync::Arc;
+
+use cranelift_entity::PrimaryMap;
+
+use super::{Def, Graph, NodeData, Value, ValueData, Values, late_operands, resolve_late};
+use crate::dtype::DType;
+use crate::error::Error;
+use crate::limits::Limits;
+use crate::ops::{self, Op};
+use crate::scalar::ScalarFn;
+use crate::tensor::Tensor;
+use crate::types::TensorType;
+
+/// Builds a [`Graph`].
+///
+/// ```
+/// use windlass_ir::{Builder, DType, ScalarFn, TensorType};
+///
+/// let mut b = Builder::new("double");
+/// let x = b.input("x", TensorType::fixed(DType::F32, &[4]));
+/// let y = b.map(ScalarFn::Add, &[x, x])?;
+/// b.output("y", y);
+/// let graph = b.finish()?;
+/// assert_eq!(graph.outputs().len(), 1);
+/// # Ok::<(), windlass_ir::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Builder {
+    graph: Graph,
+    limits: Limits,
+    /// The name given to nodes pushed by the convenience methods.
+    name: Option<Arc<str>>,
+}
+
+impl Builder {
+    /// An empty graph under construction.
+    pub fn new(name: &str) -> Builder {
+        Builder {
+            graph: Graph {
+                name: name.to_string(),
+                nodes: PrimaryMap::new(),
+                values: PrimaryMap::new(),
+                inputs: Vec::new(),
+                outputs: Vec::new(),
+            },
+            limits: Limits::default(),
+            name: None,
+        }
+    }
+
+    /// Replaces the default limits.
+    pub fn with_limits(mut self, limits: Limits) -> Builder {
+        self.limits = limits;
+        self
+    }
+
+    /// What has been built so far.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// A value's type.
+    pub fn ty(&self, value: Value) -> &TensorType {
+        self.graph.ty(value)
+    }
+
+    /// Names the nodes that the convenience methods push from now on after a node of the model.
+    pub fn set_name(&mut self, name: Option<Arc<str>>) {
+        self.name = name;
+    }
+
+    /// Adds a graph input.
+    pub fn input(&mut self, name: &str, ty: TensorType) -> Value {
+        let index = self.graph.inputs.len() as u32;
+        let value = self.graph.values.push(ValueData { def: Def::Input(index), ty });
+        self.graph.inputs.push((name.to_string(), value));
+        value
+    }
+
+    /// Adds a graph output.
+    pub fn output(&mut self, name: &str, value: Value) {
+        self.graph.outputs.push((name.to_string(), value));
+    }
+
+    /// Adds a node and returns its results.
+    ///
+    /// An operand that holds a late attribute and is a constant becomes the attribute's value.
+    pub fn push(
+        &mut self,
+        op: impl Into<Op>,
+        ins: &[Value],
+        name: Option<Arc<str>>,
+    ) -> Result<Values, Error> {
+        let mut op = op.into();
+        let mut ins: Values = ins.into();
+        let node = self.graph.nodes.next_key();
+        let describe = |op: &Op| match &name {
+            Some(name) => format!("{} `{name}`", op.name()),
+            None => format!("{} {node}", op.name()),
+        };
+        if !late_operands(&op).is_empty() {
+            let graph = &self.graph;
+            resolve_late(&mut op, &mut ins, |&v| Some(graph.as_constant(v)?.to_ints()));
+        }
+        let violation = |violation| Error::Infer { node: describe(&op), violation };
+        let in_types: Vec<&TensorType> = ins.iter().map(|&v| self.graph.ty(v)).collect();
+        let types = op.infer(&in_types).map_err(violation)?;
+        self.limits.check_node(self.graph.nodes.len(), &types, || describe(&op))?;
+        let outs: Values = types
+            .into_iter()
+            .enumerate()
+            .map(|(index, ty)| {
+                let def = Def::Output { node, index: index as u32 };
+                self.graph.values.push(ValueData { def, ty })
+            })
+            .collect();
+        self.graph.nodes.push(NodeData { op, ins, outs: outs.clone(), name });
+        Ok(outs)
+    }
+
+    /// Adds a node of one result.
+    pub fn push1(&mut self, op: impl Into<Op>, ins: &[Value]) -> Result<Value, Error> {
+        let name = self.name.clone();
+        Ok(self.push(op, ins, name)?[0])
+    }
+
+    /// Adds a constant.
+    pub fn constant(&mut self, value: Tensor) -> Value {
+        let ty = value.ty();
+        let node = self.graph.nodes.next_key();
+        let out = self.graph.values.push(ValueData { def: Def::Output { node, index: 0 }, ty });
+        let op = Op::Constant(ops::Constant { value });
+        self.graph.nodes.push(NodeData {
+            op,
+            ins: Values::new(),
+            outs: Values::from_slice(&[out]),
+            name: None,
+        });
+        out
+    }
+
+    /// A rank-0 constant of the given type, rounded from f64.
+    pub fn scalar(&mut self, dtype: DType, value: f64) -> Value {
+        self.constant(Tensor::from_f64s(dtype, &[], &[value]))
+    }
+
+    /// A rank-0 constant of the type of `like`.
+    pub fn scalar_like(&mut self, like: Value, value: f64) -> Value {
+        let dtype = self.ty(like).dtype;
+        self.scalar(dtype, value)
+    }
+
+    /// Applies a scalar function over broadcast operands.
+    pub fn map(&mut self, f: ScalarFn, ins: &[Value]) -> Result<Value, Error> {
+        self.push1(ops::Elementwise { f }, ins)
+    }
+
+    /// Converts to another element type; does nothing if it is that already.
+    pub fn cast(&mut self, value: Value, to: DType) -> Result<Value, Error> {
+        match self.ty(value).dtype == to {
+            true => Ok(value),
+            false => self.map(ScalarFn::Cast(to), &[value]),
+        }
+    }
+
+    /// The finished graph.
+    pub fn finish(self) -> Result<Graph, Error> {
+        if self.graph.outputs.is_empty() {
+            return Err(Error::NoOutputs { graph: self.graph.name });
+        }
+        Ok(self.graph)
+    }
+
+    /// The graph as it is, for code that adds outputs afterwards.
+    pub(super) fn finish_unchecked(self) -> Graph {
+        self.graph
+    }
+}

@@ -1,0 +1,169 @@
+//! Rewriting: the only way from one graph to a changed one.
+//!
+//! An [`Edit`] walks the old graph in order and builds the new one. For each old node the caller
+//! says which new values stand for its results: a copy, or anything it built instead. Replacing a
+//! value by one of another element type or of sizes that cannot be equal is refused. Nodes that
+//! nothing reads are not carried over.
+
+use std::sync::Arc;
+
+use cranelift_entity::packed_option::PackedOption;
+use cranelift_entity::{EntityRef, SecondaryMap};
+
+use super::{Builder, Graph, Node, NodeData, Value, Values};
+use crate::error::Error;
+use crate::types::TensorType;
+
+/// A rewrite in progress.
+pub struct Edit<'g> {
+    old: &'g Graph,
+    builder: Builder,
+    map: SecondaryMap<Value, PackedOption<Value>>,
+    counts: SecondaryMap<Value, u32>,
+    uses: SecondaryMap<Value, u32>,
+    retyped: bool,
+}
+
+impl<'g> Edit<'g> {
+    /// Starts a rewrite of `old`: the inputs are carried over.
+    pub fn new(old: &'g Graph) -> Edit<'g> {
+        let types: Vec<TensorType> = old.inputs.iter().map(|(_, v)| old.ty(*v).clone()).collect();
+        let mut edit = Edit::with_input_types(old, &types).expect("the number of inputs is the same");
+        edit.retyped = false;
+        edit
+    }
+
+    /// Starts a rewrite that gives the inputs other types, so results may change type too.
+    pub fn with_input_types(old: &'g Graph, types: &[TensorType]) -> Result<Edit<'g>, Error> {
+        if types.len() != old.inputs.len() {
+            return Err(Error::InputCount { expected: old.inputs.len(), found: types.len() });
+        }
+        let mut builder = Builder::new(&old.name);
+        let mut map = SecondaryMap::with_capacity(old.value_count());
+        let mut uses = SecondaryMap::new();
+        let counts = old.use_counts();
+        for ((name, value), ty) in old.inputs.iter().zip(types) {
+            let new = builder.input(name, ty.clone());
+            map[*value] = new.into();
+            uses[new] = counts[*value];
+        }
+        Ok(Edit { old, builder, map, counts, uses, retyped: true })
+    }
+
+    /// The graph being rewritten.
+    pub fn old(&self) -> &'g Graph {
+        self.old
+    }
+
+    /// The builder of the new graph.
+    pub fn builder(&mut self) -> &mut Builder {
+        &mut self.builder
+    }
+
+    /// The graph built so far.
+    pub fn graph(&self) -> &Graph {
+        self.builder.graph()
+    }
+
+    /// The new value that stands for an old one.
+    ///
+    /// # Panics
+    /// If the old value's node was neither copied nor replaced yet.
+    pub fn map(&self, old: Value) -> Value {
+        self.map[old].expect("operands are mapped before their users")
+    }
+
+    /// [`Self::map`] over a list.
+    pub fn map_all(&self, old: &[Value]) -> Values {
+        old.iter().map(|&v| self.map(v)).collect()
+    }
+
+    /// How many readers the old values that `new` stands for had; 0 for values the rewrite made.
+    pub fn old_uses(&self, new: Value) -> u32 {
+        self.uses[new]
+    }
+
+    /// Carries an old node over unchanged.
+    pub fn copy(&mut self, node: Node) -> Result<(), Error> {
+        let data: &NodeData = self.old.node(node);
+        let ins = self.map_all(&data.ins);
+        let outs = self.builder.push(data.op.clone(), &ins, data.name.clone())?;
+        self.replace(node, &outs)
+    }
+
+    /// Lets new values stand for an old node's results.
+    pub fn replace(&mut self, node: Node, outs: &[Value]) -> Result<(), Error> {
+        let data = self.old.node(node);
+        assert_eq!(outs.len(), data.outs.len(), "every result of {node} needs a replacement");
+        for (&old, &new) in data.outs.iter().zip(outs) {
+            let (from, to) = (self.old.ty(old), self.builder.ty(new));
+            let compatible = from.dtype == to.dtype
+                && from.rank() == to.rank()
+                && from.dims.iter().zip(&to.dims).all(|(a, b)| a.may_equal(b));
+            if !self.retyped && !compatible {
+                return Err(Error::TypeChanged {
+                    node: self.old.describe(node),
+                    from: from.clone(),
+                    to: to.clone(),
+                });
+            }
+            self.map[old] = new.into();
+            self.uses[new] += self.counts[old];
+        }
+        Ok(())
+    }
+
+    /// Finishes the new graph, leaving out nodes that no output depends on.
+    pub fn finish(self) -> Result<Graph, Error> {
+        let mut builder = self.builder;
+        for (name, value) in &self.old.outputs {
+            let new = self.map[*value].expand().ok_or_else(|| Error::NoOutputs { graph: name.clone() })?;
+            builder.output(name, new);
+        }
+        Ok(drop_dead(builder.finish()?))
+    }
+}
+
+/// The graph without nodes that no output depends on.
+fn drop_dead(graph: Graph) -> Graph {
+    let mut live: SecondaryMap<Value, bool> = SecondaryMap::with_capacity(graph.value_count());
+    for (_, value) in &graph.outputs {
+        live[*value] = true;
+    }
+    let mut dead = 0;
+    for data in graph.nodes.values().rev() {
+        match data.outs.iter().any(|&v| live[v]) {
+            true => data.ins.iter().for_each(|&v| live[v] = true),
+            false => dead += 1,
+        }
+    }
+    if dead == 0 {
+        return graph;
+    }
+    let mut map: SecondaryMap<Value, PackedOption<Value>> = SecondaryMap::with_capacity(graph.value_count());
+    let mut kept = Builder::new(&graph.name).finish_unchecked();
+    for (name, value) in &graph.inputs {
+        let new = kept.values.push(graph.values[*value].clone());
+        kept.inputs.push((name.clone(), new));
+        map[*value] = new.into();
+    }
+    for data in graph.nodes.values() {
+        if !data.outs.iter().any(|&v| live[v]) {
+            continue;
+        }
+        let node = kept.nodes.next_key();
+        let ins = data.ins.iter().map(|&v| map[v].unwrap()).collect();
+        let mut outs = Values::new();
+        for (index, &out) in data.outs.iter().enumerate() {
+            let def = super::Def::Output { node, index: index as u32 };
+            let new = kept.values.push(super::ValueData { def, ty: graph.values[out].ty.clone() });
+            map[out] = new.into();
+            outs.push(new);
+        }
+        let name: Option<Arc<str>> = data.name.clone();
+        kept.nodes.push(NodeData { op: data.op.clone(), ins, outs, name });
+    }
+    kept.outputs = graph.outputs.iter().map(|(name, v)| (name.clone(), map[*v].unwrap())).collect();
+    debug_assert!(kept.nodes.keys().all(|n| n.index() < graph.nodes.len()));
+    kept
+}

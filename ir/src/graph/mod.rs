@@ -1,0 +1,304 @@
+//! The graph level: nodes that apply ops to values, in an order where every value is defined before use.
+//!
+//! A [`Graph`] is made by a [`Builder`], which infers each node's types as it is pushed, and is
+//! never changed afterwards: a pass reads one graph and builds the next with an [`Edit`]. So node
+//! order *is* a topological order, ids are dense, and a value's type is always the inferred one.
+
+mod builder;
+mod edit;
+mod verify;
+mod visit;
+
+use std::sync::Arc;
+
+use cranelift_entity::{EntityRef, PrimaryMap, SecondaryMap, entity_impl};
+use smallvec::SmallVec;
+
+pub use builder::Builder;
+pub use edit::Edit;
+pub use verify::verify;
+
+use crate::attrs::Late;
+use crate::error::Error;
+use crate::interpret;
+use crate::ops::Op;
+use crate::tensor::Tensor;
+use crate::types::{Dim, TensorType};
+
+/// Identifies a node: the application of an op.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Node(u32);
+entity_impl!(Node, "node");
+
+/// Identifies a value: a graph input or an output of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value(u32);
+entity_impl!(Value, "%");
+
+/// The values a node reads or defines, in order.
+pub type Values = SmallVec<[Value; 4]>;
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Def {
+    /// The graph input of this index.
+    Input(u32),
+    /// Output `index` of `node`.
+    Output {
+        /// The defining node.
+        node: Node,
+        /// Which of its outputs.
+        index: u32,
+    },
+}
+
+/// A node's op, operands, results and the name it had in the model, if any.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeData {
+    /// What it computes.
+    pub op: Op,
+    /// Its operands.
+    pub ins: Values,
+    /// Its results.
+    pub outs: Values,
+    /// The name of the model's node that it came from.
+    pub name: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct ValueData {
+    def: Def,
+    ty: TensorType,
+}
+
+/// A model: named inputs, nodes, named outputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    /// The graph's name.
+    pub name: String,
+    nodes: PrimaryMap<Node, NodeData>,
+    values: PrimaryMap<Value, ValueData>,
+    inputs: Vec<(String, Value)>,
+    outputs: Vec<(String, Value)>,
+}
+
+impl Graph {
+    /// The inputs with their names, in order.
+    pub fn inputs(&self) -> &[(String, Value)] {
+        &self.inputs
+    }
+
+    /// The outputs with their names, in order.
+    pub fn outputs(&self) -> &[(String, Value)] {
+        &self.outputs
+    }
+
+    /// Every node, operands before users.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (Node, &NodeData)> + ExactSizeIterator {
+        self.nodes.iter()
+    }
+
+    /// The number of nodes.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The number of values.
+    pub fn value_count(&self) -> usize {
+        self.values.len()
+    }
+
+    /// A node's contents.
+    pub fn node(&self, node: Node) -> &NodeData {
+        &self.nodes[node]
+    }
+
+    /// A value's type.
+    pub fn ty(&self, value: Value) -> &TensorType {
+        &self.values[value].ty
+    }
+
+    /// Where a value comes from.
+    pub fn def(&self, value: Value) -> Def {
+        self.values[value].def
+    }
+
+    /// The node that defines a value, unless it is an input.
+    pub fn def_node(&self, value: Value) -> Option<&NodeData> {
+        match self.def(value) {
+            Def::Input(_) => None,
+            Def::Output { node, .. } => Some(&self.nodes[node]),
+        }
+    }
+
+    /// The tensor a value is, if a constant defines it.
+    pub fn as_constant(&self, value: Value) -> Option<&Tensor> {
+        match &self.def_node(value)?.op {
+            Op::Constant(constant) => Some(&constant.value),
+            _ => None,
+        }
+    }
+
+    /// How often each value is read, graph outputs included.
+    pub fn use_counts(&self) -> SecondaryMap<Value, u32> {
+        let mut counts = SecondaryMap::with_capacity(self.values.len());
+        let reads = self.nodes.values().flat_map(|n| n.ins.iter().copied());
+        for value in reads.chain(self.outputs.iter().map(|(_, v)| *v)) {
+            counts[value] += 1;
+        }
+        counts
+    }
+
+    /// The nodes that read each value, in order, one entry per operand.
+    pub fn users(&self) -> SecondaryMap<Value, Vec<Node>> {
+        let mut users: SecondaryMap<Value, Vec<Node>> = SecondaryMap::with_capacity(self.values.len());
+        for (node, data) in self.nodes.iter() {
+            for &value in &data.ins {
+                users[value].push(node);
+            }
+        }
+        users
+    }
+
+    /// What a node is called in messages: its model name, else its id, with its op.
+    pub fn describe(&self, node: Node) -> String {
+        let data = &self.nodes[node];
+        match &data.name {
+            Some(name) => format!("{} `{name}`", data.op.name()),
+            None => format!("{} {node}", data.op.name()),
+        }
+    }
+
+    /// The names of dimensions that appear in the input types, in order of appearance.
+    pub fn dim_names(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<Arc<str>> = Vec::new();
+        for (_, value) in &self.inputs {
+            for dim in &self.ty(*value).dims {
+                if let Dim::Named(name) = dim
+                    && !names.contains(name)
+                {
+                    names.push(name.clone());
+                }
+            }
+        }
+        names
+    }
+
+    /// The same graph with named dimensions replaced by sizes and every type inferred anew.
+    ///
+    /// `size` is asked for each name; `None` leaves the name in place.
+    pub fn bind(&self, size: impl Fn(&str) -> Option<usize>) -> Result<Graph, Error> {
+        let types: Vec<TensorType> = self
+            .inputs
+            .iter()
+            .map(|(_, value)| {
+                let mut ty = self.ty(*value).clone();
+                for dim in &mut ty.dims {
+                    if let Dim::Named(name) = dim
+                        && let Some(n) = size(name)
+                    {
+                        *dim = Dim::Fixed(n);
+                    }
+                }
+                ty
+            })
+            .collect();
+        self.with_input_types(&types)
+    }
+
+    /// The same graph for other input types, every type inferred anew.
+    ///
+    /// Nodes that yield shapes already known become constants, and so do nodes computed from those
+    /// alone, so that shapes calculated inside the model are known too.
+    pub fn with_input_types(&self, types: &[TensorType]) -> Result<Graph, Error> {
+        let mut edit = Edit::with_input_types(self, types)?;
+        for (node, data) in self.nodes() {
+            let ins = edit.map_all(&data.ins);
+            let outs = match fold_shape_arithmetic(edit.graph(), &data.op, &ins) {
+                Some(tensors) => tensors.into_iter().map(|t| edit.builder().constant(t)).collect(),
+                None => edit.builder().push(data.op.clone(), &ins, data.name.clone())?,
+            };
+            edit.replace(node, &outs)?;
+        }
+        edit.finish()
+    }
+}
+
+/// The results of a node that yields a known shape, or is computed from small constants alone.
+fn fold_shape_arithmetic(graph: &Graph, op: &Op, ins: &[Value]) -> Option<Vec<Tensor>> {
+    if let Op::ShapeOf(op) = op {
+        return Some(vec![op.of(&graph.ty(ins[0]).as_shape()?)]);
+    }
+    let small = |&v: &Value| graph.as_constant(v).filter(|t| t.len() <= SHAPE_ARITHMETIC_ELEMENTS).cloned();
+    let values: Vec<Tensor> = ins.iter().map(small).collect::<Option<_>>()?;
+    if matches!(op, Op::Constant(_)) || !op.is_pure() {
+        return None;
+    }
+    let outs = interpret::eval_op(op, &values).ok()?;
+    outs.iter().all(|t| t.len() <= SHAPE_ARITHMETIC_ELEMENTS).then_some(outs)
+}
+
+/// Binding folds constants of at most this many elements: enough for any shape, too few to cost time.
+const SHAPE_ARITHMETIC_ELEMENTS: usize = 1024;
+
+/// The operands of `op` that hold late attributes, with the attribute's name.
+pub(crate) fn late_operands(op: &Op) -> Vec<(&'static str, u32)> {
+    let mut found = Vec::new();
+    let mut op = op.clone();
+    let mut visit = |name: &'static str, slot: crate::attrs::Slot<'_>| {
+        if let crate::attrs::Slot::Late(Late::Operand(index)) = slot {
+            found.push((name, *index));
+        }
+        Ok(())
+    };
+    op.attrs(&mut visit).expect("reading attributes cannot fail");
+    found
+}
+
+/// Puts known integers in place of late operands and drops those operands.
+///
+/// `value_of` gives an operand's value, if it is known.
+pub(crate) fn resolve_late<T: Clone>(
+    op: &mut Op,
+    ins: &mut SmallVec<[T; 4]>,
+    value_of: impl Fn(&T) -> Option<Vec<i64>>,
+) {
+    let mut dropped: Vec<u32> = Vec::new();
+    let known: Vec<(u32, Vec<i64>)> = late_operands(op)
+        .into_iter()
+        .filter_map(|(_, i)| Some((i, value_of(ins.get(i as usize)?)?)))
+        .collect();
+    if known.is_empty() {
+        return;
+    }
+    let mut fill = |_: &'static str, slot: crate::attrs::Slot<'_>| {
+        if let crate::attrs::Slot::Late(late) = slot
+            && let Late::Operand(index) = *late
+            && let Some((_, ints)) = known.iter().find(|(i, _)| *i == index)
+        {
+            *late = Late::Known(ints.clone());
+            dropped.push(index);
+        }
+        Ok(())
+    };
+    op.attrs(&mut fill).expect("filling attributes cannot fail");
+    let mut shift = |_: &'static str, slot: crate::attrs::Slot<'_>| {
+        if let crate::attrs::Slot::Late(Late::Operand(index)) = slot {
+            *index -= dropped.iter().filter(|&&d| d < *index).count() as u32;
+        }
+        Ok(())
+    };
+    op.attrs(&mut shift).expect("renumbering attributes cannot fail");
+    let mut position = 0;
+    ins.retain(|_| {
+        position += 1;
+        !dropped.contains(&(position - 1))
+    });
+}
+
+impl Node {
+    /// The id of the node at this position of the order.
+    pub fn at(index: usize) -> Node {
+        Node::new(index)
+    }
+}

@@ -1,0 +1,482 @@
+//! Index expressions: integer-linear combinations of loop variables, with floor division and modulus by
+//! constants, kept in a normal form so that index maps compose and cancel.
+//!
+//! Reshapes introduce `x / c` and `x % c`; composing two of them, or a reshape with the row-major
+//! flattening of a buffer, must give back something simple. The rules that do it are exact integer
+//! identities, applied as an [`Index`] is built: terms divisible by `c` leave a division or modulus,
+//! what then lies in `0..c` needs neither, and `c * (x / c) + x % c` is `x`. Variables carry their
+//! extent, so ranges are known without a context.
+
+use std::fmt;
+
+use smallvec::{SmallVec, smallvec};
+
+use super::Val;
+
+/// A loop variable: its number and how many values it takes, `0..extent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Var {
+    /// Its number, unique within a nest or kernel.
+    pub id: u32,
+    /// It counts from 0 to below this.
+    pub extent: usize,
+}
+
+impl fmt::Display for Var {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "i{}", self.id)
+    }
+}
+
+/// What a term multiplies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Atom {
+    /// A loop variable.
+    Var(Var),
+    /// `floor(x / c)`, c > 1.
+    Div(Box<Index>, i64),
+    /// `x mod c`, in `0..c`, c > 1.
+    Mod(Box<Index>, i64),
+    /// An i64 value computed by the body (a gathered position), known to lie in `0..extent`.
+    Value(Val, usize),
+}
+
+/// An index: the sum of `coefficient * atom` and a constant, terms sorted by atom, no zero coefficient.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Index {
+    terms: SmallVec<[(Atom, i64); 2]>,
+    constant: i64,
+}
+
+impl Index {
+    /// A constant.
+    pub fn constant(value: i64) -> Index {
+        Index { terms: SmallVec::new(), constant: value }
+    }
+
+    /// A variable; one that takes a single value is 0.
+    pub fn var(var: Var) -> Index {
+        match var.extent {
+            1 => Index::constant(0),
+            _ => Index { terms: smallvec![(Atom::Var(var), 1)], constant: 0 },
+        }
+    }
+
+    /// A value computed by the body, known to lie in `0..extent`.
+    pub fn value(val: Val, extent: usize) -> Index {
+        Index { terms: smallvec![(Atom::Value(val, extent), 1)], constant: 0 }
+    }
+
+    /// The row-major position of a multi-dimensional index in a buffer of this shape.
+    pub fn flatten(index: &[Index], shape: &[usize]) -> Index {
+        debug_assert_eq!(index.len(), shape.len());
+        index.iter().zip(shape).fold(Index::constant(0), |flat, (i, &n)| flat.mul(n as i64).add(i))
+    }
+
+    /// The multi-dimensional index of a row-major position, for a position inside the shape.
+    pub fn unflatten(flat: &Index, shape: &[usize]) -> Vec<Index> {
+        let mut rest = flat.clone();
+        let mut index = vec![Index::constant(0); shape.len()];
+        for (slot, &n) in index.iter_mut().zip(shape).rev() {
+            *slot = rest.rem(n.max(1) as i64);
+            rest = rest.div(n.max(1) as i64);
+        }
+        index
+    }
+
+    /// The terms: atoms with their coefficients.
+    pub fn terms(&self) -> &[(Atom, i64)] {
+        &self.terms
+    }
+
+    /// The constant part.
+    pub fn offset(&self) -> i64 {
+        self.constant
+    }
+
+    /// The value, if it does not depend on anything.
+    pub fn as_constant(&self) -> Option<i64> {
+        self.terms.is_empty().then_some(self.constant)
+    }
+
+    /// The variable this is, if it is just one.
+    pub fn as_var(&self) -> Option<Var> {
+        match self.terms.as_slice() {
+            [(Atom::Var(var), 1)] if self.constant == 0 => Some(*var),
+            _ => None,
+        }
+    }
+
+    /// The coefficient of a variable as a direct term, and whether it occurs nowhere else.
+    pub fn coefficient(&self, var: Var) -> Option<i64> {
+        let inside = |atom: &Atom| match atom {
+            Atom::Var(_) | Atom::Value(..) => false,
+            Atom::Div(x, _) | Atom::Mod(x, _) => x.mentions(var),
+        };
+        if self.terms.iter().any(|(atom, _)| inside(atom)) {
+            return None;
+        }
+        let direct = self.terms.iter().find(|(atom, _)| *atom == Atom::Var(var));
+        Some(direct.map_or(0, |(_, c)| *c))
+    }
+
+    /// Whether a variable occurs anywhere.
+    pub fn mentions(&self, var: Var) -> bool {
+        self.vars().contains(&var)
+    }
+
+    /// Every variable that occurs, sorted, without repetition.
+    pub fn vars(&self) -> Vec<Var> {
+        let mut found = Vec::new();
+        self.visit_atoms(&mut |atom| {
+            if let Atom::Var(var) = atom {
+                found.push(*var);
+            }
+        });
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Every computed value that occurs.
+    pub fn values(&self) -> Vec<Val> {
+        let mut found = Vec::new();
+        self.visit_atoms(&mut |atom| {
+            if let Atom::Value(val, _) = atom {
+                found.push(*val);
+            }
+        });
+        found
+    }
+
+    fn visit_atoms(&self, visit: &mut impl FnMut(&Atom)) {
+        for (atom, _) in &self.terms {
+            visit(atom);
+            if let Atom::Div(x, _) | Atom::Mod(x, _) = atom {
+                x.visit_atoms(visit);
+            }
+        }
+    }
+
+    /// The smallest and the largest value it can take.
+    pub fn range(&self) -> (i64, i64) {
+        let mut low = self.constant;
+        let mut high = self.constant;
+        for (atom, c) in &self.terms {
+            let (a, b) = atom.range();
+            let (a, b) = (a.saturating_mul(*c), b.saturating_mul(*c));
+            low = low.saturating_add(a.min(b));
+            high = high.saturating_add(a.max(b));
+        }
+        (low, high)
+    }
+
+    /// Whether it always lies in `0..size`.
+    pub fn is_within(&self, size: usize) -> bool {
+        let (low, high) = self.range();
+        low >= 0 && high < size as i64
+    }
+
+    /// `self + other`.
+    pub fn add(&self, other: &Index) -> Index {
+        let mut sum = self.clone();
+        sum.constant = sum.constant.wrapping_add(other.constant);
+        for (atom, c) in &other.terms {
+            sum.add_term(atom.clone(), *c);
+        }
+        sum.recombine();
+        sum
+    }
+
+    /// `self + constant`.
+    pub fn add_const(&self, constant: i64) -> Index {
+        Index { terms: self.terms.clone(), constant: self.constant.wrapping_add(constant) }
+    }
+
+    /// `self - other`.
+    pub fn sub(&self, other: &Index) -> Index {
+        self.add(&other.mul(-1))
+    }
+
+    /// `self * factor`.
+    pub fn mul(&self, factor: i64) -> Index {
+        if factor == 0 {
+            return Index::constant(0);
+        }
+        let scale = |c: i64| c.wrapping_mul(factor);
+        let terms = self.terms.iter().map(|(atom, c)| (atom.clone(), scale(*c))).collect();
+        Index { terms, constant: scale(self.constant) }
+    }
+
+    /// `floor(self / divisor)`, for a positive divisor.
+    pub fn div(&self, divisor: i64) -> Index {
+        debug_assert!(divisor > 0);
+        if divisor == 1 {
+            return self.clone();
+        }
+        let (mut quotient, rest) = self.split(divisor);
+        let (low, high) = rest.range();
+        let first = low.div_euclid(divisor);
+        if first == high.div_euclid(divisor) {
+            quotient.constant = quotient.constant.wrapping_add(first);
+            return quotient;
+        }
+        // All terms of the rest share a factor with the divisor: (g * y + r) / (g * d) = y / d for 0 <= r < g.
+        let g = rest.terms.iter().fold(divisor, |g, (_, c)| gcd(g, *c));
+        if g > 1 {
+            let reduced = Index {
+                terms: rest.terms.iter().map(|(a, c)| (a.clone(), c / g)).collect(),
+                constant: rest.constant.div_euclid(g),
+            };
+            return quotient.add(&reduced.div(divisor / g));
+        }
+        let part = match rest.as_single() {
+            Some(Atom::Div(x, c)) => return quotient.add(&x.div(c.saturating_mul(divisor))),
+            Some(Atom::Mod(x, m)) if m % divisor == 0 => {
+                return quotient.add(&x.div(divisor).rem(m / divisor));
+            }
+            _ => Atom::Div(Box::new(rest), divisor),
+        };
+        quotient.add_term(part, 1);
+        quotient.recombine();
+        quotient
+    }
+
+    /// `self mod divisor`, in `0..divisor`, for a positive divisor.
+    pub fn rem(&self, divisor: i64) -> Index {
+        debug_assert!(divisor > 0);
+        if divisor == 1 {
+            return Index::constant(0);
+        }
+        let (_, rest) = self.split(divisor);
+        let (low, high) = rest.range();
+        let first = low.div_euclid(divisor);
+        if first == high.div_euclid(divisor) {
+            return rest.add_const(-first * divisor);
+        }
+        let g = rest.terms.iter().fold(divisor, |g, (_, c)| gcd(g, *c));
+        if g > 1 {
+            let reduced = Index {
+                terms: rest.terms.iter().map(|(a, c)| (a.clone(), c / g)).collect(),
+                constant: rest.constant.div_euclid(g),
+            };
+            return reduced.rem(divisor / g).mul(g).add_const(rest.constant.rem_euclid(g));
+        }
+        if let Some(Atom::Mod(x, m)) = rest.as_single()
+            && m % divisor == 0
+        {
+            return x.rem(divisor);
+        }
+        Index { terms: smallvec![(Atom::Mod(Box::new(rest), divisor), 1)], constant: 0 }
+    }
+
+    /// The index with variables replaced; `replace` gives `None` for those that stay.
+    pub fn substitute(&self, replace: &impl Fn(Var) -> Option<Index>) -> Index {
+        self.rebuild(&|atom| match atom {
+            Atom::Var(var) => replace(*var),
+            Atom::Div(..) | Atom::Mod(..) | Atom::Value(..) => None,
+        })
+    }
+
+    /// The index with computed values renamed.
+    pub fn map_values(&self, rename: &impl Fn(Val) -> Val) -> Index {
+        self.rebuild(&|atom| match atom {
+            Atom::Value(val, extent) => Some(Index::value(rename(*val), *extent)),
+            Atom::Div(..) | Atom::Mod(..) | Atom::Var(_) => None,
+        })
+    }
+
+    fn rebuild(&self, replace: &impl Fn(&Atom) -> Option<Index>) -> Index {
+        let mut result = Index::constant(self.constant);
+        for (atom, c) in &self.terms {
+            let part = match (replace(atom), atom) {
+                (Some(index), _) => index,
+                (None, Atom::Div(x, d)) => x.rebuild(replace).div(*d),
+                (None, Atom::Mod(x, d)) => x.rebuild(replace).rem(*d),
+                (None, Atom::Var(_) | Atom::Value(..)) => {
+                    Index { terms: smallvec![(atom.clone(), 1)], constant: 0 }
+                }
+            };
+            result = result.add(&part.mul(*c));
+        }
+        result
+    }
+
+    /// The value, given each variable's and each computed value's.
+    pub fn eval(&self, var: &impl Fn(Var) -> i64, val: &impl Fn(Val) -> i64) -> i64 {
+        self.terms.iter().fold(self.constant, |sum, (atom, c)| {
+            let x = match atom {
+                Atom::Var(v) => var(*v),
+                Atom::Div(x, d) => x.eval(var, val).div_euclid(*d),
+                Atom::Mod(x, d) => x.eval(var, val).rem_euclid(*d),
+                Atom::Value(v, _) => val(*v),
+            };
+            sum.wrapping_add(x.wrapping_mul(*c))
+        })
+    }
+
+    /// `self = divisor * quotient + rest`, moving whole multiples of the divisor to the quotient.
+    fn split(&self, divisor: i64) -> (Index, Index) {
+        let mut quotient = Index::constant(self.constant.div_euclid(divisor));
+        let mut rest = Index::constant(self.constant.rem_euclid(divisor));
+        for (atom, c) in &self.terms {
+            match c % divisor {
+                0 => quotient.terms.push((atom.clone(), c / divisor)),
+                _ => rest.terms.push((atom.clone(), *c)),
+            }
+        }
+        (quotient, rest)
+    }
+
+    fn as_single(&self) -> Option<&Atom> {
+        match self.terms.as_slice() {
+            [(atom, 1)] if self.constant == 0 => Some(atom),
+            _ => None,
+        }
+    }
+
+    fn add_term(&mut self, atom: Atom, c: i64) {
+        match self.terms.binary_search_by(|(a, _)| a.cmp(&atom)) {
+            Ok(at) => {
+                self.terms[at].1 = self.terms[at].1.wrapping_add(c);
+                if self.terms[at].1 == 0 {
+                    self.terms.remove(at);
+                }
+            }
+            Err(at) => self.terms.insert(at, (atom, c)),
+        }
+    }
+
+    /// Applies `k * (x mod c) + k * c * (x / c) = k * x` until it no longer does.
+    fn recombine(&mut self) {
+        'again: loop {
+            for at in 0..self.terms.len() {
+                let (Atom::Mod(x, c), k) = &self.terms[at] else { continue };
+                let (x, c, k) = (x.as_ref().clone(), *c, *k);
+                let quotient = x.div(c);
+                // x / c = sum of terms + constant; all of them must be here, k * c fold.
+                let present = quotient
+                    .terms
+                    .iter()
+                    .all(|(atom, q)| self.terms.iter().any(|(a, have)| a == atom && *have == q * k * c));
+                if quotient.terms.is_empty() || !present {
+                    continue;
+                }
+                self.terms.remove(at);
+                self.terms.retain(|(a, _)| !quotient.terms.iter().any(|(b, _)| a == b));
+                self.constant -= quotient.constant * k * c;
+                let whole = x.mul(k);
+                self.constant = self.constant.wrapping_add(whole.constant);
+                for (atom, c) in whole.terms {
+                    self.add_term(atom, c);
+                }
+                continue 'again;
+            }
+            return;
+        }
+    }
+}
+
+impl Atom {
+    fn range(&self) -> (i64, i64) {
+        match self {
+            Atom::Var(var) => (0, var.extent.saturating_sub(1) as i64),
+            Atom::Div(x, c) => {
+                let (low, high) = x.range();
+                (low.div_euclid(*c), high.div_euclid(*c))
+            }
+            Atom::Mod(_, c) => (0, c - 1),
+            Atom::Value(_, extent) => (0, extent.saturating_sub(1) as i64),
+        }
+    }
+}
+
+impl From<Var> for Index {
+    fn from(var: Var) -> Index {
+        Index::var(var)
+    }
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a.abs() } else { gcd(b, a % b) }
+}
+
+impl fmt::Display for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.terms.is_empty() {
+            return write!(f, "{}", self.constant);
+        }
+        for (i, (atom, c)) in self.terms.iter().enumerate() {
+            match (i, *c < 0) {
+                (0, false) => {}
+                (0, true) => f.write_str("-")?,
+                (_, false) => f.write_str(" + ")?,
+                (_, true) => f.write_str(" - ")?,
+            }
+            if c.unsigned_abs() != 1 {
+                write!(f, "{}*", c.unsigned_abs())?;
+            }
+            match atom {
+                Atom::Var(var) => write!(f, "{var}")?,
+                Atom::Div(x, c) => write!(f, "({x})/{c}")?,
+                Atom::Mod(x, c) => write!(f, "({x})%{c}")?,
+                Atom::Value(val, _) => write!(f, "{val}")?,
+            }
+        }
+        match self.constant {
+            0 => Ok(()),
+            c if c < 0 => write!(f, " - {}", c.unsigned_abs()),
+            c => write!(f, " + {c}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn var(id: u32, extent: usize) -> Index {
+        Index::var(Var { id, extent })
+    }
+
+    #[test]
+    fn reshapes_compose_and_cancel() {
+        // [6, 35] seen as [6, 5, 7] and flattened again.
+        let flat = var(0, 210);
+        let index = Index::unflatten(&flat, &[6, 5, 7]);
+        assert_eq!(Index::flatten(&index, &[6, 5, 7]), flat);
+        // And through another shape in between.
+        let other = Index::unflatten(&Index::flatten(&index, &[6, 5, 7]), &[10, 21]);
+        assert_eq!(Index::flatten(&other, &[10, 21]), flat);
+    }
+
+    #[test]
+    fn splitting_a_dimension_needs_no_division() {
+        let (head, lane) = (var(0, 12), var(1, 64));
+        let flat = head.mul(64).add(&lane);
+        assert_eq!(flat.div(64), head);
+        assert_eq!(flat.rem(64), lane);
+    }
+
+    #[test]
+    fn division_agrees_with_arithmetic() {
+        let (x, y) = (Var { id: 0, extent: 9 }, Var { id: 1, extent: 7 });
+        for (a, b, c, d) in [(3, 2, 1, 4), (6, 4, 3, 8), (-5, 3, -2, 6), (12, 6, 7, 9), (2, -4, 5, 12)] {
+            let index = Index::var(x).mul(a).add(&Index::var(y).mul(b)).add_const(c);
+            let composed = index.div(d).mul(d).add(&index.rem(d));
+            let nested = index.div(d).div(3).add(&index.rem(d).rem(2)).add(&index.rem(12).div(4));
+            for i in 0..9 {
+                for j in 0..7 {
+                    let at = |v: Var| if v == x { i } else { j };
+                    let none = |_| unreachable!();
+                    let n = a * i + b * j + c;
+                    assert_eq!(composed.eval(&at, &none), n, "{composed}");
+                    let expected = n.div_euclid(d).div_euclid(3)
+                        + n.rem_euclid(d).rem_euclid(2)
+                        + n.rem_euclid(12).div_euclid(4);
+                    assert_eq!(nested.eval(&at, &none), expected, "{nested}");
+                }
+            }
+        }
+    }
+}

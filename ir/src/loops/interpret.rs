@@ -1,0 +1,1 @@
+//! The loop interpreter: runs kernels statement by statement.

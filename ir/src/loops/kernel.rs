@@ -1,0 +1,320 @@
+//! Kernels: scheduled loops over flat buffers. The grammar:
+//!
+//! ```text
+//! kernel  = "kernel" name "(" buffer* ")" block
+//! buffer  = name ":" dtype "[" len "]" role              role: in | out | inout
+//! block   = "{" stmt* "}"
+//! stmt    = kind? "for" var "in" "0.." extent block      kind: parallel | vector | unroll; extent: index
+//!         | "if" guard ("and" guard)* block ("else" block)?
+//!         | "local" name ":" dtype "[" len "]" space     space: register | stack
+//!         | val "=" rhs
+//!         | name "[" index "]" "=" val
+//! guard   = index "in" "0.." size
+//! rhs     = "load" name "[" index "]" ("if" guard ("and" guard)*)?     0 where a guard fails
+//!         | "const" dtype literal | "index" index | "inside" guards | function val*
+//! index   = sum of coefficient * (var | index "/" c | index "%" c | val)
+//! ```
+//!
+//! **Loop kinds do not change meaning.** A kernel means what its statements say when every loop runs
+//! in order, one iteration after another; `parallel`, `vector` and `unroll` promise that another
+//! order gives the same bits, and the verifier and the tests hold them to it. So the order of
+//! arithmetic stands in the loops: a sum over 32 lanes is a register buffer of 32 partial sums and
+//! the loops that fold it, and every emitter and the interpreter give the same bits.
+//!
+//! - A `parallel` loop is the outermost statement, alone; its iterations store to disjoint elements.
+//! - A `vector` loop holds only values and stores; its iterations are lanes and do not depend on each
+//!   other. An emitter may run any number of them at once.
+//! - A `register` buffer is addressed by constants once `unroll` and constant `vector` loops around
+//!   the access are expanded, so it never needs memory.
+
+use cranelift_entity::{PrimaryMap, entity_impl};
+use smallvec::SmallVec;
+
+use super::{Guard, Index, Val, Var};
+use crate::dtype::DType;
+use crate::scalar::ScalarFn;
+
+/// Identifies a buffer of a kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Buffer(u32);
+entity_impl!(Buffer, "b");
+
+/// What a buffer is to its kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A parameter that is only read.
+    In,
+    /// A parameter that is only written.
+    Out,
+    /// A parameter that is read and written.
+    InOut,
+    /// A register tile: its indices are constants once loops around them are unrolled.
+    Register,
+    /// A small array on the stack.
+    Stack,
+}
+
+impl Role {
+    /// Whether the caller passes it.
+    pub fn is_param(self) -> bool {
+        matches!(self, Role::In | Role::Out | Role::InOut)
+    }
+}
+
+/// A flat buffer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BufferData {
+    /// Its name in text.
+    pub name: String,
+    /// The element type.
+    pub dtype: DType,
+    /// The number of elements.
+    pub len: usize,
+    /// What it is to the kernel.
+    pub role: Role,
+}
+
+/// How a loop may be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LoopKind {
+    /// One iteration after another.
+    Serial,
+    /// Iterations on any threads.
+    Parallel,
+    /// Iterations as vector lanes.
+    Vector,
+    /// Iterations written out.
+    Unroll,
+}
+
+/// The right side of a [`Stmt::Let`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rhs {
+    /// An element of a buffer, or 0 where a guard fails.
+    Load {
+        /// From where.
+        buffer: Buffer,
+        /// Which element.
+        index: Index,
+        /// Conditions under which the index is inside.
+        guards: Vec<Guard>,
+    },
+    /// A constant by its bits.
+    Const(u64),
+    /// An index as an i64.
+    Index(Index),
+    /// Whether all guards hold.
+    Inside(Vec<Guard>),
+    /// A scalar function.
+    Apply(ScalarFn, SmallVec<[Val; 3]>),
+}
+
+/// A value and how it is computed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Let {
+    /// The value it defines.
+    pub val: Val,
+    /// How.
+    pub rhs: Rhs,
+}
+
+/// A statement.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stmt {
+    /// A loop.
+    For {
+        /// The variable; its extent bounds `extent`.
+        var: Var,
+        /// The number of iterations, possibly depending on outer variables.
+        extent: Index,
+        /// How it may be run.
+        kind: LoopKind,
+        /// The body.
+        body: Block,
+    },
+    /// Runs one of two blocks.
+    If {
+        /// All must hold.
+        guards: Vec<Guard>,
+        /// If they do.
+        then: Block,
+        /// If not.
+        otherwise: Block,
+    },
+    /// Computes a value, visible to the end of the block.
+    Let(Let),
+    /// Writes an element.
+    Store {
+        /// Where to.
+        buffer: Buffer,
+        /// Which element.
+        index: Index,
+        /// What.
+        val: Val,
+    },
+}
+
+/// Statements in order.
+pub type Block = Vec<Stmt>;
+
+/// A scheduled kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// Its name, an identifier.
+    pub name: String,
+    /// Parameters, in the order of the call, and locals.
+    pub buffers: PrimaryMap<Buffer, BufferData>,
+    /// The type of every value.
+    pub vals: PrimaryMap<Val, DType>,
+    /// What it does.
+    pub body: Block,
+}
+
+impl Kernel {
+    /// The buffers the caller passes, in order.
+    pub fn params(&self) -> impl Iterator<Item = (Buffer, &BufferData)> {
+        self.buffers.iter().filter(|(_, b)| b.role.is_param())
+    }
+
+    /// The parallel loop's variable, its constant extent and its body, if there is one.
+    pub fn as_parallel(&self) -> Option<(Var, usize, &Block)> {
+        match self.body.as_slice() {
+            [Stmt::For { var, extent, kind: LoopKind::Parallel, body }] => {
+                Some((*var, usize::try_from(extent.as_constant()?).ok()?, body))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Builds a [`Kernel`], innermost block last opened.
+#[derive(Clone, Debug)]
+pub struct KernelBuilder {
+    kernel: Kernel,
+    open: Vec<Block>,
+    next_var: u32,
+}
+
+impl KernelBuilder {
+    /// An empty kernel.
+    pub fn new(name: &str) -> KernelBuilder {
+        let kernel = Kernel {
+            name: name.to_string(),
+            buffers: PrimaryMap::new(),
+            vals: PrimaryMap::new(),
+            body: Vec::new(),
+        };
+        KernelBuilder { kernel, open: vec![Vec::new()], next_var: 0 }
+    }
+
+    /// Declares a buffer; parameters are passed in the order of declaration.
+    pub fn buffer(&mut self, name: &str, dtype: DType, len: usize, role: Role) -> Buffer {
+        self.kernel.buffers.push(BufferData { name: name.to_string(), dtype, len, role })
+    }
+
+    /// A fresh loop variable.
+    pub fn fresh_var(&mut self, extent: usize) -> Var {
+        self.next_var += 1;
+        Var { id: self.next_var - 1, extent }
+    }
+
+    /// The type of a value.
+    pub fn dtype(&self, val: Val) -> DType {
+        self.kernel.vals[val]
+    }
+
+    /// The kernel so far.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    fn push(&mut self, stmt: Stmt) {
+        self.open.last_mut().expect("a block is open").push(stmt);
+    }
+
+    /// Appends a statement made elsewhere.
+    pub fn stmt(&mut self, stmt: Stmt) {
+        self.push(stmt);
+    }
+
+    /// A loop of constant extent around what `body` builds.
+    pub fn repeat(&mut self, kind: LoopKind, extent: usize, body: impl FnOnce(&mut KernelBuilder, Index)) {
+        let var = self.fresh_var(extent);
+        self.repeat_var(kind, var, Index::constant(extent as i64), |b| body(b, Index::var(var)));
+    }
+
+    /// A loop over a given variable whose number of iterations may depend on outer ones.
+    pub fn repeat_var(
+        &mut self,
+        kind: LoopKind,
+        var: Var,
+        extent: Index,
+        body: impl FnOnce(&mut KernelBuilder),
+    ) {
+        self.open.push(Vec::new());
+        body(self);
+        let body = self.open.pop().expect("the block just opened");
+        self.push(Stmt::For { var, extent, kind, body });
+    }
+
+    /// Runs what `then` builds if all guards hold, else what `otherwise` builds.
+    pub fn branch(
+        &mut self,
+        guards: &[Guard],
+        then: impl FnOnce(&mut KernelBuilder),
+        otherwise: impl FnOnce(&mut KernelBuilder),
+    ) {
+        self.open.push(Vec::new());
+        then(self);
+        let then = self.open.pop().expect("the block just opened");
+        self.open.push(Vec::new());
+        otherwise(self);
+        let otherwise = self.open.pop().expect("the block just opened");
+        self.push(Stmt::If { guards: guards.to_vec(), then, otherwise });
+    }
+
+    /// Defines a value.
+    pub fn define(&mut self, dtype: DType, rhs: Rhs) -> Val {
+        let val = self.kernel.vals.push(dtype);
+        self.push(Stmt::Let(Let { val, rhs }));
+        val
+    }
+
+    /// An element of a buffer.
+    pub fn load(&mut self, buffer: Buffer, index: Index) -> Val {
+        self.load_guarded(buffer, index, Vec::new())
+    }
+
+    /// An element of a buffer, or 0 where a guard fails.
+    pub fn load_guarded(&mut self, buffer: Buffer, index: Index, guards: Vec<Guard>) -> Val {
+        let dtype = self.kernel.buffers[buffer].dtype;
+        self.define(dtype, Rhs::Load { buffer, index, guards })
+    }
+
+    /// A constant, rounded to the type.
+    pub fn constant(&mut self, dtype: DType, value: f64) -> Val {
+        self.define(dtype, Rhs::Const(super::nest::const_bits(dtype, value)))
+    }
+
+    /// A scalar function.
+    ///
+    /// # Panics
+    /// If the operands are not of the types it takes.
+    pub fn apply(&mut self, f: ScalarFn, args: &[Val]) -> Val {
+        let types: SmallVec<[DType; 3]> = args.iter().map(|&a| self.dtype(a)).collect();
+        let dtype = f.result_type(&types).unwrap_or_else(|message| panic!("{message}"));
+        self.define(dtype, Rhs::Apply(f, args.into()))
+    }
+
+    /// Writes an element.
+    pub fn store(&mut self, buffer: Buffer, index: Index, val: Val) {
+        self.push(Stmt::Store { buffer, index, val });
+    }
+
+    /// The finished kernel.
+    pub fn finish(mut self) -> Kernel {
+        self.kernel.body = self.open.pop().expect("the outermost block");
+        debug_assert!(self.open.is_empty(), "every block is closed");
+        self.kernel
+    }
+}

@@ -1,0 +1,29 @@
+//! The loop level, in two forms.
+//!
+//! A [`Nest`] is a pure formula: each element of its results as an expression over index maps and
+//! reductions, with no order of loops. Ops lower to nests, and fusion substitutes one nest into
+//! another. A [`Kernel`] is a scheduled program: loops, register tiles and stores, the last form
+//! that machine code is made from. [`mod@interpret`] runs kernels and is the bit-exact oracle of
+//! generated code.
+
+mod index;
+pub mod interpret;
+mod kernel;
+mod nest;
+mod program;
+mod text;
+mod verify;
+
+use cranelift_entity::entity_impl;
+
+pub use index::{Atom, Index, Var};
+pub use kernel::{Block, Buffer, BufferData, Kernel, KernelBuilder, Let, LoopKind, Rhs, Role, Stmt};
+pub use nest::{Expr, Guard, Nest, NestBuilder, Reduction};
+pub use program::{Place, Program, Step, Work};
+pub use text::{parse_kernel, print_kernel};
+pub use verify::verify_kernel;
+
+/// Identifies a scalar value of a nest or kernel body.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Val(u32);
+entity_impl!(Val, "v");

@@ -1,0 +1,451 @@
+//! Nests: what each element of an op's results is, as a formula.
+//!
+//! A nest has an output domain `i0, i1, ..` and a graph of expressions over loads (at any index
+//! map), scalar functions, and reductions, which bind variables of their own:
+//!
+//! ```text
+//! softmax over rows:  y[i0, i1] = exp(x[i0, i1] - m) / sum(i3 in 0..n) exp(x[i0, i3] - m)
+//!                     where m = max(i2 in 0..n) x[i0, i2]
+//! ```
+//!
+//! Expressions are pure and total, so they may be moved, duplicated or dropped freely. They are
+//! hash-consed: building the same expression twice gives the same [`Val`]. How far out of the loops
+//! an expression can be computed follows from the variables it depends on; nothing else places it.
+//! Fusing is substitution: [`NestBuilder::inline`] copies a producer's formula to a consumer's index.
+//!
+//! Constraints, kept by the builder and checked in debug builds:
+//! - (N1) a load's index has the operand's rank, and each part lies within the operand wherever all of
+//!   the load's guards hold;
+//! - (N2) scalar functions get operands of the types they take;
+//! - (N3) a reduction's variables occur in no other reduction and are not output variables;
+//! - (N4) every root has the free variables of the output domain only.
+
+use std::collections::HashMap;
+
+use cranelift_entity::PrimaryMap;
+use smallvec::SmallVec;
+
+use super::{Index, Val, Var};
+use crate::dtype::DType;
+use crate::scalar::ScalarFn;
+use crate::types::Shape;
+
+/// The condition `0 <= index < size`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Guard {
+    /// What is tested.
+    pub index: Index,
+    /// The number of values that pass.
+    pub size: usize,
+}
+
+impl Guard {
+    /// `0 <= index < size`.
+    pub fn new(index: Index, size: usize) -> Guard {
+        Guard { index, size }
+    }
+
+    /// Whether it is known to hold (or not to) whatever the variables are.
+    pub fn as_known(&self) -> Option<bool> {
+        let (low, high) = self.index.range();
+        if low >= 0 && high < self.size as i64 {
+            return Some(true);
+        }
+        (high < 0 || low >= self.size as i64).then_some(false)
+    }
+}
+
+/// How a reduction combines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reduction {
+    /// Addition, from 0. A sum of products is accumulated by fma.
+    Sum,
+    /// Multiplication, from 1.
+    Prod,
+    /// Maximum, from -inf or the smallest integer; NaN if any element is.
+    Max,
+    /// Minimum, from inf or the largest integer; NaN if any element is.
+    Min,
+}
+
+impl Reduction {
+    /// The scalar function that combines two partial results.
+    pub fn combine(self) -> ScalarFn {
+        match self {
+            Reduction::Sum => ScalarFn::Add,
+            Reduction::Prod => ScalarFn::Mul,
+            Reduction::Max => ScalarFn::Max,
+            Reduction::Min => ScalarFn::Min,
+        }
+    }
+
+    /// The bits of the value that leaves every other unchanged.
+    pub fn identity(self, dtype: DType) -> u64 {
+        let value = match (self, dtype.is_float()) {
+            (Reduction::Sum, _) => return 0,
+            (Reduction::Prod, _) => 1.0,
+            (Reduction::Max, true) => f64::NEG_INFINITY,
+            (Reduction::Min, true) => f64::INFINITY,
+            (Reduction::Max, false) => return dtype.int_range().0 as u64 & mask(dtype),
+            (Reduction::Min, false) => return dtype.int_range().1 as u64 & mask(dtype),
+        };
+        const_bits(dtype, value)
+    }
+
+    /// The spelling in text.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reduction::Sum => "sum",
+            Reduction::Prod => "prod",
+            Reduction::Max => "max",
+            Reduction::Min => "min",
+        }
+    }
+}
+
+fn mask(dtype: DType) -> u64 {
+    u64::MAX >> (64 - 8 * dtype.size())
+}
+
+/// The bits of `value` rounded to an element type, zero-extended.
+pub fn const_bits(dtype: DType, value: f64) -> u64 {
+    let tensor = crate::Tensor::from_f64s(dtype, &[], &[value]);
+    let mut bits = [0u8; 8];
+    bits[..dtype.size()].copy_from_slice(tensor.bytes());
+    u64::from_le_bytes(bits)
+}
+
+/// One expression of a nest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Expr {
+    /// An element of an operand; 0 where a guard does not hold.
+    Load {
+        /// Which operand.
+        operand: u32,
+        /// Where, one index per dimension.
+        index: Vec<Index>,
+        /// Conditions under which the index is inside the operand.
+        guards: Vec<Guard>,
+    },
+    /// A constant of the expression's type, by its bits.
+    Const(u64),
+    /// An index as an i64.
+    Index(Index),
+    /// Whether all the guards hold.
+    Inside(Vec<Guard>),
+    /// A scalar function.
+    Apply(ScalarFn, SmallVec<[Val; 3]>),
+    /// `arg` combined over all values of the variables, the last varying fastest.
+    Reduce {
+        /// How.
+        kind: Reduction,
+        /// The variables it binds.
+        vars: Vec<Var>,
+        /// What is combined.
+        arg: Val,
+    },
+}
+
+/// An operand or result: element type and shape.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Operand {
+    /// The element type.
+    pub dtype: DType,
+    /// The shape.
+    pub shape: Shape,
+}
+
+/// A formula for the elements of one or more results over one domain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nest {
+    /// What it reads.
+    pub operands: Vec<Operand>,
+    /// The output domain, outermost first: also the shape of every result.
+    pub domain: Vec<Var>,
+    /// The expressions with their types, operands before users.
+    pub exprs: PrimaryMap<Val, (Expr, DType)>,
+    /// The value of each result at the domain's variables.
+    pub roots: Vec<Val>,
+}
+
+impl Nest {
+    /// The shape of the results.
+    pub fn shape(&self) -> Shape {
+        self.domain.iter().map(|v| v.extent).collect()
+    }
+
+    /// An expression.
+    pub fn expr(&self, val: Val) -> &Expr {
+        &self.exprs[val].0
+    }
+
+    /// The type of an expression.
+    pub fn dtype(&self, val: Val) -> DType {
+        self.exprs[val].1
+    }
+}
+
+/// Builds a [`Nest`].
+///
+/// ```
+/// use windlass_ir::loops::{NestBuilder, Reduction};
+/// use windlass_ir::{DType, ScalarFn};
+///
+/// // The squared length of each row of a 3x4 matrix.
+/// let mut n = NestBuilder::new(&[3]);
+/// let x = n.operand(DType::F32, &[3, 4]);
+/// let i = n.domain();
+/// let length = n.reduce(Reduction::Sum, &[4], |n, k| {
+///     let x = n.load(x, &[i[0].clone(), k[0].clone()]);
+///     n.apply(ScalarFn::Mul, &[x, x])
+/// });
+/// let nest = n.finish(&[length]);
+/// assert_eq!(nest.shape().as_slice(), &[3]);
+/// ```
+#[derive(Clone, Debug)]
+pub struct NestBuilder {
+    nest: Nest,
+    interned: HashMap<(Expr, DType), Val>,
+    next_var: u32,
+}
+
+impl NestBuilder {
+    /// A nest over a domain of this shape.
+    pub fn new(shape: &[usize]) -> NestBuilder {
+        let domain: Vec<Var> =
+            shape.iter().enumerate().map(|(id, &extent)| Var { id: id as u32, extent }).collect();
+        let next_var = domain.len() as u32;
+        let nest = Nest { operands: Vec::new(), domain, exprs: PrimaryMap::new(), roots: Vec::new() };
+        NestBuilder { nest, interned: HashMap::new(), next_var }
+    }
+
+    /// Declares the next operand and returns its number.
+    pub fn operand(&mut self, dtype: DType, shape: &[usize]) -> u32 {
+        self.nest.operands.push(Operand { dtype, shape: shape.into() });
+        self.nest.operands.len() as u32 - 1
+    }
+
+    /// The domain's variables as indices.
+    pub fn domain(&self) -> Vec<Index> {
+        self.nest.domain.iter().map(|&v| Index::var(v)).collect()
+    }
+
+    /// The type of an expression.
+    pub fn dtype(&self, val: Val) -> DType {
+        self.nest.dtype(val)
+    }
+
+    /// The operand's shape.
+    pub fn shape_of(&self, operand: u32) -> Shape {
+        self.nest.operands[operand as usize].shape.clone()
+    }
+
+    /// A fresh variable, for a reduction.
+    pub fn fresh_var(&mut self, extent: usize) -> Var {
+        self.next_var += 1;
+        Var { id: self.next_var - 1, extent }
+    }
+
+    fn intern(&mut self, expr: Expr, dtype: DType) -> Val {
+        let nest = &mut self.nest;
+        *self.interned.entry((expr, dtype)).or_insert_with_key(|key| nest.exprs.push(key.clone()))
+    }
+
+    /// An element of an operand. The index must be inside it.
+    pub fn load(&mut self, operand: u32, index: &[Index]) -> Val {
+        self.load_guarded(operand, index, &[])
+    }
+
+    /// An element of an operand, or 0 where a guard fails. Where they hold the index must be inside.
+    pub fn load_guarded(&mut self, operand: u32, index: &[Index], guards: &[Guard]) -> Val {
+        let Operand { dtype, shape } = &self.nest.operands[operand as usize];
+        let dtype = *dtype;
+        debug_assert_eq!(index.len(), shape.len(), "(N1) the index has the operand's rank");
+        let mut kept: Vec<Guard> = Vec::new();
+        for guard in guards {
+            match guard.as_known() {
+                Some(true) => {}
+                Some(false) => return self.constant_bits(dtype, 0),
+                None if kept.contains(guard) => {}
+                None => kept.push(guard.clone()),
+            }
+        }
+        debug_assert!(
+            !kept.is_empty() || index.iter().zip(shape).all(|(i, &n)| i.is_within(n) || n == 0),
+            "(N1) {index:?} is not inside {shape:?}"
+        );
+        self.intern(Expr::Load { operand, index: index.to_vec(), guards: kept }, dtype)
+    }
+
+    /// A constant, rounded to the type.
+    pub fn constant(&mut self, dtype: DType, value: f64) -> Val {
+        self.constant_bits(dtype, const_bits(dtype, value))
+    }
+
+    /// A constant by its bits.
+    pub fn constant_bits(&mut self, dtype: DType, bits: u64) -> Val {
+        self.intern(Expr::Const(bits), dtype)
+    }
+
+    /// An index as an i64 value.
+    pub fn index_value(&mut self, index: &Index) -> Val {
+        match index.as_constant() {
+            Some(c) => self.constant_bits(DType::I64, c as u64),
+            None => self.intern(Expr::Index(index.clone()), DType::I64),
+        }
+    }
+
+    /// Whether all the guards hold, as a bool.
+    pub fn inside(&mut self, guards: &[Guard]) -> Val {
+        if guards.iter().any(|g| g.as_known() == Some(false)) {
+            return self.constant_bits(DType::Bool, 0);
+        }
+        let unknown: Vec<Guard> = guards.iter().filter(|g| g.as_known().is_none()).cloned().collect();
+        match unknown.is_empty() {
+            true => self.constant_bits(DType::Bool, 1),
+            false => self.intern(Expr::Inside(unknown), DType::Bool),
+        }
+    }
+
+    /// A scalar function.
+    ///
+    /// # Panics
+    /// If the operands are not of the types it takes (N2).
+    pub fn apply(&mut self, f: ScalarFn, args: &[Val]) -> Val {
+        let types: SmallVec<[DType; 3]> = args.iter().map(|&a| self.dtype(a)).collect();
+        let dtype = f.result_type(&types).unwrap_or_else(|message| panic!("(N2) {message}"));
+        if f == ScalarFn::Cast(types[0]) {
+            return args[0];
+        }
+        if f == ScalarFn::Select
+            && let Expr::Const(condition) = *self.nest.expr(args[0])
+        {
+            return if condition != 0 { args[1] } else { args[2] };
+        }
+        self.intern(Expr::Apply(f, args.into()), dtype)
+    }
+
+    /// Converts to another type.
+    pub fn cast(&mut self, val: Val, to: DType) -> Val {
+        self.apply(ScalarFn::Cast(to), &[val])
+    }
+
+    /// Combines `body` over fresh variables of these extents.
+    pub fn reduce(
+        &mut self,
+        kind: Reduction,
+        extents: &[usize],
+        body: impl FnOnce(&mut NestBuilder, &[Index]) -> Val,
+    ) -> Val {
+        let vars: Vec<Var> = extents.iter().map(|&n| self.fresh_var(n)).collect();
+        let indices: Vec<Index> = vars.iter().map(|&v| Index::var(v)).collect();
+        let arg = body(self, &indices);
+        let dtype = self.dtype(arg);
+        let vars: Vec<Var> = vars.into_iter().filter(|v| v.extent != 1).collect();
+        match vars.is_empty() {
+            true => arg,
+            false => self.intern(Expr::Reduce { kind, vars, arg }, dtype),
+        }
+    }
+
+    /// Copies result `root` of another nest, at `index` instead of its domain.
+    ///
+    /// `load` gives the value of an element of an operand of that nest: a load of an operand of this
+    /// one, or again an inlined formula. Reductions get fresh variables.
+    pub fn inline(
+        &mut self,
+        source: &Nest,
+        root: usize,
+        index: &[Index],
+        load: &mut impl FnMut(&mut NestBuilder, u32, &[Index], &[Guard]) -> Val,
+    ) -> Val {
+        debug_assert_eq!(index.len(), source.domain.len());
+        let mut vars: HashMap<Var, Index> =
+            source.domain.iter().copied().zip(index.iter().cloned()).collect();
+        let needed = source.needed(source.roots[root]);
+        for &val in &needed {
+            if let Expr::Reduce { vars: bound, .. } = source.expr(val) {
+                for &var in bound {
+                    let fresh = self.fresh_var(var.extent);
+                    vars.insert(var, Index::var(fresh));
+                }
+            }
+        }
+        let mut copies: HashMap<Val, Val> = HashMap::new();
+        for &val in &needed {
+            let (expr, dtype) = &source.exprs[val];
+            let map =
+                |index: &Index| index.map_values(&|v| copies[&v]).substitute(&|v| vars.get(&v).cloned());
+            let map_guards = |guards: &[Guard]| -> Vec<Guard> {
+                guards.iter().map(|g| Guard::new(map(&g.index), g.size)).collect()
+            };
+            let copy = match expr {
+                Expr::Load { operand, index, guards } => {
+                    let index: Vec<Index> = index.iter().map(map).collect();
+                    let guards = map_guards(guards);
+                    load(self, *operand, &index, &guards)
+                }
+                Expr::Const(bits) => self.constant_bits(*dtype, *bits),
+                Expr::Index(index) => {
+                    let index = map(index);
+                    self.index_value(&index)
+                }
+                Expr::Inside(guards) => {
+                    let guards = map_guards(guards);
+                    self.inside(&guards)
+                }
+                Expr::Apply(f, args) => {
+                    let args: SmallVec<[Val; 3]> = args.iter().map(|a| copies[a]).collect();
+                    self.apply(*f, &args)
+                }
+                Expr::Reduce { kind, vars: bound, arg } => {
+                    let bound =
+                        bound.iter().map(|v| vars[v].as_var().expect("fresh variables are variables"));
+                    let expr = Expr::Reduce { kind: *kind, vars: bound.collect(), arg: copies[arg] };
+                    self.intern(expr, *dtype)
+                }
+            };
+            copies.insert(val, copy);
+        }
+        copies[&source.roots[root]]
+    }
+
+    /// The nest with these results.
+    pub fn finish(mut self, roots: &[Val]) -> Nest {
+        self.nest.roots = roots.to_vec();
+        self.nest
+    }
+}
+
+impl Nest {
+    /// The expressions that `root` depends on, itself included, operands first.
+    pub fn needed(&self, root: Val) -> Vec<Val> {
+        let mut needed = vec![false; self.exprs.len()];
+        let at = |v: Val| cranelift_entity::EntityRef::index(v);
+        needed[at(root)] = true;
+        for (val, (expr, _)) in self.exprs.iter().rev() {
+            if needed[at(val)] {
+                expr.visit_operands(&mut |v| needed[at(v)] = true);
+            }
+        }
+        self.exprs.keys().filter(|&v| needed[at(v)]).collect()
+    }
+}
+
+impl Expr {
+    /// Every value this one is computed from, including those in indices.
+    pub fn visit_operands(&self, visit: &mut impl FnMut(Val)) {
+        let mut index = |i: &Index| i.values().into_iter().for_each(&mut *visit);
+        match self {
+            Expr::Load { index: parts, guards, .. } => {
+                parts.iter().for_each(&mut index);
+                guards.iter().for_each(|g| index(&g.index));
+            }
+            Expr::Const(_) => {}
+            Expr::Index(i) => index(i),
+            Expr::Inside(guards) => guards.iter().for_each(|g| index(&g.index)),
+            Expr::Apply(_, args) => args.iter().for_each(|&a| visit(a)),
+            Expr::Reduce { arg, .. } => visit(*arg),
+        }
+    }
+}

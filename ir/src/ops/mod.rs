@@ -1,0 +1,262 @@
+//! Every op, from one list.
+//!
+//! An op is a struct of attributes that implements [`OpDef`]; its file says everything about it:
+//! what it takes (numbered constraints, checked by `infer`), what it means (`eval`, as plainly as
+//! possible), its gradient (`vjp`), how it becomes loops (`lower`) and what it simplifies to. The
+//! list at the end of this file makes the [`Op`] enum and its dispatch; adding an op is one new file
+//! and one line there.
+//!
+//! `eval` defines the meaning. It shares no code with `lower`, so that each can be tested against
+//! the other. Shapes follow numpy's conventions: axes may count from the end where an op's attribute
+//! says "axis", and operands broadcast where an op says so.
+
+use crate::attrs::{AttrError, Codec};
+use crate::error::{Error, Violation};
+use crate::graph::{Builder, Graph, Value, Values};
+use crate::loops::{Kernel, Nest};
+use crate::tensor::Tensor;
+use crate::types::TensorType;
+
+/// What an op lowers to.
+#[derive(Clone, Debug)]
+pub enum Lowered {
+    /// A graph of smaller ops, with this op's operands and results.
+    Graph(Box<Graph>),
+    /// A formula that may fuse with its neighbours.
+    Nest(Box<Nest>),
+    /// Loops written out, for what no formula expresses (scatter, sort, recurrences). Parameters are
+    /// the operands, then the results.
+    Kernel(Box<Kernel>),
+    /// Nothing: the runtime calls the interpreter for this op.
+    Interpret,
+}
+
+impl Lowered {
+    /// A formula.
+    pub fn nest(nest: Nest) -> Lowered {
+        Lowered::Nest(Box::new(nest))
+    }
+
+    /// The graph that `body` builds over operands of these types.
+    pub fn graph(
+        ins: &[TensorType],
+        body: impl FnOnce(&mut Builder, &[Value]) -> Result<Values, Error>,
+    ) -> Result<Lowered, Error> {
+        Ok(Lowered::Graph(Box::new(decompose(ins, body)?)))
+    }
+}
+
+/// The graph that `body` builds over inputs of these types, for composites.
+pub fn decompose(
+    ins: &[TensorType],
+    body: impl FnOnce(&mut Builder, &[Value]) -> Result<Values, Error>,
+) -> Result<Graph, Error> {
+    let mut b = Builder::new("body");
+    let inputs: Vec<Value> =
+        ins.iter().enumerate().map(|(i, ty)| b.input(&format!("in{i}"), ty.clone())).collect();
+    let outs = body(&mut b, &inputs)?;
+    for (i, out) in outs.into_iter().enumerate() {
+        b.output(&format!("out{i}"), out);
+    }
+    b.finish()
+}
+
+/// What a reverse-mode rule works with: the builder of the gradient graph, and the op's operands,
+/// results and the gradients of its results (`None` where nothing flows back).
+pub struct VjpCx<'b> {
+    /// Where the rule adds nodes.
+    pub builder: &'b mut Builder,
+    /// The operands.
+    pub ins: &'b [Value],
+    /// The results.
+    pub outs: &'b [Value],
+    /// The gradients of the results.
+    pub douts: &'b [Option<Value>],
+}
+
+/// Why there is no gradient.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum NoGradient {
+    /// The op has no rule yet.
+    #[error("{0} is not differentiable yet")]
+    NotYet(&'static str),
+    /// The rule could not be built.
+    #[error(transparent)]
+    Build(#[from] Error),
+}
+
+/// The whole contract of an op. Every method but `infer` and `eval` has a default.
+pub trait OpDef: Sized {
+    /// Its spelling in text; a family that shares one struct has several.
+    const NAMES: &'static [&'static str];
+
+    /// The ONNX operators, with the opsets, that import as this op attribute by attribute.
+    const ONNX: &'static [(&'static str, std::ops::RangeInclusive<u32>)] = &[];
+
+    /// The op of this name with attributes at their defaults, for the parser and the importer.
+    fn with_name(name: &str) -> Self;
+
+    /// The spelling of this op.
+    fn name(&self) -> &'static str {
+        Self::NAMES[0]
+    }
+
+    /// Walks over the attributes.
+    fn attrs(&mut self, codec: &mut dyn Codec) -> Result<(), AttrError> {
+        let _ = codec;
+        Ok(())
+    }
+
+    /// The result types, or the constraint that does not hold.
+    fn infer(&self, ins: &[&TensorType]) -> Result<Vec<TensorType>, Violation>;
+
+    /// The results. Late attributes are known, and `infer` accepted the operands' types.
+    fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String>;
+
+    /// The gradients of the operands (`None` for those without one).
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vec<Option<Value>>, NoGradient> {
+        let _ = cx;
+        Err(NoGradient::NotYet(self.name()))
+    }
+
+    /// Loops or smaller ops. Every dimension is fixed and late attributes are known.
+    fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
+        let _ = (ins, outs);
+        Ok(Lowered::Interpret)
+    }
+
+    /// Values that can stand for the results, if a simpler computation gives them.
+    fn simplify(&self, b: &mut Builder, ins: &[Value]) -> Result<Option<Values>, Error> {
+        let _ = (b, ins);
+        Ok(None)
+    }
+
+    /// Whether the results follow from the operands alone (not so for random numbers).
+    fn is_pure(&self) -> bool {
+        true
+    }
+}
+
+macro_rules! define_ops {
+    ($($module:ident :: $op:ident),* $(,)?) => {
+        /// An op with its attributes.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Op {
+            $(
+                #[doc = concat!("See [`", stringify!($op), "`].")]
+                $op($op),
+            )*
+        }
+
+        $(
+            impl From<$op> for Op {
+                fn from(op: $op) -> Op {
+                    Op::$op(op)
+                }
+            }
+        )*
+
+        impl Op {
+            /// Every op's names and the ONNX operators it imports.
+            pub const LIST: &'static [OpInfo] = &[
+                $(OpInfo { names: <$op as OpDef>::NAMES, onnx: <$op as OpDef>::ONNX },)*
+            ];
+
+            /// The op of this name with attributes at their defaults.
+            pub fn from_name(name: &str) -> Option<Op> {
+                $(
+                    if <$op as OpDef>::NAMES.contains(&name) {
+                        return Some(Op::$op(<$op as OpDef>::with_name(name)));
+                    }
+                )*
+                None
+            }
+
+            /// Its spelling in text.
+            pub fn name(&self) -> &'static str {
+                match self { $(Op::$op(op) => op.name(),)* }
+            }
+
+            /// Walks over the attributes.
+            pub fn attrs(&mut self, codec: &mut dyn Codec) -> Result<(), AttrError> {
+                match self { $(Op::$op(op) => op.attrs(codec),)* }
+            }
+
+            /// The result types, or the constraint that does not hold.
+            pub fn infer(&self, ins: &[&TensorType]) -> Result<Vec<TensorType>, Violation> {
+                match self { $(Op::$op(op) => op.infer(ins),)* }
+            }
+
+            /// The results, by the op's definition. [`crate::interpret::eval_op`] checks operands first.
+            pub(crate) fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
+                match self { $(Op::$op(op) => op.eval(ins),)* }
+            }
+
+            /// The gradients of the operands.
+            pub fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vec<Option<Value>>, NoGradient> {
+                match self { $(Op::$op(op) => op.vjp(cx),)* }
+            }
+
+            /// Loops or smaller ops.
+            pub fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
+                match self { $(Op::$op(op) => op.lower(ins, outs),)* }
+            }
+
+            /// Values that can stand for the results, if a simpler computation gives them.
+            pub fn simplify(&self, b: &mut Builder, ins: &[Value]) -> Result<Option<Values>, Error> {
+                match self { $(Op::$op(op) => op.simplify(b, ins),)* }
+            }
+
+            /// Whether the results follow from the operands alone.
+            pub fn is_pure(&self) -> bool {
+                match self { $(Op::$op(op) => op.is_pure(),)* }
+            }
+        }
+    };
+}
+
+/// One entry of [`Op::LIST`].
+pub struct OpInfo {
+    /// The op's spellings in text.
+    pub names: &'static [&'static str],
+    /// The ONNX operators that import as it, with their opsets.
+    pub onnx: &'static [(&'static str, std::ops::RangeInclusive<u32>)],
+}
+
+/// Fails unless an op got the number of operands it takes.
+pub(crate) fn arity(ins: &[&TensorType], counts: std::ops::RangeInclusive<usize>) -> Result<(), Violation> {
+    let (low, high) = (*counts.start(), *counts.end());
+    let wanted = match (low, high) {
+        _ if counts.contains(&ins.len()) => return Ok(()),
+        (a, b) if a == b => format!("{a}"),
+        (a, usize::MAX) => format!("at least {a}"),
+        (a, b) => format!("{a} to {b}"),
+    };
+    Err(Violation::new("C0", format!("takes {wanted} operands, found {}", ins.len())))
+}
+
+mod constant;
+mod elementwise;
+mod matmul;
+mod reduce;
+mod reshape;
+mod shape_of;
+mod transpose;
+
+pub use constant::Constant;
+pub use elementwise::Elementwise;
+pub use matmul::MatMul;
+pub use reduce::{Reduce, ReduceKind};
+pub use reshape::Reshape;
+pub use shape_of::ShapeOf;
+pub use transpose::Transpose;
+
+define_ops! {
+    constant::Constant,
+    elementwise::Elementwise,
+    shape_of::ShapeOf,
+    reshape::Reshape,
+    transpose::Transpose,
+    reduce::Reduce,
+    matmul::MatMul,
+}

@@ -1,0 +1,45 @@
+"""Small networks from tutorials: a multilayer perceptron, and a Keras image classifier."""
+
+import numpy as np
+
+from . import model
+
+
+@model("mlp", opset=13, data_sets=({"batch": 1}, {"batch": 32}))
+def mlp(g):
+    """784-512-512-10, as PyTorch's exporter writes it."""
+    x = g.input("input", ("batch", 784), width=784)
+    for index, units in enumerate((512, 512)):
+        with g.scope(f"layers.{2 * index}"):
+            x = g.relu(g.gemm(x, units))
+    with g.scope("layers.4"):
+        g.output(g.gemm(x, 10, gain=1.0), "output", ("batch", 10))
+
+
+@model("keras_cnn", opset=15, style="tensorflow", data_sets=({"batch": 1}, {"batch": 5}))
+def keras_cnn(g):
+    """Keras' first convolutional network as tf2onnx writes it: images channels-last, so Transposes at both ends."""
+
+    def image(rng, shape):
+        return rng.random(shape, dtype=np.float32)
+
+    def dense(name, x, units, gain=2.0):
+        with g.scope(f"sequential/{name}"):
+            fan_in = g.width[x]
+            y = g.node("MatMul", x, g.weight("MatMul/ReadVariableOp", (fan_in, units), fan_in, gain), width=units)
+            return g.node("Add", y, g.vector("BiasAdd/ReadVariableOp", units))
+
+    x = g.input("conv2d_input", ("batch", 28, 28, 1), sample=image, width=1)
+    x = g.node("Transpose", x, perm=[0, 3, 1, 2])
+    for name, filters in (("conv2d", 32), ("conv2d_1", 64)):
+        with g.scope(f"sequential/{name}"):
+            x = g.relu(g.conv(x, filters, 3))
+        with g.scope(f"sequential/max_pooling2d{name[6:]}"):
+            x = g.pool("MaxPool", x, 2, 2)
+    x = g.node("Transpose", x, perm=[0, 2, 3, 1])
+    with g.scope("sequential/flatten"):
+        shape = g.parameter("Const", np.array([-1, 5 * 5 * 64], np.int64))
+        x = g.node("Reshape", x, shape, width=5 * 5 * 64)
+    x = g.relu(dense("dense", x, 128))
+    x = g.node("Softmax", dense("dense_1", x, 32, gain=1.0), axis=-1)
+    g.output(x, "dense_1", ("batch", 32))

@@ -1,0 +1,262 @@
+"""Transformers as PyTorch's exporter writes them.
+
+The encoders (operator sets 11 and 14) show what an exporter leaves behind: shapes computed in the graph with Shape,
+Gather, Unsqueeze and Concat, LayerNorm and GELU taken apart, linear layers as MatMul and Add with transposed
+weights, every literal a Constant node. The decoder step and the attention block (operator set 17) keep
+LayerNormalization whole.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import model
+
+LOWEST = np.finfo(np.float32).min
+
+
+# What the exporter does with single PyTorch calls
+
+
+def unsqueeze(g, x, axis):
+    if g.opset < 13:
+        return g.node("Unsqueeze", x, axes=[axis])
+    return g.node("Unsqueeze", x, g.ints(axis))
+
+
+def size(g, x, axis):
+    """`x.size(axis)`, a scalar."""
+    return g.node("Gather", g.node("Shape", x), g.constant(axis, np.int64), axis=0)
+
+
+def view(g, x, *dims):
+    """`x.view(...)`: a dim is a number or a value from `size`."""
+    parts = [g.ints(dim) if isinstance(dim, int) else unsqueeze(g, dim, 0) for dim in dims]
+    return g.node("Reshape", x, g.node("Concat", *parts, axis=0))
+
+
+def linear(g, x, units, gain=1.0):
+    """`nn.Linear` on more than two dims: its weight is stored transposed, under a made-up name."""
+    fan_in = g.width[x]
+    weight = g.weight("MatMul_weight", (fan_in, units), fan_in, gain)
+    return g.node("Add", g.vector("bias", units), g.node("MatMul", x, weight, width=units), width=units)
+
+
+def norm_parameters(g, width):
+    return g.vector("weight", width, 1.0), g.vector("bias", width)
+
+
+def decomposed_layer_norm(g, x, epsilon):
+    weight, bias = norm_parameters(g, g.width[x])
+    centred = g.node("Sub", x, g.node("ReduceMean", x, axes=[-1]))
+    variance = g.node("ReduceMean", g.node("Pow", centred, g.constant(2.0)), axes=[-1])
+    deviation = g.node("Sqrt", g.node("Add", variance, g.constant(epsilon)))
+    return g.node("Add", g.node("Mul", g.node("Div", centred, deviation), weight), bias)
+
+
+def layer_norm(g, x, epsilon=1e-5):
+    return g.node("LayerNormalization", x, *norm_parameters(g, g.width[x]), axis=-1, epsilon=epsilon)
+
+
+def gelu_erf(g, x):
+    erf = g.node("Erf", g.node("Div", x, g.constant(np.sqrt(2.0))))
+    return g.node("Mul", g.node("Mul", x, g.node("Add", erf, g.constant(1.0))), g.constant(0.5))
+
+
+def gelu_tanh(g, x):
+    cubic = g.node("Mul", g.node("Pow", x, g.constant(3.0)), g.constant(0.044715))
+    inner = g.node("Mul", g.node("Add", x, cubic), g.constant(np.sqrt(2.0 / np.pi)))
+    return g.node("Mul", g.node("Mul", x, g.constant(0.5)), g.node("Add", g.node("Tanh", inner), g.constant(1.0)))
+
+
+# Encoders
+
+
+@dataclass(frozen=True)
+class Encoder:
+    layers: int
+    hidden: int
+    heads: int
+    vocabulary: int = 30522
+    positions: int = 512
+    types: int = 2
+    epsilon: float = 1e-12
+
+
+def self_attention_layer(g, x, mask, size_of):
+    head = size_of.hidden // size_of.heads
+
+    def heads(value, perm):
+        split = view(g, value, size(g, value, 0), size(g, value, 1), size_of.heads, head)
+        return g.node("Transpose", split, perm=perm)
+
+    with g.scope("attention.self.query"):
+        query = linear(g, x, size_of.hidden)
+    with g.scope("attention.self.key"):
+        key = linear(g, x, size_of.hidden)
+    with g.scope("attention.self.value"):
+        value = linear(g, x, size_of.hidden)
+    with g.scope("attention.self"):
+        # The exporter merges the transposes of heads and of key.transpose(-1, -2).
+        key = heads(key, [0, 2, 3, 1])
+        value = heads(value, [0, 2, 1, 3])
+        query = heads(query, [0, 2, 1, 3])
+        scores = g.node("Div", g.node("MatMul", query, key), g.constant(np.sqrt(head)))
+        weights = g.node("Softmax", g.node("Add", scores, mask), axis=-1 if g.opset >= 13 else 3)
+        context = g.node("Transpose", g.node("MatMul", weights, value), perm=[0, 2, 1, 3])
+        context = view(g, context, size(g, context, 0), size(g, context, 1), size_of.hidden)
+    g.width[context] = size_of.hidden
+    with g.scope("attention.output.dense"):
+        y = linear(g, context, size_of.hidden)
+    with g.scope("attention.output.LayerNorm"):
+        return decomposed_layer_norm(g, g.node("Add", y, x), size_of.epsilon)
+
+
+def encoder(g, size_of):
+    """BERT's embeddings and layers; returns the last hidden state."""
+
+    def tokens(rng, shape):
+        return rng.integers(1000, size_of.vocabulary, shape)
+
+    def lengths_as_mask(rng, shape):
+        """The first row full, the others padded at the end."""
+        lengths = np.where(np.arange(shape[0]) == 0, shape[1], rng.integers(shape[1] // 2, shape[1], shape[0]))
+        return np.arange(shape[1]) < lengths[:, None]
+
+    def second_half(rng, shape):
+        return np.broadcast_to(np.arange(shape[1]) >= shape[1] // 2, shape)
+
+    dims = ("batch", "sequence")
+    ids = g.input("input_ids", dims, np.int64, tokens)
+    attention_mask = g.input("attention_mask", dims, np.int64, lengths_as_mask)
+    type_ids = g.input("token_type_ids", dims, np.int64, second_half)
+
+    mask = unsqueeze(g, unsqueeze(g, attention_mask, 1), 2)
+    mask = g.node("Cast", mask, to=1)
+    mask = g.node("Mul", g.node("Sub", g.constant(1.0), mask), g.constant(LOWEST))
+
+    with g.scope("embeddings"):
+        position_ids = g.parameter("position_ids", np.arange(size_of.positions, dtype=np.int64)[None])
+        length = unsqueeze(g, size(g, ids, 1), 0)
+        position_ids = g.node("Slice", position_ids, g.ints(0), length, g.ints(1), g.ints(1))
+
+        def table(name, rows, indices):
+            weight = g.weight(f"{name}_embeddings.weight", (rows, size_of.hidden), 1, 1.0)
+            return g.node("Gather", weight, indices, width=size_of.hidden)
+
+        x = g.node("Add", table("word", size_of.vocabulary, ids), table("token_type", size_of.types, type_ids))
+        x = g.node("Add", x, table("position", size_of.positions, position_ids))
+        with g.scope("LayerNorm"):
+            x = decomposed_layer_norm(g, x, size_of.epsilon)
+
+    for layer in range(size_of.layers):
+        with g.scope("encoder"), g.scope(f"layer.{layer}"):
+            x = self_attention_layer(g, x, mask, size_of)
+            with g.scope("intermediate.dense"):
+                y = gelu_erf(g, linear(g, x, 4 * size_of.hidden))
+            with g.scope("output.dense"):
+                y = linear(g, y, size_of.hidden, gain=2.0)
+            with g.scope("output.LayerNorm"):
+                x = decomposed_layer_norm(g, g.node("Add", y, x), size_of.epsilon)
+    return x
+
+
+TEXTS = ({"batch": 1, "sequence": 128}, {"batch": 3, "sequence": 17})
+
+
+@model("bert_base", opset=14, data_sets=TEXTS)
+def bert_base(g):
+    x = encoder(g, Encoder(layers=12, hidden=768, heads=12))
+    with g.scope("pooler.dense"):
+        first = g.node("Gather", x, g.constant(0, np.int64), axis=1)
+        pooled = g.node("Tanh", g.gemm(first, 768, gain=1.0))
+    g.output(x, "last_hidden_state", ("batch", "sequence", 768))
+    g.output(pooled, "pooler_output", ("batch", 768))
+
+
+@model("minilm", opset=11, data_sets=TEXTS)
+def minilm(g):
+    x = encoder(g, Encoder(layers=6, hidden=384, heads=12))
+    g.output(x, "last_hidden_state", ("batch", "sequence", 384))
+
+
+# Single blocks
+
+
+@model("self_attention", opset=17)
+def self_attention(g, length=64, hidden=256, heads=8):
+    """A pre-norm attention block of fixed size: x + out(attention(norm(x)))."""
+    head = hidden // heads
+    x = g.input("input", (1, length, hidden), width=hidden)
+    with g.scope("norm"):
+        y = layer_norm(g, x)
+
+    def project(name, perm):
+        with g.scope(name):
+            split = g.node("Reshape", linear(g, y, hidden), g.ints(1, length, heads, head))
+            return g.node("Transpose", split, perm=perm)
+
+    query, key, value = project("q", [0, 2, 1, 3]), project("k", [0, 2, 3, 1]), project("v", [0, 2, 1, 3])
+    scores = g.node("Mul", g.node("MatMul", query, key), g.constant(1 / np.sqrt(head)))
+    context = g.node("MatMul", g.node("Softmax", scores, axis=-1), value)
+    context = g.node("Transpose", context, perm=[0, 2, 1, 3])
+    context = g.node("Reshape", context, g.ints(1, length, hidden), width=hidden)
+    with g.scope("out"):
+        y = linear(g, context, hidden)
+    g.output(g.node("Add", x, y), "output", (1, length, hidden))
+
+
+@model("gpt2_step", opset=17, data_sets=({"batch": 1, "past": 256}, {"batch": 2, "past": 7}))
+def gpt2_step(g, hidden=768, heads=12, positions=1024):
+    """One GPT-2 block decoding one token: keys and values of the past come in, and go out one longer."""
+    head = hidden // heads
+    x = g.input("hidden_states", ("batch", 1, hidden), width=hidden)
+    past_key = g.input("past_key", ("batch", heads, "past", head))
+    past_value = g.input("past_value", ("batch", heads, "past", head))
+
+    def conv1d(name, x, units):
+        """GPT-2's linear layer: flattened to two dims for a Gemm, and back."""
+        with g.scope(name):
+            fan_in = g.width[x]
+            flat = g.node("Reshape", x, g.ints(-1, fan_in))
+            y = g.node("Gemm", flat, g.weight("weight", (fan_in, units), fan_in, 1.0), g.vector("bias", units))
+            y = view(g, y, size(g, x, 0), size(g, x, 1), units)
+            g.width[y] = units
+            return y
+
+    def split_heads(value):
+        split = view(g, value, size(g, value, 0), size(g, value, 1), heads, head)
+        return g.node("Transpose", split, perm=[0, 2, 1, 3])
+
+    with g.scope("ln_1"):
+        y = layer_norm(g, x)
+    with g.scope("attn"):
+        qkv = conv1d("c_attn", y, 3 * hidden)
+        parts = g.node("Split", qkv, g.ints(hidden, hidden, hidden), outputs=3, axis=2)
+        query, key, value = (split_heads(part) for part in parts)
+        key = g.node("Concat", past_key, key, axis=-2)
+        value = g.node("Concat", past_value, value, axis=-2)
+        scores = g.node("MatMul", query, g.node("Transpose", key, perm=[0, 1, 3, 2]))
+        scores = g.node("Div", scores, g.constant(np.sqrt(head)))
+
+        # Row past..past+1, columns 0..past+1 of the lower triangle that PyTorch keeps as a buffer.
+        triangle = g.parameter("bias", np.tril(np.ones((1, 1, positions, positions), bool)))
+        total = size(g, key, 2)
+        start = unsqueeze(g, g.node("Sub", total, size(g, query, 2)), 0)
+        total = unsqueeze(g, total, 0)
+        rows = g.node("Slice", triangle, start, total, g.ints(2), g.ints(1))
+        causal = g.node("Slice", rows, g.ints(0), total, g.ints(3), g.ints(1))
+        weights = g.node("Softmax", g.node("Where", causal, scores, g.constant(LOWEST)), axis=-1)
+
+        context = g.node("Transpose", g.node("MatMul", weights, value), perm=[0, 2, 1, 3])
+        context = view(g, context, size(g, context, 0), size(g, context, 1), hidden)
+        g.width[context] = hidden
+        y = conv1d("c_proj", context, hidden)
+    x = g.node("Add", y, x)
+    with g.scope("ln_2"):
+        y = layer_norm(g, x)
+    with g.scope("mlp"):
+        y = conv1d("c_proj", gelu_tanh(g, conv1d("c_fc", y, 4 * hidden)), hidden)
+    g.output(g.node("Add", x, y), "output", ("batch", 1, hidden))
+    g.output(key, "present_key", ("batch", heads, "past + 1", head))
+    g.output(value, "present_value", ("batch", heads, "past + 1", head))

@@ -74,10 +74,10 @@ def write_coded_case(case, folder):
     """A case made by code: a model and numpy values."""
     save(case.model, folder / "model.onnx")
     for number, (inputs, outputs) in enumerate(case.data_sets):
-        declared = fed_inputs(case.model), case.model.graph.output
-        # Every value belongs to one declared input or output: a case that breaks this would be written wrong.
-        pairs = [list(zip(infos, values, strict=True)) for infos, values in zip(declared, (inputs, outputs))]
-        messages = [[to_proto(value, info) for info, value in side] for side in pairs]
+        # Strict: a value without a declared input or output would be written as another's.
+        fed = zip(inputs, fed_inputs(case.model), strict=True)
+        expected = zip(outputs, case.model.graph.output, strict=True)
+        messages = ([to_proto(value, info) for value, info in side] for side in (fed, expected))
         save_data_set(folder / f"test_data_set_{number}", *messages)
 
 

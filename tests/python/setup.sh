@@ -19,9 +19,14 @@ fi
     exit 1
 }
 
-# Debian splits ensurepip into python3-venv. Without it, the system's own pip fills the environment.
+if [ -e "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ]; then
+    echo "setup.sh: $venv exists and is no Python environment; not replacing it" >&2
+    exit 1
+fi
 rm -rf "$venv"
 mkdir -p "$(dirname "$venv")"
+
+# Debian splits ensurepip into python3-venv. Without it, the system's own pip fills the environment.
 if "$python" -c 'import ensurepip' 2>/dev/null; then
     "$python" -m venv "$venv"
     pip=("$venv/bin/python" -m pip)

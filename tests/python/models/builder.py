@@ -7,11 +7,11 @@ name, so a model's bytes depend on nothing but its function.
 """
 
 import zlib
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from onnx import helper, numpy_helper
 
 SEED = 20240229
@@ -48,7 +48,7 @@ class Input:
     name: str
     dims: tuple
     dtype: type
-    sample: callable
+    sample: Callable
 
 
 class Builder:

@@ -83,19 +83,19 @@ class Encoder:
     epsilon: float = 1e-12
 
 
-def self_attention_layer(g, x, mask, size_of):
-    head = size_of.hidden // size_of.heads
+def self_attention_layer(g, x, mask, config):
+    head = config.hidden // config.heads
 
     def heads(value, perm):
-        split = view(g, value, size(g, value, 0), size(g, value, 1), size_of.heads, head)
+        split = view(g, value, size(g, value, 0), size(g, value, 1), config.heads, head)
         return g.node("Transpose", split, perm=perm)
 
     with g.scope("attention.self.query"):
-        query = linear(g, x, size_of.hidden)
+        query = linear(g, x, config.hidden)
     with g.scope("attention.self.key"):
-        key = linear(g, x, size_of.hidden)
+        key = linear(g, x, config.hidden)
     with g.scope("attention.self.value"):
-        value = linear(g, x, size_of.hidden)
+        value = linear(g, x, config.hidden)
     with g.scope("attention.self"):
         # The exporter merges the transposes of heads and of key.transpose(-1, -2).
         key = heads(key, [0, 2, 3, 1])
@@ -104,19 +104,19 @@ def self_attention_layer(g, x, mask, size_of):
         scores = g.node("Div", g.node("MatMul", query, key), g.constant(np.sqrt(head)))
         weights = g.node("Softmax", g.node("Add", scores, mask), axis=-1 if g.opset >= 13 else 3)
         context = g.node("Transpose", g.node("MatMul", weights, value), perm=[0, 2, 1, 3])
-        context = view(g, context, size(g, context, 0), size(g, context, 1), size_of.hidden)
-    g.width[context] = size_of.hidden
+        context = view(g, context, size(g, context, 0), size(g, context, 1), config.hidden)
+    g.width[context] = config.hidden
     with g.scope("attention.output.dense"):
-        y = linear(g, context, size_of.hidden)
+        y = linear(g, context, config.hidden)
     with g.scope("attention.output.LayerNorm"):
-        return decomposed_layer_norm(g, g.node("Add", y, x), size_of.epsilon)
+        return decomposed_layer_norm(g, g.node("Add", y, x), config.epsilon)
 
 
-def encoder(g, size_of):
+def encoder(g, config):
     """BERT's embeddings and layers; returns the last hidden state."""
 
     def tokens(rng, shape):
-        return rng.integers(1000, size_of.vocabulary, shape)
+        return rng.integers(1000, config.vocabulary, shape)
 
     def lengths_as_mask(rng, shape):
         """The first row full, the others padded at the end."""
@@ -136,28 +136,28 @@ def encoder(g, size_of):
     mask = g.node("Mul", g.node("Sub", g.constant(1.0), mask), g.constant(LOWEST))
 
     with g.scope("embeddings"):
-        position_ids = g.parameter("position_ids", np.arange(size_of.positions, dtype=np.int64)[None])
+        position_ids = g.parameter("position_ids", np.arange(config.positions, dtype=np.int64)[None])
         length = unsqueeze(g, size(g, ids, 1), 0)
         position_ids = g.node("Slice", position_ids, g.ints(0), length, g.ints(1), g.ints(1))
 
         def table(name, rows, indices):
-            weight = g.weight(f"{name}_embeddings.weight", (rows, size_of.hidden), 1, 1.0)
-            return g.node("Gather", weight, indices, width=size_of.hidden)
+            weight = g.weight(f"{name}_embeddings.weight", (rows, config.hidden), 1, 1.0)
+            return g.node("Gather", weight, indices, width=config.hidden)
 
-        x = g.node("Add", table("word", size_of.vocabulary, ids), table("token_type", size_of.types, type_ids))
-        x = g.node("Add", x, table("position", size_of.positions, position_ids))
+        x = g.node("Add", table("word", config.vocabulary, ids), table("token_type", config.types, type_ids))
+        x = g.node("Add", x, table("position", config.positions, position_ids))
         with g.scope("LayerNorm"):
-            x = decomposed_layer_norm(g, x, size_of.epsilon)
+            x = decomposed_layer_norm(g, x, config.epsilon)
 
-    for layer in range(size_of.layers):
+    for layer in range(config.layers):
         with g.scope("encoder"), g.scope(f"layer.{layer}"):
-            x = self_attention_layer(g, x, mask, size_of)
+            x = self_attention_layer(g, x, mask, config)
             with g.scope("intermediate.dense"):
-                y = gelu_erf(g, linear(g, x, 4 * size_of.hidden))
+                y = gelu_erf(g, linear(g, x, 4 * config.hidden))
             with g.scope("output.dense"):
-                y = linear(g, y, size_of.hidden, gain=2.0)
+                y = linear(g, y, config.hidden, gain=2.0)
             with g.scope("output.LayerNorm"):
-                x = decomposed_layer_norm(g, g.node("Add", y, x), size_of.epsilon)
+                x = decomposed_layer_norm(g, g.node("Add", y, x), config.epsilon)
     return x
 
 

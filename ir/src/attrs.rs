@@ -117,6 +117,10 @@ pub enum Slot<'a> {
     Ints(&'a mut Vec<i64>),
     /// A float.
     Float(&'a mut f64),
+    /// A list of floats.
+    Floats(&'a mut Vec<f64>),
+    /// Free text, such as an einsum equation.
+    Text(&'a mut String),
     /// A flag; ONNX spells it as an integer.
     Bool(&'a mut bool),
     /// A word.

@@ -112,6 +112,14 @@ impl DType {
         self.is_float() || self.is_signed_int()
     }
 
+    /// The type in which sums of this type are accumulated: f32 for f16 and bf16, else the type itself.
+    pub const fn accumulator(self) -> DType {
+        match self {
+            DType::F16 | DType::BF16 => DType::F32,
+            other => other,
+        }
+    }
+
     /// The smallest and largest value of an integer type (bool: 0 and 1).
     ///
     /// # Panics

@@ -65,6 +65,14 @@ pub enum Error {
         /// Where and how.
         message: String,
     },
+    /// A kernel did what no valid kernel does, or its arguments do not fit.
+    #[error("kernel `{kernel}`: {message}")]
+    Run {
+        /// The kernel.
+        kernel: String,
+        /// What and where.
+        message: String,
+    },
     /// A graph without outputs.
     #[error("graph `{graph}` has no outputs")]
     NoOutputs {

@@ -1,1 +1,559 @@
-//! The loop interpreter: runs kernels statement by statement.
+//! The loop interpreter: runs kernels and programs, bit for bit as generated code must.
+//!
+//! A kernel is first [prepared](Prepared): functions are expanded to primitive ones, loop variables
+//! and values get slots, and indices become sums over slots. Running checks every access against its
+//! buffer, so a wrong index is an [`Error::Run`] and not a wrong result.
+//!
+//! Values keep the bits they were given. A bool read from memory is whether its byte is not 0. What
+//! a local buffer holds before it is written is not part of a kernel's meaning; here it is a pattern
+//! that stands out.
+
+use std::collections::HashMap;
+
+use cranelift_entity::EntityRef;
+use smallvec::SmallVec;
+
+use super::machine::{MachineFn, machine_fn};
+use super::{Atom, Block, Guard, Index, Kernel, LoopKind, Place, Program, Rhs, Stmt, Val, Work};
+use crate::dtype::DType;
+use crate::error::Error;
+use crate::interpret::eval_op;
+use crate::tensor::Tensor;
+use crate::types::TensorType;
+
+/// Memory that arguments lie in.
+#[derive(Debug)]
+pub enum Region<'a> {
+    /// Memory that kernels only read.
+    Read(&'a [u8]),
+    /// Memory that kernels read and write.
+    Write(&'a mut [u8]),
+}
+
+impl Region<'_> {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Region::Read(bytes) => bytes,
+            Region::Write(bytes) => bytes,
+        }
+    }
+}
+
+/// Where an argument starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argument {
+    /// Which region.
+    pub region: usize,
+    /// The byte in it.
+    pub offset: usize,
+}
+
+/// The order in which parallel and vector loops run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// From the first iteration to the last.
+    #[default]
+    Forward,
+    /// From the last to the first. A kernel that gives other bits then breaks its promise.
+    Backward,
+}
+
+/// Runs a kernel on its parameters' buffers, in order.
+pub fn run_kernel(kernel: &Kernel, args: &mut [Region<'_>]) -> Result<(), Error> {
+    let places: Vec<Argument> = (0..args.len()).map(|region| Argument { region, offset: 0 }).collect();
+    Prepared::new(kernel)?.run(args, &places, Order::Forward)
+}
+
+/// Runs a program on inputs of the types it declares.
+pub fn run_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
+    if inputs.len() != program.inputs.len() {
+        return Err(Error::InputCount { expected: program.inputs.len(), found: inputs.len() });
+    }
+    for ((name, expected), tensor) in program.inputs.iter().zip(inputs) {
+        if *expected != tensor.ty() {
+            let (expected, found) = (expected.clone(), tensor.ty());
+            return Err(Error::InputType { name: name.clone(), expected, found });
+        }
+    }
+    let mut outputs: Vec<Tensor> =
+        program.outputs.iter().map(|(_, ty)| Tensor::zeros(ty.dtype, &ty.shape())).collect();
+    let mut arena = vec![POISON; program.arena_bytes as usize];
+    let (outputs_at, constants_at) = (inputs.len(), inputs.len() + outputs.len());
+    let arena_at = constants_at + program.constants.len();
+    let argument = |place: &Place| match *place {
+        Place::Input(i) => Argument { region: i as usize, offset: 0 },
+        Place::Output(i) => Argument { region: outputs_at + i as usize, offset: 0 },
+        Place::Constant(i) => Argument { region: constants_at + i as usize, offset: 0 },
+        Place::Arena(offset) => Argument { region: arena_at, offset: offset as usize },
+    };
+    let mut regions: Vec<Region<'_>> = inputs.iter().map(|t| Region::Read(t.bytes())).collect();
+    regions.extend(outputs.iter_mut().map(|t| Region::Write(t.bytes_mut())));
+    regions.extend(program.constants.iter().map(|t| Region::Read(t.bytes())));
+    regions.push(Region::Write(&mut arena));
+
+    let prepared: Vec<Prepared> = program.kernels.iter().map(Prepared::new).collect::<Result<_, _>>()?;
+    for step in &program.steps {
+        let args: Vec<Argument> = step.args.iter().map(argument).collect();
+        match &step.work {
+            Work::Kernel(k) => prepared[*k as usize].run(&mut regions, &args, Order::Forward)?,
+            Work::Interpret { op, ins, outs } => {
+                let fail = |message: String| Error::Eval { node: step.origin.join(", "), message };
+                let (from, to) = args.split_at(ins.len());
+                let operands: Vec<Tensor> = ins
+                    .iter()
+                    .zip(from)
+                    .map(|(ty, arg)| read_tensor(&regions, ty, *arg).map_err(fail))
+                    .collect::<Result<_, _>>()?;
+                let results = eval_op(op, &operands).map_err(fail)?;
+                for ((tensor, ty), arg) in results.iter().zip(outs).zip(to) {
+                    if tensor.ty() != *ty {
+                        return Err(fail(format!("{op:?} gives {}, expected {ty}", tensor.ty())));
+                    }
+                    write_tensor(&mut regions, tensor, *arg).map_err(fail)?;
+                }
+            }
+        }
+    }
+    drop(regions);
+    Ok(outputs)
+}
+
+fn read_tensor(regions: &[Region<'_>], ty: &TensorType, arg: Argument) -> Result<Tensor, String> {
+    let shape = ty.shape();
+    let len = shape.iter().product::<usize>() * ty.dtype.size();
+    let bytes = regions[arg.region].bytes().get(arg.offset..arg.offset + len);
+    let bytes = bytes.ok_or_else(|| format!("{ty} at byte {} is outside its memory", arg.offset))?;
+    Ok(Tensor::from_bytes(ty.dtype, &shape, bytes).expect("as many bytes as the type takes"))
+}
+
+fn write_tensor(regions: &mut [Region<'_>], tensor: &Tensor, arg: Argument) -> Result<(), String> {
+    let Region::Write(bytes) = &mut regions[arg.region] else {
+        return Err("a result is written to memory that is only read".to_string());
+    };
+    let to = bytes.get_mut(arg.offset..arg.offset + tensor.bytes().len());
+    to.ok_or_else(|| format!("{} at byte {} is outside its memory", tensor.ty(), arg.offset))?
+        .copy_from_slice(tensor.bytes());
+    Ok(())
+}
+
+/// What local buffers and the arena hold at first.
+const POISON: u8 = 0xa5;
+
+/// A kernel made ready to run.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    name: String,
+    buffers: Vec<Storage>,
+    /// What every slot holds at first: constants, else 0.
+    slots: Vec<u64>,
+    /// Bytes of all local buffers.
+    local_bytes: usize,
+    body: Vec<Step>,
+}
+
+/// A buffer: a parameter or a local, its element type and length.
+#[derive(Clone, Debug)]
+struct Storage {
+    name: String,
+    /// The parameter it is, or the byte among the locals where it starts.
+    place: Result<usize, usize>,
+    dtype: DType,
+    len: usize,
+}
+
+/// A sum over slots.
+#[derive(Clone, Debug)]
+struct Position {
+    constant: i64,
+    /// Loop variables: slot and coefficient.
+    direct: SmallVec<[(u32, i64); 3]>,
+    others: Vec<(Part, i64)>,
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    Div(Position, i64),
+    Mod(Position, i64),
+    /// A computed value and the number of values it may take.
+    Value(u32, usize),
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    For { var: u32, limit: usize, extent: Position, kind: LoopKind, body: Vec<Step> },
+    If { guards: Vec<(Position, usize)>, then: Vec<Step>, otherwise: Vec<Step> },
+    Load { to: u32, buffer: usize, index: Position, guards: Vec<(Position, usize)> },
+    Store { buffer: usize, index: Position, from: u32 },
+    Index { to: u32, index: Position },
+    Inside { to: u32, guards: Vec<(Position, usize)> },
+    Apply { to: u32, f: MachineFn, args: [u32; 3] },
+}
+
+impl Prepared {
+    /// Expands, verifies and prepares a kernel.
+    pub fn new(kernel: &Kernel) -> Result<Prepared, Error> {
+        let kernel = &super::expand_kernel(kernel);
+        super::verify_kernel(kernel)?;
+        let mut cx = Prepare { kernel, slots: vec![0; kernel.vals.len()], vars: HashMap::new() };
+        let body = cx.block(&kernel.body)?;
+        let (mut params, mut local_bytes) = (0, 0);
+        let buffers = kernel
+            .buffers
+            .values()
+            .map(|b| {
+                let place = match b.role.is_param() {
+                    true => Ok(params),
+                    false => Err(local_bytes),
+                };
+                match place {
+                    Ok(_) => params += 1,
+                    Err(_) => local_bytes += b.len * b.dtype.size(),
+                }
+                Storage { name: b.name.clone(), place, dtype: b.dtype, len: b.len }
+            })
+            .collect();
+        Ok(Prepared { name: kernel.name.clone(), buffers, slots: cx.slots, local_bytes, body })
+    }
+
+    /// Runs the kernel, its parameters being where `args` say.
+    pub fn run(&self, regions: &mut [Region<'_>], args: &[Argument], order: Order) -> Result<(), Error> {
+        let fail = |message: String| Error::Run { kernel: self.name.clone(), message };
+        let count = self.buffers.iter().filter(|b| b.place.is_ok()).count();
+        if args.len() != count {
+            return Err(fail(format!("takes {count} arguments, found {}", args.len())));
+        }
+        for buffer in &self.buffers {
+            let Ok(param) = buffer.place else { continue };
+            let found = args[param];
+            let bytes = regions.get(found.region).map_or(0, |r| r.bytes().len()).saturating_sub(found.offset);
+            if bytes < buffer.len * buffer.dtype.size() {
+                let (name, len) = (&buffer.name, buffer.len);
+                return Err(fail(format!("`{name}` takes {len} {}, found {bytes} bytes", buffer.dtype)));
+            }
+        }
+        let mut machine = Machine {
+            prepared: self,
+            regions,
+            args,
+            order,
+            slots: self.slots.clone(),
+            locals: vec![POISON; self.local_bytes],
+        };
+        machine.block(&self.body).map_err(fail)
+    }
+}
+
+struct Prepare<'k> {
+    kernel: &'k Kernel,
+    slots: Vec<u64>,
+    vars: HashMap<u32, u32>,
+}
+
+impl Prepare<'_> {
+    fn block(&mut self, block: &Block) -> Result<Vec<Step>, Error> {
+        let mut steps = Vec::with_capacity(block.len());
+        for stmt in block {
+            steps.extend(self.stmt(stmt)?);
+        }
+        Ok(steps)
+    }
+
+    fn stmt(&mut self, stmt: &Stmt) -> Result<Option<Step>, Error> {
+        Ok(Some(match stmt {
+            Stmt::For { var, extent, kind, body } => {
+                let extent = self.position(extent)?;
+                let slot = self.slots.len() as u32;
+                self.slots.push(0);
+                self.vars.insert(var.id, slot);
+                let body = self.block(body)?;
+                Step::For { var: slot, limit: var.extent, extent, kind: *kind, body }
+            }
+            Stmt::If { guards, then, otherwise } => Step::If {
+                guards: self.guards(guards)?,
+                then: self.block(then)?,
+                otherwise: self.block(otherwise)?,
+            },
+            Stmt::Store { buffer, index, val } => {
+                Step::Store { buffer: buffer.index(), index: self.position(index)?, from: slot_of(*val) }
+            }
+            Stmt::Let(definition) => {
+                let to = slot_of(definition.val);
+                match &definition.rhs {
+                    Rhs::Const(bits) => {
+                        let dtype = self.kernel.vals[definition.val];
+                        self.slots[to as usize] = match dtype {
+                            DType::Bool => u64::from(*bits != 0),
+                            _ => *bits,
+                        };
+                        return Ok(None);
+                    }
+                    Rhs::Load { buffer, index, guards } => Step::Load {
+                        to,
+                        buffer: buffer.index(),
+                        index: self.position(index)?,
+                        guards: self.guards(guards)?,
+                    },
+                    Rhs::Index(index) => Step::Index { to, index: self.position(index)? },
+                    Rhs::Inside(guards) => Step::Inside { to, guards: self.guards(guards)? },
+                    Rhs::Apply(f, args) => {
+                        let dtype = args.first().map(|&a| self.kernel.vals[a]);
+                        let machine = dtype.and_then(|dtype| machine_fn(*f, dtype)).ok_or_else(|| {
+                            let on = dtype.map_or("nothing", DType::name);
+                            self.fail(format!("{f} on {on} is not a primitive function"))
+                        })?;
+                        let mut slots = [0; 3];
+                        for (slot, &arg) in slots.iter_mut().zip(args) {
+                            *slot = slot_of(arg);
+                        }
+                        Step::Apply { to, f: machine, args: slots }
+                    }
+                }
+            }
+        }))
+    }
+
+    fn fail(&self, message: String) -> Error {
+        Error::Run { kernel: self.kernel.name.clone(), message }
+    }
+
+    fn guards(&self, guards: &[Guard]) -> Result<Vec<(Position, usize)>, Error> {
+        guards.iter().map(|g| Ok((self.position(&g.index)?, g.size))).collect()
+    }
+
+    fn position(&self, index: &Index) -> Result<Position, Error> {
+        let mut position = Position { constant: index.offset(), direct: SmallVec::new(), others: Vec::new() };
+        for (atom, c) in index.terms() {
+            let part = match atom {
+                Atom::Var(var) => {
+                    let slot = self.vars.get(&var.id);
+                    let slot = *slot.ok_or_else(|| self.fail(format!("{var} is used outside its loop")))?;
+                    position.direct.push((slot, *c));
+                    continue;
+                }
+                Atom::Div(x, d) => Part::Div(self.position(x)?, *d),
+                Atom::Mod(x, d) => Part::Mod(self.position(x)?, *d),
+                Atom::Value(val, extent) => Part::Value(slot_of(*val), *extent),
+            };
+            position.others.push((part, *c));
+        }
+        Ok(position)
+    }
+}
+
+fn slot_of(val: Val) -> u32 {
+    val.as_u32()
+}
+
+/// The state of a running kernel.
+struct Machine<'r, 'm> {
+    prepared: &'r Prepared,
+    regions: &'r mut [Region<'m>],
+    args: &'r [Argument],
+    order: Order,
+    slots: Vec<u64>,
+    locals: Vec<u8>,
+}
+
+impl Machine<'_, '_> {
+    fn block(&mut self, steps: &[Step]) -> Result<(), String> {
+        for step in steps {
+            match step {
+                Step::Apply { to, f, args: [a, b, c] } => {
+                    let at = |slot: u32| self.slots[slot as usize];
+                    self.slots[*to as usize] = f(at(*a), at(*b), at(*c));
+                }
+                Step::Load { to, buffer, index, guards } => {
+                    self.slots[*to as usize] = match self.all(guards)? {
+                        true => self.load(*buffer, self.position(index)?)?,
+                        false => 0,
+                    };
+                }
+                Step::Store { buffer, index, from } => {
+                    self.store(*buffer, self.position(index)?, self.slots[*from as usize])?;
+                }
+                Step::For { var, limit, extent, kind, body } => {
+                    self.repeat(*var, *limit, extent, *kind, body)?;
+                }
+                Step::If { guards, then, otherwise } => {
+                    let body = if self.all(guards)? { then } else { otherwise };
+                    self.block(body)?;
+                }
+                Step::Index { to, index } => self.slots[*to as usize] = self.position(index)? as u64,
+                Step::Inside { to, guards } => self.slots[*to as usize] = u64::from(self.all(guards)?),
+            }
+        }
+        Ok(())
+    }
+
+    fn repeat(
+        &mut self,
+        var: u32,
+        limit: usize,
+        extent: &Position,
+        kind: LoopKind,
+        body: &[Step],
+    ) -> Result<(), String> {
+        let count = self.position(extent)?.max(0) as u64;
+        if count > limit as u64 {
+            return Err(format!("a loop runs {count} times, its variable takes {limit} values"));
+        }
+        for i in 0..count {
+            self.slots[var as usize] = match (kind, self.order) {
+                (LoopKind::Parallel | LoopKind::Vector, Order::Backward) => count - 1 - i,
+                _ => i,
+            };
+            if kind == LoopKind::Parallel {
+                self.locals.fill(POISON);
+            }
+            self.block(body)?;
+        }
+        Ok(())
+    }
+
+    fn all(&self, guards: &[(Position, usize)]) -> Result<bool, String> {
+        for (position, size) in guards {
+            // A negative position is past any size when read as unsigned.
+            if self.position(position)? as u64 >= *size as u64 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn position(&self, position: &Position) -> Result<i64, String> {
+        let mut sum = position.constant;
+        for &(slot, c) in &position.direct {
+            sum = sum.wrapping_add((self.slots[slot as usize] as i64).wrapping_mul(c));
+        }
+        for (part, c) in &position.others {
+            let x = match part {
+                Part::Div(x, d) => self.position(x)?.div_euclid(*d),
+                Part::Mod(x, d) => self.position(x)?.rem_euclid(*d),
+                Part::Value(slot, extent) => {
+                    let x = self.slots[*slot as usize];
+                    if x >= *extent as u64 {
+                        return Err(format!("v{slot} is {}, which is not in 0..{extent}", x as i64));
+                    }
+                    x as i64
+                }
+            };
+            sum = sum.wrapping_add(x.wrapping_mul(*c));
+        }
+        Ok(sum)
+    }
+
+    fn outside(&self, buffer: usize, at: i64) -> String {
+        let Storage { name, len, .. } = &self.prepared.buffers[buffer];
+        format!("element {at} of `{name}`, which has {len}")
+    }
+
+    fn load(&self, buffer: usize, at: i64) -> Result<u64, String> {
+        let storage = &self.prepared.buffers[buffer];
+        if at as u64 >= storage.len as u64 {
+            return Err(self.outside(buffer, at));
+        }
+        let start = at as usize * storage.dtype.size();
+        let bytes = match storage.place {
+            Ok(param) => &self.regions[self.args[param].region].bytes()[self.args[param].offset + start..],
+            Err(local) => &self.locals[local + start..],
+        };
+        Ok(match storage.dtype.size() {
+            1 if storage.dtype == DType::Bool => u64::from(bytes[0] != 0),
+            1 => u64::from(bytes[0]),
+            2 => u64::from(u16::from_ne_bytes([bytes[0], bytes[1]])),
+            4 => u64::from(u32::from_ne_bytes(bytes[..4].try_into().expect("four bytes"))),
+            _ => u64::from_ne_bytes(bytes[..8].try_into().expect("eight bytes")),
+        })
+    }
+
+    fn store(&mut self, buffer: usize, at: i64, bits: u64) -> Result<(), String> {
+        let storage = &self.prepared.buffers[buffer];
+        if at as u64 >= storage.len as u64 {
+            return Err(self.outside(buffer, at));
+        }
+        let start = at as usize * storage.dtype.size();
+        let bytes = match storage.place {
+            Ok(param) => match &mut self.regions[self.args[param].region] {
+                Region::Write(bytes) => &mut bytes[self.args[param].offset + start..],
+                Region::Read(_) => {
+                    return Err(format!("`{}` lies in memory that is only read", storage.name));
+                }
+            },
+            Err(local) => &mut self.locals[local + start..],
+        };
+        match storage.dtype.size() {
+            1 => bytes[0] = bits as u8,
+            2 => bytes[..2].copy_from_slice(&(bits as u16).to_ne_bytes()),
+            4 => bytes[..4].copy_from_slice(&(bits as u32).to_ne_bytes()),
+            _ => bytes[..8].copy_from_slice(&bits.to_ne_bytes()),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loops::{KernelBuilder, Role};
+    use crate::scalar::ScalarFn;
+
+    #[test]
+    fn a_matrix_product_in_a_register_tile() {
+        let (m, n, k) = (3, 4, 5);
+        let mut b = KernelBuilder::new("product");
+        let x = b.buffer("x", DType::F32, m * k, Role::In);
+        let y = b.buffer("y", DType::F32, k * n, Role::In);
+        let z = b.buffer("z", DType::F32, m * n, Role::Out);
+        let acc = b.buffer("acc", DType::F32, n, Role::Register);
+        b.repeat(LoopKind::Parallel, m, |b, row| {
+            b.repeat(LoopKind::Vector, n, |b, col| {
+                let zero = b.constant(DType::F32, 0.0);
+                b.store(acc, col, zero);
+            });
+            b.repeat(LoopKind::Serial, k, |b, i| {
+                b.repeat(LoopKind::Vector, n, |b, col| {
+                    let p = b.load(x, row.mul(k as i64).add(&i));
+                    let q = b.load(y, i.mul(n as i64).add(&col));
+                    let sum = b.load(acc, col.clone());
+                    let sum = b.apply(ScalarFn::Fma, &[p, q, sum]);
+                    b.store(acc, col, sum);
+                });
+            });
+            b.repeat(LoopKind::Vector, n, |b, col| {
+                let sum = b.load(acc, col.clone());
+                b.store(z, row.mul(n as i64).add(&col), sum);
+            });
+        });
+        let kernel = b.finish();
+        let p = Tensor::from_fn::<f32>(&[m, k], |i| i as f32);
+        let q = Tensor::from_fn::<f32>(&[k, n], |i| 1.0 - i as f32);
+        for order in [Order::Forward, Order::Backward] {
+            let mut out = Tensor::zeros(DType::F32, &[m, n]);
+            let mut args = [Region::Read(p.bytes()), Region::Read(q.bytes()), Region::Write(out.bytes_mut())];
+            let places = [0, 1, 2].map(|region| Argument { region, offset: 0 });
+            Prepared::new(&kernel).unwrap().run(&mut args, &places, order).unwrap();
+            let (p, q) = (p.to_f64s(), q.to_f64s());
+            let expected: Vec<f64> =
+                (0..m * n).map(|i| (0..k).map(|j| p[i / n * k + j] * q[j * n + i % n]).sum()).collect();
+            assert_eq!(out.to_f64s(), expected);
+        }
+    }
+
+    #[test]
+    fn guards_keep_loads_inside() {
+        let mut b = KernelBuilder::new("pad");
+        let x = b.buffer("x", DType::I16, 3, Role::In);
+        let y = b.buffer("y", DType::I16, 5, Role::Out);
+        b.repeat(LoopKind::Vector, 5, |b, i| {
+            let at = i.add_const(-1);
+            let v = b.load_guarded(x, at.clone(), vec![Guard::new(at, 3)]);
+            b.store(y, i, v);
+        });
+        let kernel = b.finish();
+        let x = Tensor::new::<i16>(&[3], &[-1, 2, 3]);
+        let mut y = Tensor::zeros(DType::I16, &[5]);
+        run_kernel(&kernel, &mut [Region::Read(x.bytes()), Region::Write(y.bytes_mut())]).unwrap();
+        assert_eq!(y.to_ints(), [0, -1, 2, 3, 0]);
+    }
+}

@@ -6,9 +6,11 @@
 //! that machine code is made from. [`mod@interpret`] runs kernels and is the bit-exact oracle of
 //! generated code.
 
+mod expand;
 mod index;
 pub mod interpret;
 mod kernel;
+mod machine;
 mod nest;
 mod program;
 mod text;
@@ -16,8 +18,10 @@ mod verify;
 
 use cranelift_entity::entity_impl;
 
+pub use expand::expand_kernel;
 pub use index::{Atom, Index, Var};
 pub use kernel::{Block, Buffer, BufferData, Kernel, KernelBuilder, Let, LoopKind, Rhs, Role, Stmt};
+pub use machine::{MachineFn, machine_fn};
 pub use nest::{Expr, Guard, Nest, NestBuilder, Reduction};
 pub use program::{Place, Program, Step, Work};
 pub use text::{parse_kernel, print_kernel};

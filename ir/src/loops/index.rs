@@ -149,6 +149,15 @@ impl Index {
         found
     }
 
+    /// Every computed value that occurs, with the number of values it may take.
+    pub fn visit_extents(&self, visit: &mut impl FnMut(Val, usize)) {
+        self.visit_atoms(&mut |atom| {
+            if let Atom::Value(val, extent) = atom {
+                visit(*val, *extent);
+            }
+        });
+    }
+
     fn visit_atoms(&self, visit: &mut impl FnMut(&Atom)) {
         for (atom, _) in &self.terms {
             visit(atom);

@@ -1,1 +1,6 @@
 //! Windlass: passes.
+
+#![forbid(unsafe_code)]
+
+pub mod formula;
+pub mod units;

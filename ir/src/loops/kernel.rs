@@ -187,12 +187,28 @@ impl Kernel {
     }
 }
 
-/// Builds a [`Kernel`], innermost block last opened.
+/// Builds a [`Kernel`]. Blocks are opened and closed like brackets; values can be defined in any block
+/// still open, which is how code moves out of loops.
 #[derive(Clone, Debug)]
 pub struct KernelBuilder {
     kernel: Kernel,
-    open: Vec<Block>,
+    open: Vec<Frame>,
     next_var: u32,
+}
+
+/// A block being built, and the statement it will belong to.
+#[derive(Clone, Debug)]
+struct Frame {
+    opens: Opens,
+    block: Block,
+}
+
+#[derive(Clone, Debug)]
+enum Opens {
+    Body,
+    Loop { var: Var, extent: Index, kind: LoopKind },
+    Then(Vec<Guard>),
+    Else(Vec<Guard>, Block),
 }
 
 impl KernelBuilder {
@@ -204,7 +220,7 @@ impl KernelBuilder {
             vals: PrimaryMap::new(),
             body: Vec::new(),
         };
-        KernelBuilder { kernel, open: vec![Vec::new()], next_var: 0 }
+        KernelBuilder { kernel, open: vec![Frame { opens: Opens::Body, block: Vec::new() }], next_var: 0 }
     }
 
     /// Declares a buffer; parameters are passed in the order of declaration.
@@ -223,60 +239,87 @@ impl KernelBuilder {
         self.kernel.vals[val]
     }
 
-    /// The kernel so far.
-    pub fn kernel(&self) -> &Kernel {
-        &self.kernel
+    /// The number of open blocks, less the kernel's own: 0 outside all loops.
+    pub fn depth(&self) -> usize {
+        self.open.len() - 1
+    }
+
+    fn push_at(&mut self, depth: usize, stmt: Stmt) {
+        self.open[depth].block.push(stmt);
     }
 
     fn push(&mut self, stmt: Stmt) {
-        self.open.last_mut().expect("a block is open").push(stmt);
+        self.push_at(self.depth(), stmt);
     }
 
-    /// Appends a statement made elsewhere.
-    pub fn stmt(&mut self, stmt: Stmt) {
+    /// Opens a loop of constant extent and returns its variable.
+    pub fn begin_loop(&mut self, kind: LoopKind, extent: usize) -> Var {
+        let var = self.fresh_var(extent);
+        let extent = Index::constant(extent as i64);
+        self.open.push(Frame { opens: Opens::Loop { var, extent, kind }, block: Vec::new() });
+        var
+    }
+
+    /// Opens the block that runs if all guards hold.
+    pub fn begin_if(&mut self, guards: &[Guard]) {
+        self.open.push(Frame { opens: Opens::Then(guards.to_vec()), block: Vec::new() });
+    }
+
+    /// Closes the block of [`Self::begin_if`] and opens the one that runs if a guard fails.
+    ///
+    /// # Panics
+    /// If the innermost open block is not that of an `if`.
+    pub fn begin_else(&mut self) {
+        let frame = self.open.pop().expect("a block is open");
+        let Opens::Then(guards) = frame.opens else { panic!("else without if") };
+        self.open.push(Frame { opens: Opens::Else(guards, frame.block), block: Vec::new() });
+    }
+
+    /// Closes the innermost block.
+    ///
+    /// # Panics
+    /// If only the kernel's own block is open.
+    pub fn end(&mut self) {
+        let Frame { opens, block } = self.open.pop().expect("a block is open");
+        let stmt = match opens {
+            Opens::Body => panic!("the kernel's own block is closed by `finish`"),
+            Opens::Loop { var, extent, kind } => Stmt::For { var, extent, kind, body: block },
+            Opens::Then(guards) => Stmt::If { guards, then: block, otherwise: Vec::new() },
+            Opens::Else(guards, then) => Stmt::If { guards, then, otherwise: block },
+        };
         self.push(stmt);
     }
 
     /// A loop of constant extent around what `body` builds.
     pub fn repeat(&mut self, kind: LoopKind, extent: usize, body: impl FnOnce(&mut KernelBuilder, Index)) {
-        let var = self.fresh_var(extent);
-        self.repeat_var(kind, var, Index::constant(extent as i64), |b| body(b, Index::var(var)));
+        let var = self.begin_loop(kind, extent);
+        body(self, Index::var(var));
+        self.end();
     }
 
-    /// A loop over a given variable whose number of iterations may depend on outer ones.
-    pub fn repeat_var(
+    /// A loop whose number of iterations depends on outer variables; `bound` is the most it can be.
+    pub fn repeat_while_below(
         &mut self,
-        kind: LoopKind,
-        var: Var,
+        bound: usize,
         extent: Index,
-        body: impl FnOnce(&mut KernelBuilder),
+        body: impl FnOnce(&mut KernelBuilder, Index),
     ) {
-        self.open.push(Vec::new());
-        body(self);
-        let body = self.open.pop().expect("the block just opened");
-        self.push(Stmt::For { var, extent, kind, body });
+        let var = self.fresh_var(bound);
+        let opens = Opens::Loop { var, extent, kind: LoopKind::Serial };
+        self.open.push(Frame { opens, block: Vec::new() });
+        body(self, Index::var(var));
+        self.end();
     }
 
-    /// Runs what `then` builds if all guards hold, else what `otherwise` builds.
-    pub fn branch(
-        &mut self,
-        guards: &[Guard],
-        then: impl FnOnce(&mut KernelBuilder),
-        otherwise: impl FnOnce(&mut KernelBuilder),
-    ) {
-        self.open.push(Vec::new());
-        then(self);
-        let then = self.open.pop().expect("the block just opened");
-        self.open.push(Vec::new());
-        otherwise(self);
-        let otherwise = self.open.pop().expect("the block just opened");
-        self.push(Stmt::If { guards: guards.to_vec(), then, otherwise });
-    }
-
-    /// Defines a value.
+    /// Defines a value in the innermost block.
     pub fn define(&mut self, dtype: DType, rhs: Rhs) -> Val {
+        self.define_at(self.depth(), dtype, rhs)
+    }
+
+    /// Defines a value in an open block further out, before the block that is open inside it.
+    pub fn define_at(&mut self, depth: usize, dtype: DType, rhs: Rhs) -> Val {
         let val = self.kernel.vals.push(dtype);
-        self.push(Stmt::Let(Let { val, rhs }));
+        self.push_at(depth, Stmt::Let(Let { val, rhs }));
         val
     }
 
@@ -312,9 +355,13 @@ impl KernelBuilder {
     }
 
     /// The finished kernel.
+    ///
+    /// # Panics
+    /// If a block is still open.
     pub fn finish(mut self) -> Kernel {
-        self.kernel.body = self.open.pop().expect("the outermost block");
-        debug_assert!(self.open.is_empty(), "every block is closed");
+        let frame = self.open.pop().expect("the kernel's own block");
+        assert!(self.open.is_empty(), "every block is closed");
+        self.kernel.body = frame.block;
         self.kernel
     }
 }

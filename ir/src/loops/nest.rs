@@ -348,34 +348,51 @@ impl NestBuilder {
         }
     }
 
-    /// Copies result `root` of another nest, at `index` instead of its domain.
+    /// Copies results of another nest, at `index` instead of its domain.
     ///
     /// `load` gives the value of an element of an operand of that nest: a load of an operand of this
     /// one, or again an inlined formula. Reductions get fresh variables.
     pub fn inline(
         &mut self,
         source: &Nest,
-        root: usize,
+        roots: &[Val],
         index: &[Index],
         load: &mut impl FnMut(&mut NestBuilder, u32, &[Index], &[Guard]) -> Val,
-    ) -> Val {
+    ) -> Vec<Val> {
+        self.inline_binding(source, roots, index, load, &mut |b, vars| {
+            let fresh: Vec<Var> = vars.iter().map(|v| b.fresh_var(v.extent)).collect();
+            let indices = fresh.iter().map(|&v| Index::var(v)).collect();
+            (fresh, indices)
+        })
+    }
+
+    /// Like [`Self::inline`], but `bind` says which variables a reduction gets, and what the variables
+    /// it had become in terms of those.
+    pub fn inline_binding(
+        &mut self,
+        source: &Nest,
+        roots: &[Val],
+        index: &[Index],
+        load: &mut impl FnMut(&mut NestBuilder, u32, &[Index], &[Guard]) -> Val,
+        bind: &mut impl FnMut(&mut NestBuilder, &[Var]) -> (Vec<Var>, Vec<Index>),
+    ) -> Vec<Val> {
         debug_assert_eq!(index.len(), source.domain.len());
-        let mut vars: HashMap<Var, Index> =
-            source.domain.iter().copied().zip(index.iter().cloned()).collect();
-        let needed = source.needed(source.roots[root]);
+        let mut vars: HashMap<Var, Index> = source.domain.iter().copied().zip(index.iter().cloned()).collect();
+        let mut bound_by: HashMap<Val, Vec<Var>> = HashMap::new();
+        let needed = source.needed(roots);
         for &val in &needed {
             if let Expr::Reduce { vars: bound, .. } = source.expr(val) {
-                for &var in bound {
-                    let fresh = self.fresh_var(var.extent);
-                    vars.insert(var, Index::var(fresh));
-                }
+                let (fresh, indices) = bind(self, bound);
+                vars.extend(bound.iter().copied().zip(indices));
+                bound_by.insert(val, fresh);
             }
         }
         let mut copies: HashMap<Val, Val> = HashMap::new();
         for &val in &needed {
             let (expr, dtype) = &source.exprs[val];
-            let map =
-                |index: &Index| index.map_values(&|v| copies[&v]).substitute(&|v| vars.get(&v).cloned());
+            let map = |index: &Index| {
+                index.map_values(&|v| copies[&v]).substitute(&|v| vars.get(&v).cloned())
+            };
             let map_guards = |guards: &[Guard]| -> Vec<Guard> {
                 guards.iter().map(|g| Guard::new(map(&g.index), g.size)).collect()
             };
@@ -398,16 +415,17 @@ impl NestBuilder {
                     let args: SmallVec<[Val; 3]> = args.iter().map(|a| copies[a]).collect();
                     self.apply(*f, &args)
                 }
-                Expr::Reduce { kind, vars: bound, arg } => {
-                    let bound =
-                        bound.iter().map(|v| vars[v].as_var().expect("fresh variables are variables"));
-                    let expr = Expr::Reduce { kind: *kind, vars: bound.collect(), arg: copies[arg] };
-                    self.intern(expr, *dtype)
+                Expr::Reduce { kind, arg, .. } => {
+                    let vars = bound_by.remove(&val).expect("bound above");
+                    match vars.is_empty() {
+                        true => copies[arg],
+                        false => self.intern(Expr::Reduce { kind: *kind, vars, arg: copies[arg] }, *dtype),
+                    }
                 }
             };
             copies.insert(val, copy);
         }
-        copies[&source.roots[root]]
+        roots.iter().map(|root| copies[root]).collect()
     }
 
     /// The nest with these results.
@@ -418,11 +436,11 @@ impl NestBuilder {
 }
 
 impl Nest {
-    /// The expressions that `root` depends on, itself included, operands first.
-    pub fn needed(&self, root: Val) -> Vec<Val> {
+    /// The expressions that the roots depend on, themselves included, operands first.
+    pub fn needed(&self, roots: &[Val]) -> Vec<Val> {
         let mut needed = vec![false; self.exprs.len()];
         let at = |v: Val| cranelift_entity::EntityRef::index(v);
-        needed[at(root)] = true;
+        roots.iter().for_each(|&root| needed[at(root)] = true);
         for (val, (expr, _)) in self.exprs.iter().rev() {
             if needed[at(val)] {
                 expr.visit_operands(&mut |v| needed[at(v)] = true);

@@ -1,0 +1,202 @@
+//! Questions about a nest's formulas, and rewrites that keep their meaning: free variables, flat
+//! operands, merged loops.
+
+use std::collections::BTreeSet;
+
+use cranelift_entity::SecondaryMap;
+use windlass_ir::loops::{Atom, Expr, Guard, Index, Nest, NestBuilder, Val, Var};
+use windlass_ir::strides;
+
+/// The variables each expression depends on, without those its reductions bind.
+pub fn free_vars(nest: &Nest) -> SecondaryMap<Val, BTreeSet<Var>> {
+    let mut free: SecondaryMap<Val, BTreeSet<Var>> = SecondaryMap::new();
+    for (val, (expr, _)) in nest.exprs.iter() {
+        let mut vars: BTreeSet<Var> = BTreeSet::new();
+        visit_indices(expr, &mut |index| vars.extend(index.vars()));
+        expr.visit_operands(&mut |v| vars.extend(free[v].iter().copied()));
+        if let Expr::Reduce { vars: bound, .. } = expr {
+            bound.iter().for_each(|v| {
+                vars.remove(v);
+            });
+        }
+        free[val] = vars;
+    }
+    free
+}
+
+/// Every index in an expression.
+pub fn visit_indices(expr: &Expr, visit: &mut impl FnMut(&Index)) {
+    match expr {
+        Expr::Load { index, guards, .. } => {
+            index.iter().for_each(&mut *visit);
+            guards.iter().for_each(|g| visit(&g.index));
+        }
+        Expr::Index(index) => visit(index),
+        Expr::Inside(guards) => guards.iter().for_each(|g| visit(&g.index)),
+        Expr::Const(_) | Expr::Apply(..) | Expr::Reduce { .. } => {}
+    }
+}
+
+/// The flat position of an index in a row-major operand of this shape.
+///
+/// Dimensions of size 0 are never read, so their stride does not matter.
+fn flat_index(index: &[Index], shape: &[usize]) -> Index {
+    let steps = strides(shape);
+    index.iter().zip(&steps).fold(Index::constant(0), |flat, (i, &step)| flat.add(&i.mul(step as i64)))
+}
+
+/// The same nest with every operand seen as one dimension.
+pub fn flatten_operands(nest: &Nest) -> Nest {
+    let mut builder = NestBuilder::new(&nest.shape());
+    for operand in &nest.operands {
+        builder.operand(operand.dtype, &[operand.shape.iter().product()]);
+    }
+    let domain = builder.domain();
+    let roots = builder.inline(nest, &nest.roots, &domain, &mut |b, operand, index, guards| {
+        let flat = flat_index(index, &nest.operands[operand as usize].shape);
+        b.load_guarded(operand, &[flat], guards)
+    });
+    builder.finish(&roots)
+}
+
+/// Which reduction variables are given in place of a reduction's own, see [`NestBuilder::inline_binding`].
+type Bind<'a> = &'a mut dyn FnMut(&mut NestBuilder, &[Var]) -> (Vec<Var>, Vec<Index>);
+
+/// The nest over another domain: `index` gives the old domain's variables in terms of the new one's.
+fn over_domain(nest: &Nest, shape: &[usize], index: impl Fn(&[Index]) -> Vec<Index>, bind: Bind<'_>) -> Nest {
+    let mut builder = NestBuilder::new(shape);
+    for operand in &nest.operands {
+        builder.operand(operand.dtype, &operand.shape);
+    }
+    let index = index(&builder.domain());
+    let load = &mut |b: &mut NestBuilder, operand: u32, index: &[Index], guards: &[Guard]| {
+        b.load_guarded(operand, index, guards)
+    };
+    let roots = builder.inline_binding(nest, &nest.roots, &index, load, &mut |b, vars| bind(b, vars));
+    builder.finish(&roots)
+}
+
+fn fresh(b: &mut NestBuilder, vars: &[Var]) -> (Vec<Var>, Vec<Index>) {
+    let fresh: Vec<Var> = vars.iter().map(|v| b.fresh_var(v.extent)).collect();
+    let indices = fresh.iter().map(|&v| Index::var(v)).collect();
+    (fresh, indices)
+}
+
+/// How many divisions, moduli and terms the indices hold: what merging must not raise.
+fn index_cost(nest: &Nest) -> usize {
+    fn cost(index: &Index) -> usize {
+        let atom = |atom: &Atom| match atom {
+            Atom::Var(_) | Atom::Value(..) => 1,
+            Atom::Div(x, _) | Atom::Mod(x, _) => 1000 + cost(x),
+        };
+        index.terms().iter().map(|(a, _)| atom(a)).sum()
+    }
+    let needed = nest.needed(&nest.roots);
+    let mut total = 0;
+    for val in needed {
+        visit_indices(nest.expr(val), &mut |index| total += cost(index));
+    }
+    total
+}
+
+/// Merges neighbouring domain variables, and neighbouring variables of a reduction, wherever the index
+/// maps stay as simple: `x[8*i + j]` for i, j over 4 and 8 becomes `x[k]` for k over 32.
+///
+/// Operands must be flat. The domain's row-major order, in which results are stored, stays.
+pub fn merge_loops(nest: Nest) -> Nest {
+    let mut nest = nest;
+    let mut at = nest.domain.len().saturating_sub(1);
+    while at > 0 {
+        at -= 1;
+        let mut shape = nest.shape();
+        let inner = shape.remove(at + 1);
+        let merged_extent = shape[at] * inner;
+        shape[at] = merged_extent;
+        let split = |domain: &[Index]| {
+            let mut index = domain.to_vec();
+            index.insert(at + 1, domain[at].rem(inner.max(1) as i64));
+            index[at] = domain[at].div(inner.max(1) as i64);
+            index
+        };
+        let merged = over_domain(&nest, &shape, split, &mut fresh);
+        if index_cost(&merged) <= index_cost(&nest) {
+            nest = merged;
+        }
+    }
+    merge_reductions(nest)
+}
+
+fn merge_reductions(mut nest: Nest) -> Nest {
+    // Position `at` of every reduction that has it is merged with the next, if that is no worse.
+    let longest = |nest: &Nest| {
+        let len = |(expr, _): &(Expr, _)| if let Expr::Reduce { vars, .. } = expr { vars.len() } else { 0 };
+        nest.exprs.values().map(len).max().unwrap_or(0)
+    };
+    let mut at = longest(&nest).saturating_sub(1);
+    while at > 0 {
+        at -= 1;
+        let shape = nest.shape();
+        let merged = over_domain(&nest, &shape, <[Index]>::to_vec, &mut |b, vars| {
+            if vars.len() <= at + 1 {
+                return fresh(b, vars);
+            }
+            let inner = vars[at + 1].extent.max(1);
+            let mut kept = vars.to_vec();
+            kept.remove(at + 1);
+            kept[at].extent *= vars[at + 1].extent;
+            let (kept, mut indices) = fresh(b, &kept);
+            indices.insert(at + 1, indices[at].rem(inner as i64));
+            indices[at] = indices[at].div(inner as i64);
+            (kept, indices)
+        });
+        if index_cost(&merged) <= index_cost(&nest) {
+            nest = merged;
+        }
+    }
+    nest
+}
+
+/// An estimate of the arithmetic of one evaluation of an expression, reductions excluded: 1 a machine
+/// operation, more for functions that expand.
+pub fn own_cost(expr: &Expr) -> u64 {
+    match expr {
+        Expr::Load { guards, .. } => 1 + guards.len() as u64,
+        Expr::Const(_) => 0,
+        Expr::Index(_) => 1,
+        Expr::Inside(guards) => guards.len() as u64,
+        Expr::Apply(f, _) if f.is_primitive() => 1,
+        Expr::Apply(..) => 15,
+        Expr::Reduce { .. } => 1,
+    }
+}
+
+/// Operations for one point of the domain, each reduction counted as often as it runs.
+pub fn point_cost(nest: &Nest, roots: &[Val]) -> u64 {
+    let free = free_vars(nest);
+    let mut extents: SecondaryMap<Val, u64> = SecondaryMap::new();
+    let needed = nest.needed(roots);
+    needed.iter().for_each(|&v| extents[v] = 1);
+    // How often a value is computed: the product of the reduction variables it depends on.
+    let domain: BTreeSet<Var> = nest.domain.iter().copied().collect();
+    let mut total = 0u64;
+    for &val in &needed {
+        let runs: u64 = free[val].difference(&domain).map(|v| v.extent as u64).product();
+        let runs = match nest.expr(val) {
+            Expr::Reduce { vars, .. } => vars.iter().map(|v| v.extent as u64).product::<u64>() * runs,
+            _ => runs,
+        };
+        total = total.saturating_add(own_cost(nest.expr(val)).saturating_mul(runs));
+    }
+    total
+}
+
+/// Whether the nest is a copy of its one operand in the same row-major order.
+pub fn is_identity(nest: &Nest) -> bool {
+    let [root] = nest.roots.as_slice() else { return false };
+    let Expr::Load { operand, index, guards } = nest.expr(*root) else { return false };
+    let from = &nest.operands[*operand as usize];
+    let domain: Vec<Index> = nest.domain.iter().map(|&v| Index::var(v)).collect();
+    let shape = nest.shape();
+    let same_len = from.shape.iter().product::<usize>() == shape.iter().product::<usize>();
+    guards.is_empty() && same_len && flat_index(index, &from.shape) == flat_index(&domain, &shape)
+}

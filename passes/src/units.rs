@@ -1,0 +1,163 @@
+//! Units: a graph lowered op by op to formulas, kernels and interpreted ops, over buffers.
+//!
+//! This is the form between graphs and programs. Fusion merges units, packing changes the layout of
+//! the buffers between them, scheduling turns each formula into a kernel, and planning gives every
+//! buffer its place.
+
+use cranelift_entity::{PrimaryMap, SecondaryMap, entity_impl};
+use windlass_ir::loops::{Kernel, Nest};
+use windlass_ir::ops::{Lowered, Op};
+use windlass_ir::{DType, Error, Graph, Shape, Tensor, TensorType, Value};
+
+/// Identifies a buffer between units.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Buf(u32);
+entity_impl!(Buf, "buf");
+
+/// A buffer: row-major elements of a shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BufData {
+    /// The element type.
+    pub dtype: DType,
+    /// The shape.
+    pub shape: Shape,
+    /// The contents, if known when compiling.
+    pub constant: Option<Tensor>,
+}
+
+impl BufData {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The type of its contents.
+    pub fn ty(&self) -> TensorType {
+        TensorType::fixed(self.dtype, &self.shape)
+    }
+}
+
+/// What a unit computes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UnitWork {
+    /// A formula, yet to be scheduled.
+    Nest(Box<Nest>),
+    /// Scheduled loops; parameters are the operands, then the results.
+    Kernel(Box<Kernel>),
+    /// An op that the interpreter runs.
+    Interpret(Box<Op>),
+}
+
+/// One piece of work over buffers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unit {
+    /// What it computes.
+    pub work: UnitWork,
+    /// The buffers it reads, in the order of the nest's operands.
+    pub ins: Vec<Buf>,
+    /// The buffers it writes.
+    pub outs: Vec<Buf>,
+    /// The graph nodes it came from.
+    pub origin: Vec<String>,
+    /// Floating-point operations of contractions in it, an fma counting as two.
+    pub flops: u64,
+}
+
+/// A lowered graph: units in order, operands before users.
+#[derive(Clone, Debug, Default)]
+pub struct Units {
+    /// Every buffer.
+    pub bufs: PrimaryMap<Buf, BufData>,
+    /// The caller's inputs.
+    pub inputs: Vec<(String, Buf)>,
+    /// The caller's outputs.
+    pub outputs: Vec<(String, Buf)>,
+    /// The work.
+    pub units: Vec<Unit>,
+}
+
+impl Units {
+    /// Lowers every node of a graph whose dimensions are all fixed.
+    pub fn lower(graph: &Graph) -> Result<Units, Error> {
+        let mut units = Units::default();
+        let mut bufs: SecondaryMap<Value, Option<Buf>> = SecondaryMap::new();
+        for (name, value) in graph.inputs() {
+            let buf = units.add_buf(graph.ty(*value), name)?;
+            bufs[*value] = Some(buf);
+            units.inputs.push((name.clone(), buf));
+        }
+        units.lower_nodes(graph, &mut bufs, None)?;
+        let buf_of = |v: &Value| bufs[*v].expect("outputs are defined");
+        units.outputs = graph.outputs().iter().map(|(name, v)| (name.clone(), buf_of(v))).collect();
+        Ok(units)
+    }
+
+    /// How often each buffer is read, program outputs included.
+    pub fn use_counts(&self) -> SecondaryMap<Buf, u32> {
+        let mut counts = SecondaryMap::new();
+        let reads = self.units.iter().flat_map(|u| u.ins.iter().copied());
+        for buf in reads.chain(self.outputs.iter().map(|(_, b)| *b)) {
+            counts[buf] += 1;
+        }
+        counts
+    }
+
+    fn add_buf(&mut self, ty: &TensorType, subject: &str) -> Result<Buf, Error> {
+        let Some(shape) = ty.as_shape() else {
+            let message = format!("{ty} has dimensions that are not bound");
+            return Err(Error::Verify { invariant: "U1", message: format!("{subject}: {message}") });
+        };
+        Ok(self.bufs.push(BufData { dtype: ty.dtype, shape, constant: None }))
+    }
+
+    fn lower_nodes(
+        &mut self,
+        graph: &Graph,
+        bufs: &mut SecondaryMap<Value, Option<Buf>>,
+        within: Option<&str>,
+    ) -> Result<(), Error> {
+        for (node, data) in graph.nodes() {
+            if let Op::Constant(constant) = &data.op {
+                let buf = self.add_buf(&constant.value.ty(), "constant")?;
+                self.bufs[buf].constant = Some(constant.value.clone());
+                bufs[data.outs[0]] = Some(buf);
+                continue;
+            }
+            let origin = within.map_or_else(|| graph.describe(node), str::to_string);
+            let types = |values: &[Value]| -> Vec<TensorType> { values.iter().map(|&v| graph.ty(v).clone()).collect() };
+            let ins: Vec<Buf> = data.ins.iter().map(|&v| bufs[v].expect("operands come first")).collect();
+            let (in_types, out_types) = (types(&data.ins), types(&data.outs));
+            let unbound = in_types.iter().chain(&out_types).find(|ty| ty.as_shape().is_none());
+            if let Some(ty) = unbound {
+                let message = format!("{origin}: {ty} has dimensions that are not bound");
+                return Err(Error::Verify { invariant: "U1", message });
+            }
+            let lowered = data.op.lower(&in_types, &out_types)?;
+            if let Lowered::Graph(body) = lowered {
+                let mut inner: SecondaryMap<Value, Option<Buf>> = SecondaryMap::new();
+                for ((_, value), &buf) in body.inputs().iter().zip(&ins) {
+                    inner[*value] = Some(buf);
+                }
+                self.lower_nodes(&body, &mut inner, Some(&origin))?;
+                for (&value, (_, out)) in data.outs.iter().zip(body.outputs()) {
+                    bufs[value] = inner[*out];
+                }
+                continue;
+            }
+            let mut outs = Vec::new();
+            for (&value, ty) in data.outs.iter().zip(&out_types) {
+                let buf = self.add_buf(ty, &origin)?;
+                bufs[value] = Some(buf);
+                outs.push(buf);
+            }
+            let work = match lowered {
+                Lowered::Nest(nest) => UnitWork::Nest(nest),
+                Lowered::Kernel(kernel) => UnitWork::Kernel(kernel),
+                Lowered::Interpret => UnitWork::Interpret(Box::new(data.op.clone())),
+                Lowered::Graph(_) => unreachable!("handled above"),
+            };
+            self.units.push(Unit { work, ins, outs, origin: vec![origin], flops: 0 });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! `fold`: evaluates at compile time what depends on constants alone.
+//!
+//! The interpreter evaluates, so folding means what running would. Two things are left to run time:
+//! results much larger than what they are made from (a broadcast or a range is cheaper to compute
+//! than to store), and work that would make compiling slow.
+
+use windlass_ir::graph::Values;
+use windlass_ir::{Graph, Node, Op, Tensor, eval_op};
+
+use crate::cx::PassCx;
+use crate::error::Error;
+use crate::manager::Pass;
+use crate::reason::Reason;
+use crate::rewrite::rewrite;
+use crate::stats::node_work;
+
+/// The pass.
+pub const PASS: Pass = Pass { name: "fold", help: "evaluate what depends on constants alone", run };
+
+fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
+    rewrite(graph, cx, |edit, node, cx| {
+        let op = &graph.node(node).op;
+        if matches!(op, Op::Constant(_)) || !op.is_pure() {
+            return Ok(None);
+        }
+        let ins = edit.map_all(&graph.node(node).ins);
+        let built = edit.graph();
+        let Some(values) = ins.iter().map(|&v| built.as_constant(v).cloned()).collect::<Option<Vec<_>>>()
+        else {
+            return Ok(None);
+        };
+        if let Some(reason) = obstacle(graph, node, &values, cx) {
+            cx.blocked("constant", || graph.describe(node), || reason);
+            return Ok(None);
+        }
+        let outs = match eval_op(op, &values) {
+            Ok(outs) => outs,
+            Err(message) => {
+                cx.blocked("constant", || graph.describe(node), || Reason::Eval(message));
+                return Ok(None);
+            }
+        };
+        if !cx.fire("constant", || graph.describe(node)) {
+            return Ok(None);
+        }
+        Ok(Some(outs.into_iter().map(|t| edit.builder().constant(t)).collect::<Values>()))
+    })
+}
+
+/// Why a node of constant operands had better be left to run time.
+fn obstacle(graph: &Graph, node: Node, values: &[Tensor], cx: &PassCx) -> Option<Reason> {
+    let data = graph.node(node);
+    let bytes = |n: Option<usize>, size: usize| n.unwrap_or(0) as u64 * size as u64;
+    let read: u64 = values.iter().map(|t| t.bytes().len() as u64).sum();
+    let made: u64 = data.outs.iter().map(|&v| bytes(graph.ty(v).as_len(), graph.ty(v).dtype.size())).sum();
+    let growth = made.saturating_sub(read);
+    if growth > cx.options.fold_growth_bytes {
+        let limit = cx.options.fold_growth_bytes;
+        return Some(Reason::Limit { what: "bytes of growth", found: growth, limit });
+    }
+    let (found, limit) = (node_work(graph, node), cx.options.fold_work);
+    (found > limit).then_some(Reason::Limit { what: "scalar operations", found, limit })
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+    use windlass_ir::ScalarFn;
+    use windlass_ir::ops::Reshape;
+
+    use super::*;
+    use crate::testing::{after, blocked, graph, ops, weights};
+
+    #[test]
+    fn a_chain_of_constants_becomes_one() {
+        let g = graph(&[&[4]], |b, x| {
+            let c = weights(b, &[2, 2], 1);
+            let c = b.map(ScalarFn::Neg, &[c])?;
+            let c = b.push1(Reshape::to(&[4]), &[c])?;
+            Ok(smallvec![b.map(ScalarFn::Add, &[x[0], c])?])
+        });
+        let (g, _) = after(&g, &["fold"]);
+        assert_eq!((ops(&g).as_str(), g.node_count()), ("add 1", 2));
+    }
+
+    #[test]
+    fn a_large_broadcast_is_left() {
+        let g = graph(&[&[4]], |b, x| {
+            let (row, column) = (weights(b, &[1, 400], 1), weights(b, &[400, 1], 2));
+            Ok(smallvec![x[0], b.map(ScalarFn::Add, &[row, column])?])
+        });
+        let (g, records) = after(&g, &["fold"]);
+        assert_eq!(ops(&g), "add 1");
+        assert!(
+            matches!(blocked(&records, "constant"), Some(Reason::Limit { found: 636_800, .. })),
+            "{records:?}"
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! Every pass, and the pipelines made of them, as plain data.
+
+use crate::error::Error;
+use crate::graph::{cse, dce, fold, simplify};
+use crate::manager::Pass;
+
+/// A part of a pipeline.
+#[derive(Clone, Copy)]
+pub enum Stage {
+    /// One pass, once.
+    Pass(&'static Pass),
+    /// Passes in turn until none changes anything, at most `rounds` times.
+    Fixpoint {
+        /// The passes.
+        passes: &'static [&'static Pass],
+        /// The bound.
+        rounds: usize,
+    },
+}
+
+/// A named list of stages.
+pub struct Pipeline {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// What it is for, in a line.
+    pub help: &'static str,
+    /// What runs, in order.
+    pub stages: &'static [Stage],
+}
+
+/// Every pass over graphs, by name.
+pub const PASSES: &[&Pass] = &[&cse::PASS, &dce::PASS, &fold::PASS, &simplify::PASS];
+
+/// What every other pass relies on: each value computed once, nothing constant computed at all.
+const CLEAN: Stage = Stage::Fixpoint { passes: &[&simplify::PASS, &fold::PASS, &cse::PASS], rounds: 8 };
+
+/// Every pipeline, least work first.
+pub const PIPELINES: &[Pipeline] = &[
+    Pipeline { name: "O0", help: "leave the graph as it is", stages: &[Stage::Pass(&dce::PASS)] },
+    Pipeline {
+        name: "O1",
+        help: "remove what need not be computed",
+        stages: &[Stage::Pass(&dce::PASS), CLEAN],
+    },
+    Pipeline { name: "O2", help: "everything", stages: &[Stage::Pass(&dce::PASS), CLEAN] },
+];
+
+/// The pass of that name.
+pub fn pass(name: &str) -> Result<&'static Pass, Error> {
+    PASSES.iter().copied().find(|p| p.name == name).ok_or_else(|| {
+        let known: Vec<&str> = PASSES.iter().map(|p| p.name).collect();
+        Error::UnknownPass { name: name.to_string(), known: known.join(", ") }
+    })
+}
+
+/// The pipeline of that name.
+pub fn pipeline(name: &str) -> Option<&'static Pipeline> {
+    PIPELINES.iter().find(|p| p.name == name)
+}

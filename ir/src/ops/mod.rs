@@ -236,14 +236,20 @@ pub(crate) fn arity(ins: &[&TensorType], counts: std::ops::RangeInclusive<usize>
 }
 
 mod constant;
+mod conv;
 mod elementwise;
 mod matmul;
+mod points;
 mod reduce;
 mod reshape;
 mod shape_of;
+#[cfg(test)]
+mod testing;
 mod transpose;
+mod window;
 
 pub use constant::Constant;
+pub use conv::Conv;
 pub use elementwise::Elementwise;
 pub use matmul::MatMul;
 pub use reduce::{Reduce, ReduceKind};
@@ -259,4 +265,5 @@ define_ops! {
     transpose::Transpose,
     reduce::Reduce,
     matmul::MatMul,
+    conv::Conv,
 }

@@ -1,0 +1,45 @@
+//! Walking over the multi-dimensional indices of a shape, for evals.
+
+use crate::types::Shape;
+
+/// Every index of a shape, in row-major order; one empty index for rank 0.
+pub(crate) fn points(shape: &[usize]) -> impl Iterator<Item = Shape> {
+    let shape: Shape = shape.into();
+    let mut next: Option<Shape> = (!shape.contains(&0)).then(|| shape.iter().map(|_| 0).collect());
+    std::iter::from_fn(move || {
+        let current = next.take()?;
+        let mut following = current.clone();
+        for d in (0..shape.len()).rev() {
+            following[d] += 1;
+            if following[d] < shape[d] {
+                next = Some(following);
+                break;
+            }
+            following[d] = 0;
+        }
+        Some(current)
+    })
+}
+
+/// The dot product of an index and strides.
+pub(crate) fn position(index: &[usize], strides: &[usize]) -> usize {
+    index.iter().zip(strides).map(|(i, s)| i * s).sum()
+}
+
+/// A shape seen from one axis: (elements before, size of the axis, elements after).
+pub(crate) fn around(shape: &[usize], axis: usize) -> (usize, usize, usize) {
+    (shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_cover_a_shape_in_order() {
+        let all: Vec<Vec<usize>> = points(&[2, 2]).map(|p| p.to_vec()).collect();
+        assert_eq!(all, [[0, 0], [0, 1], [1, 0], [1, 1]]);
+        assert_eq!(points(&[]).count(), 1);
+        assert_eq!(points(&[3, 0]).count(), 0);
+    }
+}

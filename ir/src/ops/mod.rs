@@ -235,26 +235,47 @@ pub(crate) fn arity(ins: &[&TensorType], counts: std::ops::RangeInclusive<usize>
     Err(Violation::new("C0", format!("takes {wanted} operands, found {}", ins.len())))
 }
 
+mod batch_norm;
 mod constant;
 mod conv;
 mod elementwise;
+mod formula;
+mod gelu;
+mod group_norm;
+mod hardmax;
+mod layer_norm;
+mod lp_norm;
+mod lrn;
 mod matmul;
+mod max_pool_indices;
 mod points;
+mod pool;
 mod reduce;
 mod reshape;
 mod shape_of;
+mod softmax;
 #[cfg(test)]
 mod testing;
 mod transpose;
 mod window;
 
+pub use batch_norm::BatchNorm;
 pub use constant::Constant;
 pub use conv::Conv;
 pub use elementwise::Elementwise;
+pub use gelu::{Gelu, GeluForm, Silu};
+pub use group_norm::GroupNorm;
+pub use hardmax::Hardmax;
+pub use layer_norm::LayerNorm;
+pub use lp_norm::LpNorm;
+pub use lrn::Lrn;
 pub use matmul::MatMul;
+pub use max_pool_indices::MaxPoolIndices;
+pub use pool::{Pool, PoolKind};
 pub use reduce::{Reduce, ReduceKind};
 pub use reshape::Reshape;
 pub use shape_of::ShapeOf;
+pub use softmax::Softmax;
 pub use transpose::Transpose;
 
 define_ops! {
@@ -266,4 +287,15 @@ define_ops! {
     reduce::Reduce,
     matmul::MatMul,
     conv::Conv,
+    pool::Pool,
+    max_pool_indices::MaxPoolIndices,
+    softmax::Softmax,
+    hardmax::Hardmax,
+    layer_norm::LayerNorm,
+    group_norm::GroupNorm,
+    batch_norm::BatchNorm,
+    lrn::Lrn,
+    lp_norm::LpNorm,
+    gelu::Gelu,
+    gelu::Silu,
 }

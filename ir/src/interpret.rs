@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 
 use crate::error::Error;
 use crate::graph::{Graph, Value, resolve_late};
+use crate::limits::Limits;
 use crate::ops::Op;
 use crate::tensor::Tensor;
 use crate::types::TensorType;
@@ -85,6 +86,10 @@ pub fn eval_op(op: &Op, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
     let mut ins: SmallVec<[Tensor; 4]> = ins.into();
     resolve_late(&mut op, &mut ins, |t| Some(t.to_ints()));
     let types: Vec<TensorType> = ins.iter().map(Tensor::ty).collect();
-    op.infer(&types.iter().collect::<Vec<_>>()).map_err(|violation| violation.to_string())?;
+    let outs = op.infer(&types.iter().collect::<Vec<_>>()).map_err(|violation| violation.to_string())?;
+    // Late attributes are data: what they ask for is not limited by the graph's types.
+    for ty in &outs {
+        Limits::default().check_type(ty, || "its result".to_string()).map_err(|error| error.to_string())?;
+    }
     op.eval(&ins)
 }

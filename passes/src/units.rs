@@ -124,7 +124,9 @@ impl Units {
                 continue;
             }
             let origin = within.map_or_else(|| graph.describe(node), str::to_string);
-            let types = |values: &[Value]| -> Vec<TensorType> { values.iter().map(|&v| graph.ty(v).clone()).collect() };
+            let types = |values: &[Value]| -> Vec<TensorType> {
+                values.iter().map(|&v| graph.ty(v).clone()).collect()
+            };
             let ins: Vec<Buf> = data.ins.iter().map(|&v| bufs[v].expect("operands come first")).collect();
             let (in_types, out_types) = (types(&data.ins), types(&data.outs));
             let unbound = in_types.iter().chain(&out_types).find(|ty| ty.as_shape().is_none());

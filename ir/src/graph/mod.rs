@@ -282,6 +282,8 @@ pub(crate) fn resolve_late<T: Clone>(
         Ok(())
     };
     op.attrs(&mut fill).expect("filling attributes cannot fail");
+    dropped.sort_unstable();
+    dropped.dedup();
     let mut shift = |_: &'static str, slot: crate::attrs::Slot<'_>| {
         if let crate::attrs::Slot::Late(Late::Operand(index)) = slot {
             *index -= dropped.iter().filter(|&&d| d < *index).count() as u32;

@@ -377,7 +377,8 @@ impl NestBuilder {
         bind: &mut impl FnMut(&mut NestBuilder, &[Var]) -> (Vec<Var>, Vec<Index>),
     ) -> Vec<Val> {
         debug_assert_eq!(index.len(), source.domain.len());
-        let mut vars: HashMap<Var, Index> = source.domain.iter().copied().zip(index.iter().cloned()).collect();
+        let mut vars: HashMap<Var, Index> =
+            source.domain.iter().copied().zip(index.iter().cloned()).collect();
         let mut bound_by: HashMap<Val, Vec<Var>> = HashMap::new();
         let needed = source.needed(roots);
         for &val in &needed {
@@ -390,9 +391,8 @@ impl NestBuilder {
         let mut copies: HashMap<Val, Val> = HashMap::new();
         for &val in &needed {
             let (expr, dtype) = &source.exprs[val];
-            let map = |index: &Index| {
-                index.map_values(&|v| copies[&v]).substitute(&|v| vars.get(&v).cloned())
-            };
+            let map =
+                |index: &Index| index.map_values(&|v| copies[&v]).substitute(&|v| vars.get(&v).cloned());
             let map_guards = |guards: &[Guard]| -> Vec<Guard> {
                 guards.iter().map(|g| Guard::new(map(&g.index), g.size)).collect()
             };

@@ -235,11 +235,16 @@ pub(crate) fn arity(ins: &[&TensorType], counts: std::ops::RangeInclusive<usize>
     Err(Violation::new("C0", format!("takes {wanted} operands, found {}", ins.len())))
 }
 
+mod arg_reduce;
 mod batch_norm;
+mod broadcast;
+mod concat;
 mod constant;
 mod conv;
+mod cumulative;
 mod elementwise;
 mod formula;
+mod gather;
 mod gelu;
 mod group_norm;
 mod hardmax;
@@ -248,21 +253,37 @@ mod lp_norm;
 mod lrn;
 mod matmul;
 mod max_pool_indices;
+mod movement;
+mod non_zero;
+mod one_hot;
+mod pad;
 mod points;
 mod pool;
+mod range;
 mod reduce;
 mod reshape;
+mod reverse_sequence;
+mod scatter;
 mod shape_of;
+mod slice;
 mod softmax;
 #[cfg(test)]
 mod testing;
+mod tile;
+mod top_k;
 mod transpose;
+mod unsqueeze;
 mod window;
 
+pub use arg_reduce::{ArgKind, ArgReduce};
 pub use batch_norm::BatchNorm;
+pub use broadcast::Broadcast;
+pub use concat::Concat;
 pub use constant::Constant;
 pub use conv::Conv;
+pub use cumulative::{Cumulative, CumulativeKind};
 pub use elementwise::Elementwise;
+pub use gather::{Gather, GatherElements, GatherNd};
 pub use gelu::{Gelu, GeluForm, Silu};
 pub use group_norm::GroupNorm;
 pub use hardmax::Hardmax;
@@ -271,31 +292,64 @@ pub use lp_norm::LpNorm;
 pub use lrn::Lrn;
 pub use matmul::MatMul;
 pub use max_pool_indices::MaxPoolIndices;
+pub use non_zero::{Compress, NonZero};
+pub use one_hot::{OneHot, Trilu};
+pub use pad::{Pad, PadMode};
 pub use pool::{Pool, PoolKind};
+pub use range::{Iota, Range};
 pub use reduce::{Reduce, ReduceKind};
 pub use reshape::Reshape;
+pub use reverse_sequence::ReverseSequence;
+pub use scatter::{ScatterElements, ScatterNd, ScatterReduction};
 pub use shape_of::ShapeOf;
+pub use slice::Slice;
 pub use softmax::Softmax;
+pub use tile::Tile;
+pub use top_k::TopK;
 pub use transpose::Transpose;
+pub use unsqueeze::{Flatten, Squeeze, Unsqueeze};
 
 define_ops! {
-    constant::Constant,
-    elementwise::Elementwise,
-    shape_of::ShapeOf,
-    reshape::Reshape,
-    transpose::Transpose,
-    reduce::Reduce,
-    matmul::MatMul,
-    conv::Conv,
-    pool::Pool,
-    max_pool_indices::MaxPoolIndices,
-    softmax::Softmax,
-    hardmax::Hardmax,
-    layer_norm::LayerNorm,
-    group_norm::GroupNorm,
+    arg_reduce::ArgReduce,
     batch_norm::BatchNorm,
-    lrn::Lrn,
-    lp_norm::LpNorm,
+    broadcast::Broadcast,
+    concat::Concat,
+    constant::Constant,
+    conv::Conv,
+    cumulative::Cumulative,
+    elementwise::Elementwise,
+    gather::Gather,
+    gather::GatherElements,
+    gather::GatherNd,
     gelu::Gelu,
     gelu::Silu,
+    group_norm::GroupNorm,
+    hardmax::Hardmax,
+    layer_norm::LayerNorm,
+    lp_norm::LpNorm,
+    lrn::Lrn,
+    matmul::MatMul,
+    max_pool_indices::MaxPoolIndices,
+    non_zero::Compress,
+    non_zero::NonZero,
+    one_hot::OneHot,
+    one_hot::Trilu,
+    pad::Pad,
+    pool::Pool,
+    range::Iota,
+    range::Range,
+    reduce::Reduce,
+    reshape::Reshape,
+    reverse_sequence::ReverseSequence,
+    scatter::ScatterElements,
+    scatter::ScatterNd,
+    shape_of::ShapeOf,
+    slice::Slice,
+    softmax::Softmax,
+    tile::Tile,
+    top_k::TopK,
+    transpose::Transpose,
+    unsqueeze::Flatten,
+    unsqueeze::Squeeze,
+    unsqueeze::Unsqueeze,
 }

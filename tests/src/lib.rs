@@ -1,1 +1,3 @@
 //! Shared helpers of the Windlass test suites.
+
+pub mod lowering;

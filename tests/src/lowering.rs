@@ -1,0 +1,91 @@
+//! Holds an op's `lower` against its `eval`.
+//!
+//! Nests are interpreted as formulas, kernels by the loop interpreter and graphs node by node, so a
+//! disagreement is the op's own and not a schedule's or an emitter's.
+
+use windlass_ir::loops::interpret::{Region, run_kernel};
+use windlass_ir::loops::interpret_nest;
+use windlass_ir::ops::Lowered;
+use windlass_ir::{DType, Op, Tensor, TensorType, eval_op, interpret};
+
+/// What an op lowered to, once it agreed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// Smaller ops.
+    Graph,
+    /// A formula.
+    Nest,
+    /// Loops.
+    Kernel,
+    /// Nothing: the interpreter runs it.
+    Interpret,
+}
+
+/// Lowers an op for these operands and compares with its definition.
+///
+/// The op's late attributes must be known. Integers and data movement agree exactly, floats within
+/// some units in the last place of the largest result.
+pub fn check_lowering(op: &Op, ins: &[Tensor]) -> Result<Checked, String> {
+    let expected = eval_op(op, ins)?;
+    let types: Vec<TensorType> = ins.iter().map(Tensor::ty).collect();
+    let outs: Vec<TensorType> = expected.iter().map(Tensor::ty).collect();
+    let lowered = op.lower(&types, &outs).map_err(|e| e.to_string())?;
+    let (found, kind) = match lowered {
+        Lowered::Graph(graph) => (interpret(&graph, ins), Checked::Graph),
+        Lowered::Nest(nest) => (interpret_nest(&nest, ins), Checked::Nest),
+        Lowered::Kernel(kernel) => {
+            let mut results: Vec<Tensor> =
+                outs.iter().map(|ty| Tensor::zeros(ty.dtype, &ty.shape())).collect();
+            let mut regions: Vec<Region<'_>> = ins.iter().map(|t| Region::Read(t.bytes())).collect();
+            regions.extend(results.iter_mut().map(|t| Region::Write(t.bytes_mut())));
+            let ran = run_kernel(&kernel, &mut regions);
+            drop(regions);
+            (ran.map(|()| results), Checked::Kernel)
+        }
+        Lowered::Interpret => return Ok(Checked::Interpret),
+    };
+    let found = found.map_err(|e| e.to_string())?;
+    if found.len() != expected.len() {
+        return Err(format!("{} results, expected {}", found.len(), expected.len()));
+    }
+    for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        compare(found, expected).map_err(|message| format!("result {i} as {kind:?}: {message}"))?;
+    }
+    Ok(kind)
+}
+
+/// Fails unless two tensors agree: integers exactly, floats within 16 units in the last place of the
+/// largest finite element, NaN with NaN and infinities with themselves.
+pub fn compare(found: &Tensor, expected: &Tensor) -> Result<(), String> {
+    if found.ty() != expected.ty() {
+        return Err(format!("found {}, expected {}", found.ty(), expected.ty()));
+    }
+    let dtype = expected.dtype();
+    if !dtype.is_float() {
+        let (found, expected) = (found.to_i128s(), expected.to_i128s());
+        return match found.iter().zip(&expected).position(|(a, b)| a != b) {
+            Some(i) => Err(format!("element {i} is {}, expected {}", found[i], expected[i])),
+            None => Ok(()),
+        };
+    }
+    let (found, expected) = (found.to_f64s(), expected.to_f64s());
+    let largest = expected.iter().filter(|x| x.is_finite()).fold(0.0f64, |m, x| m.max(x.abs()));
+    let tolerance = 16.0 * unit_roundoff(dtype) * largest;
+    for (i, (&a, &b)) in found.iter().zip(&expected).enumerate() {
+        let same = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance;
+        if !same {
+            return Err(format!("element {i} is {a:?}, expected {b:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Half the distance from 1 to the next number.
+fn unit_roundoff(dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => 2f64.powi(-11),
+        DType::BF16 => 2f64.powi(-8),
+        DType::F32 => 2f64.powi(-24),
+        _ => 2f64.powi(-53),
+    }
+}

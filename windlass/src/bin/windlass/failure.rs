@@ -1,0 +1,95 @@
+//! How the command fails: a message on stderr and an exit code.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use ariadne::{Color, Config, IndexType, Label, Report, ReportKind, Source};
+use windlass::Error;
+
+/// Why a subcommand did not succeed.
+pub enum Failure {
+    /// The compiler said no.
+    Error(Error),
+    /// Something else went wrong.
+    Message(String),
+    /// The arguments do not fit the model.
+    Usage(String),
+    /// A result differs from the expected one; what differs was printed already.
+    Mismatch,
+    /// Something failed and was printed already.
+    Reported,
+}
+
+impl Failure {
+    /// A file that could not be read or written.
+    pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Failure + use<> {
+        let path = path.to_path_buf();
+        |source| Failure::Error(Error::Io { path, source })
+    }
+
+    /// Prints the message, if any, and gives the exit code.
+    pub fn report(self) -> ExitCode {
+        let code = match &self {
+            Failure::Error(error) if error.is_limit() => 4,
+            Failure::Error(_) | Failure::Message(_) | Failure::Reported => 1,
+            Failure::Usage(_) => 2,
+            Failure::Mismatch => 3,
+        };
+        match self {
+            Failure::Error(error) => print_error(&error),
+            Failure::Message(message) | Failure::Usage(message) => eprintln!("error: {message}"),
+            Failure::Mismatch | Failure::Reported => {}
+        }
+        ExitCode::from(code)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Error(error)
+    }
+}
+
+impl From<windlass_ir::Error> for Failure {
+    fn from(error: windlass_ir::Error) -> Failure {
+        Failure::Error(error.into())
+    }
+}
+
+/// Output that nobody reads any more (`windlass list ops | head`) ends the command.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::Reported,
+            _ => Failure::Message(error.to_string()),
+        }
+    }
+}
+
+/// Text errors are shown with the text around them.
+fn print_error(error: &Error) {
+    if let Error::Text { path, source_text, error: windlass_ir::Error::Parse { offset, message } } = error {
+        let file = path.display().to_string();
+        // An error at the end of the text points behind its last byte.
+        let start = (*offset).min(source_text.len().saturating_sub(1));
+        let span = (file.clone(), start..(start + 1).min(source_text.len()));
+        let config = Config::default()
+            .with_index_type(IndexType::Byte)
+            .with_color(io::IsTerminal::is_terminal(&io::stderr()));
+        let report = Report::build(ReportKind::Error, span.clone())
+            .with_config(config)
+            .with_message("this is not IR text")
+            .with_label(Label::new(span).with_message(message).with_color(Color::Red))
+            .finish();
+        if report.eprint((file, Source::from(source_text))).is_ok() {
+            return;
+        }
+    }
+    eprintln!("error: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        eprintln!("  because: {cause}");
+        source = cause.source();
+    }
+}

@@ -1,0 +1,80 @@
+//! What can go wrong between a model file and its results.
+
+use std::path::PathBuf;
+
+/// An error of the facade.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A model file of a kind that is not known.
+    #[error("{}: not a model: the name ends neither in .onnx nor in .wir", path.display())]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Text that is not IR.
+    #[error("{}: {error}", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// Its contents, which the error's span points into.
+        source_text: String,
+        /// What is wrong.
+        error: windlass_ir::Error,
+    },
+    /// The graph is invalid, could not be evaluated, or exceeds a limit.
+    #[error(transparent)]
+    Ir(#[from] windlass_ir::Error),
+    /// A pass failed.
+    #[error(transparent)]
+    Passes(#[from] windlass_passes::Error),
+    /// An input was given that the model does not have.
+    #[error("the model has no input `{name}`; its inputs are {}", known.join(", "))]
+    UnknownInput {
+        /// The name given.
+        name: String,
+        /// The model's inputs.
+        known: Vec<String>,
+    },
+    /// An input was given twice.
+    #[error("input `{name}` is given twice")]
+    RepeatedInput {
+        /// The input.
+        name: String,
+    },
+    /// An input was not given.
+    #[error("input `{name}` is missing")]
+    MissingInput {
+        /// The input.
+        name: String,
+    },
+}
+
+impl Error {
+    /// Whether a limit was exceeded.
+    pub fn is_limit(&self) -> bool {
+        match self {
+            Error::Text { error, .. } | Error::Ir(error) => {
+                matches!(error, windlass_ir::Error::Limit { .. })
+            }
+            Error::Passes(_)
+            | Error::Io { .. }
+            | Error::UnknownFormat { .. }
+            | Error::UnknownInput { .. }
+            | Error::RepeatedInput { .. }
+            | Error::MissingInput { .. } => false,
+        }
+    }
+
+    /// Whether the model is valid but needs something that is not supported.
+    pub fn is_unsupported(&self) -> bool {
+        false
+    }
+}

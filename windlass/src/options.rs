@@ -1,0 +1,47 @@
+//! How a session compiles and runs.
+
+use windlass_ir::Limits;
+
+/// What runs a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Engine {
+    /// Native code made in memory.
+    Jit,
+    /// The interpreter: slow, and the definition of the right result.
+    Interpreter,
+}
+
+/// The options of a [`crate::Session`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What runs the model.
+    pub engine: Engine,
+    /// How many threads one run uses, the caller's included. The results do not depend on it.
+    pub threads: usize,
+    /// How much the passes do: 0 only lowers, 1 adds folding and fusion, 2 everything.
+    pub opt_level: u8,
+    /// What a model may ask for.
+    pub limits: Limits,
+    /// How many compiled forms are kept, one for each set of input sizes in use.
+    pub cache: usize,
+    /// Whether each kernel's time is counted.
+    pub profile: bool,
+}
+
+impl Options {
+    /// The highest [`Self::opt_level`].
+    pub const MAX_OPT_LEVEL: u8 = 2;
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            engine: Engine::Jit,
+            threads: 1,
+            opt_level: Options::MAX_OPT_LEVEL,
+            limits: Limits::default(),
+            cache: 8,
+            profile: false,
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Splitting a graph where a size becomes known only at run time.
+//!
+//! A [`Plan`] is made for input types of known sizes. Types follow through most of a graph, but not
+//! through a node whose result sizes depend on data (`non_zero`), nor one whose shape operand is
+//! computed (a late attribute). So the nodes fall into three groups:
+//!
+//! - the *head*: nodes whose operands and results have known types; it is compiled;
+//! - the *boundary*: nodes that read only inputs and the head, but whose own result sizes are not
+//!   known; the interpreter runs them, and their results have sizes. A node with a late attribute
+//!   is no boundary: its operand's value joins the key below, and makes it an ordinary node;
+//! - the *rest*: all others, a graph whose inputs are what it reads of the above. Once those have
+//!   run it is planned in turn, for the types and late values at hand; plans are kept by these.
+//!
+//! Each step to the rest either runs a boundary node or settles a late attribute, so plans end.
+
+use std::sync::Arc;
+
+use cranelift_entity::SecondaryMap;
+use windlass_ir::graph::{Node, Value};
+use windlass_ir::{Builder, Graph, Tensor, TensorType, eval_op};
+
+use super::cache::Cache;
+use super::parts::{Parts, copy_nodes, extract, mapped};
+use super::stage::{Counts, Stage};
+use crate::error::Error;
+use crate::options::Options;
+
+/// What runs for inputs of given types.
+pub(super) struct Plan {
+    graph: Graph,
+    head: Option<Head>,
+    boundary: Vec<Node>,
+    rest: Option<Rest>,
+}
+
+struct Head {
+    stage: Stage,
+    /// The values of the plan's graph that the stage takes and yields.
+    ins: Vec<Value>,
+    outs: Vec<Value>,
+}
+
+/// The part that waits for sizes.
+struct Rest {
+    /// Its inputs stand for `ins`, in order.
+    graph: Graph,
+    ins: Vec<Value>,
+    /// Which of them give late attributes, and so are part of the key.
+    is_late: Vec<bool>,
+    plans: Cache<Vec<Key>, Plan>,
+}
+
+/// What the plan of a rest depends on, for each of its inputs.
+#[derive(Clone, PartialEq)]
+enum Key {
+    Type(TensorType),
+    Value(Tensor),
+}
+
+impl Plan {
+    /// Plans a graph whose inputs have these types, all sizes known.
+    pub(super) fn new(graph: &Graph, types: &[TensorType], options: &Options) -> Result<Plan, Error> {
+        Plan::of_bound(graph.with_input_types(types)?, options)
+    }
+
+    fn of_bound(graph: Graph, options: &Options) -> Result<Plan, Error> {
+        let parts = Parts::of(&graph);
+        let head = match parts.head_outs.is_empty() {
+            true => None,
+            false => {
+                let head = extract(&graph, &parts.head, &parts.head_ins, &parts.head_outs)?;
+                let stage = Stage::new(head, options)?;
+                Some(Head { stage, ins: parts.head_ins, outs: parts.head_outs })
+            }
+        };
+        let rest = match parts.rest.is_empty() {
+            true => None,
+            false => {
+                let outs: Vec<Value> = graph.outputs().iter().map(|(_, v)| *v).collect();
+                Some(Rest {
+                    graph: extract(&graph, &parts.rest, &parts.rest_ins, &outs)?,
+                    is_late: parts.rest_ins.iter().map(|&v| parts.late[v]).collect(),
+                    ins: parts.rest_ins,
+                    plans: Cache::new(options.cache),
+                })
+            }
+        };
+        Ok(Plan { graph, head, boundary: parts.boundary, rest })
+    }
+
+    /// The compiled part that needs no run to be known.
+    pub(super) fn stage(&self) -> Option<&Stage> {
+        self.head.as_ref().map(|head| &head.stage)
+    }
+
+    /// Runs on inputs of the types it was planned for.
+    pub(super) fn run(
+        self: &Arc<Plan>,
+        inputs: Vec<Tensor>,
+        options: &Options,
+        counts: &mut Counts,
+    ) -> Result<Vec<Tensor>, Error> {
+        let mut plan = self.clone();
+        let mut inputs = inputs;
+        loop {
+            let values = plan.run_here(inputs, counts)?;
+            let Some(rest) = &plan.rest else {
+                let outputs = plan.graph.outputs().iter();
+                return Ok(outputs.map(|(_, v)| value_of(&plan.graph, &values, *v)).collect());
+            };
+            let tensors: Vec<Tensor> = rest.ins.iter().map(|&v| value_of(&plan.graph, &values, v)).collect();
+            let key = tensors.iter().zip(&rest.is_late).map(|(tensor, late)| match late {
+                true => Key::Value(tensor.clone()),
+                false => Key::Type(tensor.ty()),
+            });
+            let next = rest.plans.obtain(key.collect(), |key| rest.plan(key, options))?;
+            inputs = tensors
+                .into_iter()
+                .zip(&rest.is_late)
+                .filter_map(|(tensor, late)| (!late).then_some(tensor))
+                .collect();
+            plan = next;
+        }
+    }
+
+    /// Runs the head and the boundary.
+    fn run_here(
+        &self,
+        inputs: Vec<Tensor>,
+        counts: &mut Counts,
+    ) -> Result<SecondaryMap<Value, Option<Tensor>>, Error> {
+        let mut values = SecondaryMap::with_capacity(self.graph.value_count());
+        for ((_, value), tensor) in self.graph.inputs().iter().zip(inputs) {
+            values[*value] = Some(tensor);
+        }
+        if let Some(head) = &self.head {
+            let ins: Vec<Tensor> = head.ins.iter().map(|&v| value_of(&self.graph, &values, v)).collect();
+            let outs = head.stage.run(ins)?;
+            for (&value, tensor) in head.outs.iter().zip(outs) {
+                values[value] = Some(tensor);
+            }
+            counts.add(head.stage.counts());
+        }
+        for &node in &self.boundary {
+            let data = self.graph.node(node);
+            let ins: Vec<Tensor> = data.ins.iter().map(|&v| value_of(&self.graph, &values, v)).collect();
+            let outs = eval_op(&data.op, &ins)
+                .map_err(|message| windlass_ir::Error::Eval { node: self.graph.describe(node), message })?;
+            for (&value, tensor) in data.outs.iter().zip(outs) {
+                values[value] = Some(tensor);
+            }
+            counts.interpreted += 1;
+        }
+        Ok(values)
+    }
+}
+
+impl Rest {
+    /// The plan for the types and late values at hand.
+    fn plan(&self, key: &[Key], options: &Options) -> Result<Plan, Error> {
+        let mut types = Vec::new();
+        let mut b = Builder::new(&self.graph.name).with_limits(options.limits.clone());
+        let mut map: SecondaryMap<Value, Option<Value>> =
+            SecondaryMap::with_capacity(self.graph.value_count());
+        for ((name, value), key) in self.graph.inputs().iter().zip(key) {
+            map[*value] = Some(match key {
+                Key::Value(tensor) => b.constant(tensor.clone()),
+                Key::Type(ty) => {
+                    types.push(ty.clone());
+                    b.input(name, ty.clone())
+                }
+            });
+        }
+        copy_nodes(&self.graph, self.graph.nodes().map(|(node, _)| node), &mut b, &mut map)?;
+        for (name, value) in self.graph.outputs() {
+            let new = mapped(&self.graph, &mut b, &mut map, *value);
+            b.output(name, new);
+        }
+        Plan::new(&b.finish()?, &types, options)
+    }
+}
+
+/// A value of a plan's graph that was computed, given, or is a constant.
+fn value_of(graph: &Graph, values: &SecondaryMap<Value, Option<Tensor>>, value: Value) -> Tensor {
+    let computed = values[value].as_ref().or_else(|| graph.as_constant(value));
+    computed.expect("what a part reads is computed before it").clone()
+}

@@ -1,12 +1,14 @@
 //! `conv`: convolution over any number of spatial dimensions, grouped, strided and dilated.
 
 use super::window::Window;
-use super::{Lowered, OpDef, arity};
+use super::{Lowered, OpDef, Pad, PadMode, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
+use crate::graph::{Builder, Value, Values};
 use crate::loops::{Index, NestBuilder, Reduction};
-use crate::ops::points::{around, points, position};
+use crate::ops::movement::position;
+use crate::ops::points::{around, points};
 use crate::require;
 use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
@@ -169,6 +171,9 @@ impl OpDef for Conv {
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
+        if self.pads.iter().any(|&p| p != 0) {
+            return Lowered::graph(ins, |b, ins| self.over_padded(b, ins));
+        }
         let (x, w) = (ins[0].shape(), ins[1].shape());
         let dtype = ins[0].dtype;
         let layout = Layout::new(x.len(), self.channels_last);
@@ -210,6 +215,18 @@ impl OpDef for Conv {
 }
 
 impl Conv {
+    /// The padding as an op of its own, so that the loops of the convolution have no conditions.
+    fn over_padded(&self, b: &mut Builder, ins: &[Value]) -> Result<Values, Error> {
+        let layout = Layout::new(b.ty(ins[0]).rank(), self.channels_last);
+        let axes: Vec<i64> = layout.spatial.map(|d| d as i64).collect();
+        let pad = Pad { pads: self.pads.clone().into(), axes: axes.into(), mode: PadMode::Constant };
+        let zero = b.scalar_like(ins[0], 0.0);
+        let padded = b.push1(pad, &[ins[0], zero])?;
+        let conv = Conv { pads: Vec::new(), ..self.clone() };
+        let operands: Values = std::iter::once(padded).chain(ins[1..].iter().copied()).collect();
+        Ok(Values::from_slice(&[b.push1(conv, &operands)?]))
+    }
+
     /// The sums of products plus `start(output channel)`, in any arithmetic.
     fn sums<T: Copy>(
         &self,

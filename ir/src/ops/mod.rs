@@ -236,12 +236,14 @@ pub(crate) fn arity(ins: &[&TensorType], counts: std::ops::RangeInclusive<usize>
 }
 
 mod arg_reduce;
+mod attention;
 mod batch_norm;
 mod broadcast;
 mod concat;
 mod constant;
 mod conv;
 mod cumulative;
+mod einsum;
 mod elementwise;
 mod formula;
 mod gather;
@@ -276,12 +278,14 @@ mod unsqueeze;
 mod window;
 
 pub use arg_reduce::{ArgKind, ArgReduce};
+pub use attention::{Attention, Scores};
 pub use batch_norm::BatchNorm;
 pub use broadcast::Broadcast;
 pub use concat::Concat;
 pub use constant::Constant;
 pub use conv::Conv;
 pub use cumulative::{Cumulative, CumulativeKind};
+pub use einsum::Einsum;
 pub use elementwise::Elementwise;
 pub use gather::{Gather, GatherElements, GatherNd};
 pub use gelu::{Gelu, GeluForm, Silu};
@@ -352,4 +356,6 @@ define_ops! {
     unsqueeze::Flatten,
     unsqueeze::Squeeze,
     unsqueeze::Unsqueeze,
+    attention::Attention,
+    einsum::Einsum,
 }

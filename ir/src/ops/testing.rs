@@ -1,16 +1,14 @@
-//! Holds an op's `lower` against its `eval`: nests are evaluated point by point, straight from the formula.
+//! Holds an op's `lower` against its `eval`, down to nests and kernels.
 
 use std::collections::HashMap;
 
 use super::{Lowered, Op, OpDef as _};
-use crate::dtype::{DType, Element};
+use crate::dtype::DType;
 use crate::graph::Graph;
 use crate::interpret::eval_op;
-use crate::loops::{Expr, Guard, Index, Nest, Reduction, Val, Var};
-use crate::scalar::{self, Operand};
+use crate::loops::interpret_nest;
 use crate::tensor::Tensor;
-use crate::types::{TensorType, strides};
-use crate::with_element;
+use crate::types::TensorType;
 
 /// The op's results by `eval`, after checking their types and that `lower` gives the same.
 pub(crate) fn check(op: impl Into<Op>, ins: &[Tensor]) -> Vec<Tensor> {
@@ -70,7 +68,7 @@ pub(crate) fn sample(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
 fn run_lowered(op: &Op, ins: &[Tensor], outs: &[TensorType]) -> Vec<Tensor> {
     let types: Vec<TensorType> = ins.iter().map(Tensor::ty).collect();
     match op.lower(&types, outs).expect("the op lowers") {
-        Lowered::Nest(nest) => run_nest(&nest, ins),
+        Lowered::Nest(nest) => interpret_nest(&nest, ins).expect("the nest runs"),
         Lowered::Graph(graph) => run_graph(&graph, ins),
         Lowered::Kernel(_) | Lowered::Interpret => eval_op(op, ins).expect("the op evaluates"),
     }
@@ -90,143 +88,4 @@ fn run_graph(graph: &Graph, ins: &[Tensor]) -> Vec<Tensor> {
         values.extend(data.outs.iter().copied().zip(results));
     }
     graph.outputs().iter().map(|(_, v)| values[v].clone()).collect()
-}
-
-/// The results of a nest, each element from the formula.
-pub(crate) fn run_nest(nest: &Nest, ins: &[Tensor]) -> Vec<Tensor> {
-    let operands = ins.iter().map(|t| (t.to_f64s(), t.to_i128s())).collect();
-    let mut free: Vec<Vec<Var>> = Vec::new();
-    for (_, (expr, _)) in nest.exprs.iter() {
-        let mut vars: Vec<Var> = Vec::new();
-        let mut add = |index: &Index| vars.extend(index.vars());
-        match expr {
-            Expr::Load { index, guards, .. } => {
-                index.iter().for_each(&mut add);
-                guards.iter().for_each(|g| add(&g.index));
-            }
-            Expr::Index(index) => add(index),
-            Expr::Inside(guards) => guards.iter().for_each(|g| add(&g.index)),
-            Expr::Const(_) | Expr::Apply(..) | Expr::Reduce { .. } => {}
-        }
-        expr.visit_operands(&mut |v| vars.extend(&free[cranelift_entity::EntityRef::index(v)]));
-        if let Expr::Reduce { vars: bound, .. } = expr {
-            vars.retain(|v| !bound.contains(v));
-        }
-        vars.sort_unstable();
-        vars.dedup();
-        free.push(vars);
-    }
-    let mut run = Run { nest, operands, free, cache: HashMap::new() };
-    let shape = nest.shape();
-    let mut results = Vec::new();
-    for &root in &nest.roots {
-        let values: Vec<Operand> = super::points::points(&shape)
-            .map(|at| {
-                let env: HashMap<Var, i64> =
-                    nest.domain.iter().copied().zip(at.iter().map(|&i| i as i64)).collect();
-                run.value(root, &env)
-            })
-            .collect();
-        results.push(with_element!(nest.dtype(root), T => {
-            Tensor::from_fn::<T>(&shape, |i| narrow::<T>(values[i]))
-        }));
-    }
-    results
-}
-
-fn narrow<T: Element>(value: Operand) -> T {
-    match value {
-        Operand::Float(x) => T::from_f64(x),
-        Operand::Int(x) => T::from_i128(x),
-    }
-}
-
-fn round(dtype: DType, value: Operand) -> Operand {
-    with_element!(dtype, T => match dtype.is_float() {
-        true => Operand::Float(narrow::<T>(value).to_f64()),
-        false => Operand::Int(narrow::<T>(value).to_i128()),
-    })
-}
-
-struct Run<'n> {
-    nest: &'n Nest,
-    operands: Vec<(Vec<f64>, Vec<i128>)>,
-    free: Vec<Vec<Var>>,
-    cache: HashMap<(Val, Vec<i64>), Operand>,
-}
-
-impl Run<'_> {
-    fn index(&mut self, index: &Index, env: &HashMap<Var, i64>) -> i64 {
-        let values: HashMap<Val, i64> = index
-            .values()
-            .into_iter()
-            .map(|v| match self.value(v, env) {
-                Operand::Int(x) => (v, x as i64),
-                Operand::Float(_) => panic!("an index is computed from a float"),
-            })
-            .collect();
-        index.eval(&|v| env[&v], &|v| values[&v])
-    }
-
-    fn holds(&mut self, guards: &[Guard], env: &HashMap<Var, i64>) -> bool {
-        guards.iter().all(|g| (0..g.size as i64).contains(&self.index(&g.index, env)))
-    }
-
-    fn value(&mut self, val: Val, env: &HashMap<Var, i64>) -> Operand {
-        let at = cranelift_entity::EntityRef::index(val);
-        let key = (val, self.free[at].iter().map(|v| env[v]).collect::<Vec<_>>());
-        if let Some(known) = self.cache.get(&key) {
-            return *known;
-        }
-        let (expr, dtype) = self.nest.exprs[val].clone();
-        let zero = if dtype.is_float() { Operand::Float(0.0) } else { Operand::Int(0) };
-        let bits = |bits: u64| {
-            let bytes = &bits.to_le_bytes()[..dtype.size()];
-            let tensor = Tensor::from_bytes(dtype, &[], bytes).expect("the size is right");
-            match dtype.is_float() {
-                true => Operand::Float(tensor.to_f64s()[0]),
-                false => Operand::Int(tensor.to_i128s()[0]),
-            }
-        };
-        let value = match &expr {
-            Expr::Load { operand, index, guards } => match self.holds(guards, env) {
-                false => zero,
-                true => {
-                    let shape = self.nest.operands[*operand as usize].shape.clone();
-                    let mut position = 0;
-                    for ((i, &n), &stride) in index.iter().zip(&shape).zip(&strides(&shape)) {
-                        let i = self.index(i, env);
-                        assert!((0..n as i64).contains(&i), "index {i} is outside {shape:?}");
-                        position += i as usize * stride;
-                    }
-                    let (floats, ints) = &self.operands[*operand as usize];
-                    match dtype.is_float() {
-                        true => Operand::Float(floats[position]),
-                        false => Operand::Int(ints[position]),
-                    }
-                }
-            },
-            Expr::Const(c) => bits(*c),
-            Expr::Index(index) => Operand::Int(i128::from(self.index(index, env))),
-            Expr::Inside(guards) => Operand::Int(i128::from(self.holds(guards, env))),
-            Expr::Apply(f, args) => {
-                let operand_type = self.nest.dtype(args[args.len() - 1]);
-                let args: Vec<Operand> = args.iter().map(|&a| self.value(a, env)).collect();
-                round(dtype, scalar::eval(*f, operand_type, &args))
-            }
-            Expr::Reduce { kind, vars, arg } => {
-                let extents: Vec<usize> = vars.iter().map(|v| v.extent).collect();
-                let mut acc = bits(Reduction::identity(*kind, dtype));
-                for at in super::points::points(&extents) {
-                    let mut inner = env.clone();
-                    inner.extend(vars.iter().copied().zip(at.iter().map(|&i| i as i64)));
-                    let next = self.value(*arg, &inner);
-                    acc = round(dtype, scalar::eval(kind.combine(), dtype, &[acc, next]));
-                }
-                acc
-            }
-        };
-        self.cache.insert(key, value);
-        value
-    }
 }

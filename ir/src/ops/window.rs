@@ -2,7 +2,8 @@
 
 use crate::error::Violation;
 use crate::loops::{Guard, Index};
-use crate::ops::points::{points, position};
+use crate::ops::movement::position;
+use crate::ops::points::points;
 use crate::require;
 use crate::types::{Dim, Shape};
 

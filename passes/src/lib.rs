@@ -28,8 +28,8 @@ mod algebra;
 mod cx;
 mod error;
 mod fingerprint;
-pub mod formula;
 pub mod graph;
+pub mod lower;
 mod manager;
 mod pipelines;
 mod reason;
@@ -37,7 +37,6 @@ pub mod rewrite;
 pub mod stats;
 #[cfg(test)]
 mod testing;
-pub mod units;
 
 pub use cx::{Options, PassCx};
 pub use error::Error;

@@ -77,9 +77,12 @@ impl Index {
     pub fn unflatten(flat: &Index, shape: &[usize]) -> Vec<Index> {
         let mut rest = flat.clone();
         let mut index = vec![Index::constant(0); shape.len()];
-        for (slot, &n) in index.iter_mut().zip(shape).rev() {
+        for (slot, &n) in index.iter_mut().zip(shape).skip(1).rev() {
             *slot = rest.rem(n.max(1) as i64);
             rest = rest.div(n.max(1) as i64);
+        }
+        if let Some(outermost) = index.first_mut() {
+            *outermost = rest;
         }
         index
     }

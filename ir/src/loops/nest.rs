@@ -156,7 +156,7 @@ pub struct Operand {
 }
 
 /// A formula for the elements of one or more results over one domain.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Nest {
     /// What it reads.
     pub operands: Vec<Operand>,

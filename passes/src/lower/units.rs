@@ -42,6 +42,8 @@ impl BufData {
 pub enum UnitWork {
     /// A formula, yet to be scheduled.
     Nest(Box<Nest>),
+    /// A copy that must be made, though its formula is the identity.
+    Copy(Box<Nest>),
     /// Scheduled loops; parameters are the operands, then the results.
     Kernel(Box<Kernel>),
     /// An op that the interpreter runs.

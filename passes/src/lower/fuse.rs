@@ -1,0 +1,329 @@
+//! Fusion: merging a formula into the formulas that read it.
+//!
+//! One rule: a producer's formula may stand in place of a consumer's loads of it, at the loads' index
+//! maps. Whether it should is a matter of cost, and every reason not to is a [`Refusal`].
+
+use std::collections::BTreeSet;
+
+use cranelift_entity::SecondaryMap;
+use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
+use windlass_ir::{DType, ScalarFn};
+
+use super::formula::{free_vars, point_cost};
+use super::schedule::normalize;
+use super::schedule::tile::{Contraction, as_contraction};
+use super::units::{Buf, Unit, UnitWork, Units};
+
+/// Why a producer was not merged into a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// One of them is not a formula of one result.
+    #[error("one of the two is not a formula of one result")]
+    NotFormulas,
+    /// Something else reads the producer, and it is more than an index map.
+    #[error("the producer has other readers and is more than an index map")]
+    OtherReaders,
+    /// The consumer would evaluate the producer's elements too often.
+    #[error("the consumer would compute each element more than once, at more cost than storing it")]
+    Recompute,
+    /// A product's operand must stay a plain load.
+    #[error("an operand of a contraction can only be an affine view")]
+    ContractionOperand,
+    /// The producer reduces, and the consumer does not read it once per element in its own order.
+    #[error("the producer reduces and is not read element by element in order")]
+    ReductionOrder,
+    /// The merged kernel would be too large.
+    #[error("the merged kernel would be too large")]
+    TooLarge,
+}
+
+/// The most operands of a merged formula.
+const MOST_OPERANDS: usize = 12;
+
+/// The most expressions of a merged formula.
+const MOST_EXPRESSIONS: usize = 300;
+
+/// Machine operations that one element's trip through memory is worth.
+const ROUND_TRIP: u64 = 8;
+
+/// The most bytes of a row that is read again while it is in cache.
+const ROW_BYTES: u64 = 256 << 10;
+
+/// Merges units until no rule fires, then drops those that nothing reads.
+pub fn fuse(units: &mut Units) {
+    let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
+    for (i, unit) in units.units.iter().enumerate() {
+        unit.outs.iter().for_each(|&b| producer[b] = Some(i));
+    }
+    let mut uses = units.use_counts();
+    for at in 0..units.units.len() {
+        if !matches!(units.units[at].work, UnitWork::Nest(_)) {
+            continue;
+        }
+        join_operands(&mut units.units[at]);
+        let mut refused: BTreeSet<Buf> = BTreeSet::new();
+        while let Some((position, from)) = units.units[at]
+            .ins
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| !refused.contains(*b))
+            .find_map(|(i, &b)| Some((i, producer[b]?)))
+        {
+            let buf = units.units[at].ins[position];
+            let shared = uses[buf] > 1;
+            match merge(&units.units[from], &units.units[at], position, shared) {
+                Ok(merged) => {
+                    // The unit's reads of what it read before end, those of the merged one begin.
+                    units.units[at].ins.iter().for_each(|&b| uses[b] -= 1);
+                    units.units[at] = merged;
+                    units.units[at].ins.iter().for_each(|&b| uses[b] += 1);
+                    if uses[buf] == 0 {
+                        units.units[from].ins.iter().for_each(|&b| uses[b] -= 1);
+                        units.units[from].ins.clear();
+                    }
+                }
+                Err(_) => {
+                    refused.insert(buf);
+                }
+            }
+        }
+    }
+    drop_dead(units);
+}
+
+/// Drops units whose results nothing reads.
+fn drop_dead(units: &mut Units) {
+    let mut live: SecondaryMap<Buf, bool> = SecondaryMap::new();
+    units.outputs.iter().for_each(|(_, b)| live[*b] = true);
+    let mut kept: Vec<Unit> = Vec::new();
+    for unit in std::mem::take(&mut units.units).into_iter().rev() {
+        if unit.outs.iter().any(|&b| live[b]) {
+            unit.ins.iter().for_each(|&b| live[b] = true);
+            kept.push(unit);
+        }
+    }
+    kept.reverse();
+    units.units = kept;
+}
+
+/// Makes operands that are the same buffer the same operand.
+fn join_operands(unit: &mut Unit) {
+    let UnitWork::Nest(nest) = &unit.work else { return };
+    let mut joined = Joined::new(&nest.shape());
+    let numbers: Vec<u32> =
+        unit.ins.iter().zip(&nest.operands).map(|(&b, o)| joined.operand(b, o.dtype, &o.shape)).collect();
+    if joined.bufs.len() == unit.ins.len() {
+        return;
+    }
+    let domain = joined.builder.domain();
+    let roots = joined.builder.inline(nest, &nest.roots, &domain, &mut |b, operand, index, guards| {
+        b.load_guarded(numbers[operand as usize], index, guards)
+    });
+    unit.work = UnitWork::Nest(Box::new(joined.builder.finish(&roots)));
+    unit.ins = joined.bufs;
+}
+
+/// A nest under construction whose operands are distinct buffers.
+struct Joined {
+    builder: NestBuilder,
+    bufs: Vec<Buf>,
+}
+
+impl Joined {
+    fn new(shape: &[usize]) -> Joined {
+        Joined { builder: NestBuilder::new(shape), bufs: Vec::new() }
+    }
+
+    fn operand(&mut self, buf: Buf, dtype: DType, shape: &[usize]) -> u32 {
+        // A buffer may be seen under several shapes only through the index maps of its readers.
+        if let Some(at) = self.bufs.iter().position(|&b| b == buf) {
+            return at as u32;
+        }
+        self.bufs.push(buf);
+        self.builder.operand(dtype, shape)
+    }
+}
+
+/// The consumer with the producer's formula in place of its loads of operand `position`.
+pub fn merge(producer: &Unit, consumer: &Unit, position: usize, shared: bool) -> Result<Unit, Refusal> {
+    let (UnitWork::Nest(source), UnitWork::Nest(target)) = (&producer.work, &consumer.work) else {
+        return Err(Refusal::NotFormulas);
+    };
+    if source.roots.len() != 1 || source.shape().contains(&0) || target.shape().contains(&0) {
+        return Err(Refusal::NotFormulas);
+    }
+    worth_merging(source, target, position, shared)?;
+    let mut joined = Joined::new(&target.shape());
+    let of_target: Vec<Option<u32>> = consumer
+        .ins
+        .iter()
+        .zip(&target.operands)
+        .enumerate()
+        .map(|(i, (&b, o))| (i != position).then(|| joined.operand(b, o.dtype, &o.shape)))
+        .collect();
+    let of_source: Vec<u32> = producer
+        .ins
+        .iter()
+        .zip(&source.operands)
+        .map(|(&b, o)| joined.operand(b, o.dtype, &o.shape))
+        .collect();
+    let Joined { mut builder, bufs } = joined;
+    let domain = builder.domain();
+    let roots =
+        builder.inline(target, &target.roots, &domain, &mut |b, operand, index, guards| match of_target
+            [operand as usize]
+        {
+            Some(own) => b.load_guarded(own, index, guards),
+            None => inline_guarded(b, source, &of_source, index, guards),
+        });
+    let merged = builder.finish(&roots);
+    if bufs.len() > MOST_OPERANDS || merged.exprs.len() > MOST_EXPRESSIONS {
+        return Err(Refusal::TooLarge);
+    }
+    if as_contraction(target).is_some() && as_contraction(source).is_none() {
+        let still = as_contraction(&merged).is_some_and(|c| is_affine(&normalize(&merged), &c));
+        if !still {
+            return Err(Refusal::ContractionOperand);
+        }
+    }
+    let mut origin = producer.origin.clone();
+    origin.extend(consumer.origin.iter().filter(|o| !producer.origin.contains(o)).cloned());
+    Ok(Unit {
+        work: UnitWork::Nest(Box::new(merged)),
+        ins: bufs,
+        outs: consumer.outs.clone(),
+        origin,
+        flops: producer.flops + consumer.flops,
+    })
+}
+
+/// The producer's element at an index, or 0 where a guard fails; then nothing of it is read.
+fn inline_guarded(
+    b: &mut NestBuilder,
+    source: &Nest,
+    operands: &[u32],
+    index: &[Index],
+    guards: &[Guard],
+) -> Val {
+    let value = b.inline(source, &source.roots, index, &mut |b, operand, at, own| {
+        let all: Vec<Guard> = guards.iter().chain(own).cloned().collect();
+        b.load_guarded(operands[operand as usize], at, &all)
+    })[0];
+    if guards.is_empty() {
+        return value;
+    }
+    let inside = b.inside(guards);
+    let dtype = b.dtype(value);
+    let zero = b.constant_bits(dtype, 0);
+    b.apply(ScalarFn::Select, &[inside, value, zero])
+}
+
+/// Whether every index of the factors is linear in every variable.
+fn is_affine(nest: &Nest, _: &Contraction) -> bool {
+    let Some(Contraction { reduce, factors }) = as_contraction(nest) else { return false };
+    let Expr::Reduce { vars, .. } = nest.expr(reduce) else { return false };
+    factors.iter().all(|&factor| match nest.expr(factor) {
+        Expr::Load { index, .. } => index.iter().all(|i| {
+            i.values().is_empty() && nest.domain.iter().chain(vars).all(|&v| i.coefficient(v).is_some())
+        }),
+        _ => false,
+    })
+}
+
+/// Whether merging costs less than it saves.
+fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool) -> Result<(), Refusal> {
+    let free = free_vars(target);
+    let domain: BTreeSet<Var> = target.domain.iter().copied().collect();
+    let loads: Vec<(Val, &[Index], bool)> = target
+        .needed(&target.roots)
+        .into_iter()
+        .filter_map(|val| match target.expr(val) {
+            Expr::Load { operand, index, guards } if *operand as usize == position => {
+                Some((val, index.as_slice(), !guards.is_empty()))
+            }
+            _ => None,
+        })
+        .collect();
+    let points = |vars: &BTreeSet<Var>| vars.iter().map(|v| v.extent as u64).product::<u64>();
+    let elements: u64 = source.domain.iter().map(|v| v.extent as u64).product();
+    let evaluations: u64 = loads.iter().map(|(val, _, _)| points(&free[*val])).sum();
+    let reduces = source.needed(&source.roots).iter().any(|&v| matches!(source.expr(v), Expr::Reduce { .. }));
+    if !reduces {
+        let views = is_view(source);
+        if shared && !views {
+            return Err(Refusal::OtherReaders);
+        }
+        if !views && in_contraction(target, &loads) {
+            return Err(Refusal::ContractionOperand);
+        }
+        let cost = point_cost(source, &source.roots);
+        let recomputed = cost.saturating_mul(evaluations);
+        let stored = (cost + ROUND_TRIP).saturating_mul(elements);
+        return if recomputed <= stored || views { Ok(()) } else { Err(Refusal::Recompute) };
+    }
+    if shared {
+        return Err(Refusal::OtherReaders);
+    }
+    let [(load, index, false)] = loads.as_slice() else { return Err(Refusal::ReductionOrder) };
+    if !free[*load].is_subset(&domain) {
+        return Err(Refusal::ReductionOrder);
+    }
+    let target_reduces =
+        target.needed(&target.roots).iter().any(|&v| matches!(target.expr(v), Expr::Reduce { .. }));
+    if !target_reduces && evaluations == elements && keeps_order(target, index, &source.shape()) {
+        return Ok(());
+    }
+    // A row's statistics, then the row again: the reduction runs once a row if rows are the outer loops.
+    let plain = index.iter().all(|i| i.as_constant().is_some() || i.as_var().is_some());
+    let row: u64 = source
+        .needed(&source.roots)
+        .iter()
+        .filter_map(|&v| match source.expr(v) {
+            Expr::Reduce { vars, .. } => Some(vars.iter().map(|v| v.extent as u64).product::<u64>()),
+            _ => None,
+        })
+        .sum();
+    let rows_are_many = elements >= 8 || row * elements <= 4096;
+    let small = row.saturating_mul(4) <= ROW_BYTES;
+    let same_rows = !target_reduces || {
+        let mine = &free[*load];
+        let others = target
+            .needed(&target.roots)
+            .into_iter()
+            .filter(|&v| matches!(target.expr(v), Expr::Reduce { .. }));
+        others.into_iter().all(|v| free[v] == *mine)
+    };
+    let contracts = as_contraction(source).is_some() || as_contraction(target).is_some();
+    match plain && small && rows_are_many && same_rows && !contracts {
+        true => Ok(()),
+        false => Err(Refusal::ReductionOrder),
+    }
+}
+
+/// Whether the nest is nothing but an index map.
+fn is_view(nest: &Nest) -> bool {
+    nest.roots.iter().all(|&root| matches!(nest.expr(root), Expr::Load { guards, .. } if guards.is_empty()))
+}
+
+/// Whether a load is a factor of the target's contraction.
+fn in_contraction(target: &Nest, loads: &[(Val, &[Index], bool)]) -> bool {
+    as_contraction(target).is_some_and(|c| {
+        let Expr::Reduce { arg, .. } = target.expr(c.reduce) else { return false };
+        let inside = target.needed(&[*arg]);
+        loads.iter().any(|(val, _, _)| inside.contains(val))
+    })
+}
+
+/// Whether the target reads its operand in the order of its own domain, or in another order of the
+/// outer dimensions with the last one kept.
+fn keeps_order(target: &Nest, index: &[Index], shape: &[usize]) -> bool {
+    let domain: Vec<Index> = target.domain.iter().map(|&v| Index::var(v)).collect();
+    if Index::flatten(index, shape) == Index::flatten(&domain, &target.shape()) {
+        return true;
+    }
+    let last = |list: &[Index], sizes: &[usize]| {
+        list.iter().zip(sizes).rev().find(|(_, n)| **n != 1).map(|(i, _)| i.clone())
+    };
+    let plain = index.iter().all(|i| i.as_constant().is_some() || i.as_var().is_some());
+    plain && last(index, shape) == last(&domain, &target.shape())
+}

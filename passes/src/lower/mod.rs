@@ -1,0 +1,182 @@
+//! From a graph to a program.
+//!
+//! Every node becomes a unit over buffers ([`units`]), formulas are merged into their users
+//! ([`fuse`]), right operands of contractions are packed ([`pack`]), formulas become loops
+//! ([`schedule`]), and buffers get their places in memory ([`place`]).
+
+pub mod formula;
+pub mod fuse;
+pub mod pack;
+pub mod place;
+pub mod schedule;
+pub mod units;
+
+use std::collections::HashMap;
+
+use cranelift_entity::SecondaryMap;
+use windlass_ir::loops::{Kernel, Nest, NestBuilder, Place, Program, Step, Work};
+use windlass_ir::{Error, Graph, Tensor};
+
+use crate::lower::formula::is_identity;
+use crate::lower::place::{Lifetime, check, place};
+use crate::lower::schedule::{Machine, normalize, schedule};
+use crate::lower::units::{Buf, BufData, Unit, UnitWork, Units};
+
+/// What to do between graph and program. No choice here changes what a graph means, only its speed
+/// and, within the bounds of the number rules, its rounding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LowerOptions {
+    /// Whether units are merged.
+    pub fuse: bool,
+    /// What schedules may assume.
+    pub machine: Machine,
+}
+
+impl Default for LowerOptions {
+    fn default() -> LowerOptions {
+        LowerOptions { fuse: true, machine: Machine::default() }
+    }
+}
+
+/// Lowers a graph, as it is, to a program. Every dimension must be fixed.
+pub fn lower(graph: &Graph, options: &LowerOptions) -> Result<Program, Error> {
+    let mut units = Units::lower(graph)?;
+    if options.fuse {
+        fuse::fuse(&mut units);
+    }
+    pack::pack(&mut units, &options.machine);
+    give_outputs_buffers(&mut units);
+    let program = plan(units, &options.machine);
+    check(&program)?;
+    Ok(program)
+}
+
+/// Adds a copy for every output whose buffer is an input, a constant, or another output too.
+fn give_outputs_buffers(units: &mut Units) {
+    let aliases = aliases(units);
+    let mut written: SecondaryMap<Buf, bool> = SecondaryMap::new();
+    units.units.iter().flat_map(|u| &u.outs).for_each(|&b| written[b] = true);
+    let mut taken: SecondaryMap<Buf, bool> = SecondaryMap::new();
+    for i in 0..units.outputs.len() {
+        let buf = units.outputs[i].1;
+        let root = aliases[buf].unwrap_or(buf);
+        if written[root] && aliases[root].is_none() && !taken[root] {
+            taken[root] = true;
+            continue;
+        }
+        let data = units.bufs[buf].clone();
+        let mut n = NestBuilder::new(&data.shape);
+        let operand = n.operand(data.dtype, &data.shape);
+        let element = n.load(operand, &n.domain());
+        let copy = units.bufs.push(BufData { constant: None, ..data });
+        let origin = vec![format!("output `{}`", units.outputs[i].0)];
+        let work = UnitWork::Copy(Box::new(n.finish(&[element])));
+        units.units.push(Unit { work, ins: vec![buf], outs: vec![copy], origin, flops: 0 });
+        units.outputs[i].1 = copy;
+        taken[copy] = true;
+    }
+}
+
+/// For each buffer that an identity nest copies, the buffer it is a copy of.
+fn aliases(units: &Units) -> SecondaryMap<Buf, Option<Buf>> {
+    let mut aliases: SecondaryMap<Buf, Option<Buf>> = SecondaryMap::new();
+    for unit in &units.units {
+        if let UnitWork::Nest(nest) = &unit.work
+            && is_identity(nest)
+        {
+            let from = unit.ins[0];
+            aliases[unit.outs[0]] = Some(aliases[from].unwrap_or(from));
+        }
+    }
+    aliases
+}
+
+/// Schedules every unit and gives every buffer a place.
+fn plan(units: Units, machine: &Machine) -> Program {
+    let aliases = aliases(&units);
+    let root = |buf: Buf| aliases[buf].unwrap_or(buf);
+    let mut program = Program::default();
+    let ports = |list: &[(String, Buf)]| list.iter().map(|(n, b)| (n.clone(), units.bufs[*b].ty())).collect();
+    program.inputs = ports(&units.inputs);
+    program.outputs = ports(&units.outputs);
+
+    let mut places: SecondaryMap<Buf, Option<Place>> = SecondaryMap::new();
+    for (i, (_, buf)) in units.inputs.iter().enumerate() {
+        places[*buf] = Some(Place::Input(i as u32));
+    }
+    for (i, (_, buf)) in units.outputs.iter().enumerate() {
+        places[root(*buf)] = Some(Place::Output(i as u32));
+    }
+    let work: Vec<Unit> = units.units.into_iter().filter(|u| aliases[u.outs[0]].is_none()).collect();
+
+    let mut constants: Vec<Tensor> = Vec::new();
+    let mut lifetimes: Vec<Lifetime> = Vec::new();
+    let mut life_of: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
+    for (number, unit) in work.iter().enumerate() {
+        for &buf in &unit.ins {
+            let buf = root(buf);
+            if let Some(life) = life_of[buf] {
+                lifetimes[life].last = number;
+            } else if places[buf].is_none()
+                && let Some(tensor) = &units.bufs[buf].constant
+            {
+                places[buf] = Some(Place::Constant(constants.len() as u32));
+                constants.push(tensor.clone());
+            }
+        }
+        for &buf in &unit.outs {
+            if places[buf].is_none() {
+                life_of[buf] = Some(lifetimes.len());
+                let bytes = (units.bufs[buf].len() * units.bufs[buf].dtype.size()) as u64;
+                lifetimes.push(Lifetime { bytes, first: number, last: number });
+            }
+        }
+    }
+    let (offsets, arena_bytes) = place(&lifetimes);
+    program.arena_bytes = arena_bytes;
+    program.constants = constants;
+
+    let mut known: HashMap<Nest, u32> = HashMap::new();
+    for unit in work {
+        let args = unit.ins.iter().chain(&unit.outs).map(|&buf| {
+            let buf = root(buf);
+            match (places[buf], life_of[buf]) {
+                (Some(place), _) => place,
+                (None, Some(life)) => Place::Arena(offsets[life]),
+                (None, None) => unreachable!("a buffer is read that nothing writes"),
+            }
+        });
+        let args = args.collect();
+        let types = |bufs: &[Buf]| bufs.iter().map(|&b| units.bufs[b].ty()).collect::<Vec<_>>();
+        let next = program.kernels.len();
+        let work = match unit.work {
+            UnitWork::Nest(nest) | UnitWork::Copy(nest) => {
+                let nest = normalize(&nest);
+                let kernel = *known.entry(nest).or_insert_with_key(|nest| {
+                    program.kernels.push(schedule(nest, &kernel_name(next, &unit.origin), machine));
+                    next as u32
+                });
+                Work::Kernel(kernel)
+            }
+            UnitWork::Kernel(kernel) => {
+                let name = kernel_name(next, &unit.origin);
+                program.kernels.push(Kernel { name, ..*kernel });
+                Work::Kernel(next as u32)
+            }
+            UnitWork::Interpret(op) => Work::Interpret { op, ins: types(&unit.ins), outs: types(&unit.outs) },
+        };
+        program.steps.push(Step { work, args, origin: unit.origin, flops: unit.flops });
+    }
+    program
+}
+
+/// An identifier: the kernel's number and the ops it came from.
+fn kernel_name(number: usize, origin: &[String]) -> String {
+    let mut name = format!("k{number}");
+    for part in origin.iter().take(4) {
+        let op = part.split(' ').next().unwrap_or_default();
+        name.push('_');
+        name.extend(op.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }));
+    }
+    name
+}

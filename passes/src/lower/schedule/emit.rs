@@ -1,0 +1,523 @@
+//! Writing a nest's expressions into a kernel at the outermost loop where they are known.
+//!
+//! A schedule opens loops and says what each variable of the nest is in terms of loop variables
+//! ([`Emit::bind`]). Asking for an expression's [`Emit::value`] then defines it in the outermost open
+//! block in which everything it depends on is known, once. So loop-invariant code is never inside the
+//! loop, whichever schedule asks for it.
+
+use std::collections::{BTreeSet, HashMap};
+
+use cranelift_entity::SecondaryMap;
+use windlass_ir::loops::{
+    Buffer, Expr, Guard, Index, Kernel, KernelBuilder, LoopKind, Nest, Reduction, Rhs, Role, Val, Var,
+};
+use windlass_ir::{DType, ScalarFn};
+
+use crate::lower::formula::free_vars;
+
+/// A reduction's result held in a register buffer, one element a lane.
+#[derive(Clone, Debug)]
+struct Tile {
+    buffer: Buffer,
+    /// Where this lane's element is.
+    index: Index,
+}
+
+/// What is known of guards that must all hold.
+enum Settled {
+    Holds,
+    Fails,
+    /// These are left to be tested when running.
+    Open(Vec<Guard>),
+}
+
+/// A kernel under construction from a nest.
+pub struct Emit<'n> {
+    /// The formulas; operands are flat.
+    pub nest: &'n Nest,
+    /// The kernel so far.
+    pub builder: KernelBuilder,
+    free: SecondaryMap<Val, BTreeSet<Var>>,
+    ins: Vec<Buffer>,
+    outs: Vec<Buffer>,
+    /// What each variable of the nest is now, and how deep the block is in which that holds.
+    bound: HashMap<Var, (Index, usize)>,
+    /// How deep the block of each kernel value is.
+    val_depth: HashMap<Val, usize>,
+    /// What is already computed, per open block.
+    scopes: Vec<HashMap<Val, Val>>,
+    tiles: HashMap<Val, Tile>,
+    /// Guards (over kernel variables) that the open `if`s decide, with the depth of the block.
+    assumed: Vec<(Guard, bool, usize)>,
+    /// Values are never defined further out than this: a parallel loop stands alone.
+    outermost: usize,
+}
+
+impl<'n> Emit<'n> {
+    /// An empty kernel with the nest's operands and results as parameters.
+    pub fn new(nest: &'n Nest, name: &str) -> Emit<'n> {
+        let mut builder = KernelBuilder::new(name);
+        let ins = nest
+            .operands
+            .iter()
+            .enumerate()
+            .map(|(i, operand)| {
+                builder.buffer(&format!("x{i}"), operand.dtype, operand.shape.iter().product(), Role::In)
+            })
+            .collect();
+        let len = nest.shape().iter().product();
+        let outs = nest
+            .roots
+            .iter()
+            .enumerate()
+            .map(|(i, &root)| builder.buffer(&format!("y{i}"), nest.dtype(root), len, Role::Out))
+            .collect();
+        Emit {
+            nest,
+            builder,
+            free: free_vars(nest),
+            ins,
+            outs,
+            bound: HashMap::new(),
+            val_depth: HashMap::new(),
+            scopes: vec![HashMap::new()],
+            tiles: HashMap::new(),
+            assumed: Vec::new(),
+            outermost: 0,
+        }
+    }
+
+    /// The variables an expression depends on.
+    pub fn free(&self, val: Val) -> &BTreeSet<Var> {
+        &self.free[val]
+    }
+
+    /// Opens a loop and returns its variable as an index.
+    pub fn enter(&mut self, kind: LoopKind, extent: usize) -> Index {
+        let var = self.builder.begin_loop(kind, extent);
+        self.scopes.push(HashMap::new());
+        if kind == LoopKind::Parallel {
+            self.outermost = self.builder.depth();
+        }
+        Index::var(var)
+    }
+
+    /// Closes the innermost loop or `if`.
+    pub fn leave(&mut self) {
+        let depth = self.builder.depth();
+        self.builder.end();
+        self.scopes.pop();
+        self.assumed.retain(|(_, _, at)| *at < depth);
+        self.bound.retain(|_, (_, at)| *at < depth);
+    }
+
+    /// Opens the block that runs where the guards (over kernel variables) hold.
+    pub fn enter_if(&mut self, guards: &[Guard]) {
+        self.builder.begin_if(guards);
+        self.scopes.push(HashMap::new());
+        let depth = self.builder.depth();
+        self.assumed.extend(guards.iter().map(|g| (g.clone(), true, depth)));
+    }
+
+    /// Closes that block and opens the one for where they do not.
+    pub fn enter_else(&mut self) {
+        let depth = self.builder.depth();
+        self.builder.begin_else();
+        *self.scopes.last_mut().expect("a block is open") = HashMap::new();
+        let (kept, decided): (Vec<_>, Vec<_>) = self.assumed.drain(..).partition(|(_, _, at)| *at < depth);
+        self.assumed = kept;
+        // That one of several fails says nothing about each.
+        if let [(guard, _, at)] = decided.as_slice() {
+            self.assumed.push((guard.clone(), false, *at));
+        }
+    }
+
+    /// Says what a variable of the nest is, in terms of kernel variables, until the innermost block
+    /// closes.
+    pub fn bind(&mut self, var: Var, index: Index) {
+        self.bound.insert(var, (index, self.builder.depth()));
+    }
+
+    /// The nest's index in terms of kernel variables and values.
+    pub fn index(&mut self, index: &Index) -> Index {
+        let values: HashMap<Val, Val> = index.values().into_iter().map(|v| (v, self.value(v))).collect();
+        let renamed = index.map_values(&|v| values[&v]);
+        renamed.substitute(&|v| Some(self.bound.get(&v).expect("every variable is bound").0.clone()))
+    }
+
+    /// How deep the block is in which an index of the nest is known.
+    fn depth_of(&mut self, index: &Index) -> usize {
+        let vals: Vec<Val> = index.values().into_iter().map(|v| self.value(v)).collect();
+        let vals = vals.into_iter().map(|v| self.val_depth[&v]);
+        let vars = index.vars().into_iter().map(|v| self.bound[&v].1);
+        vals.chain(vars).max().unwrap_or(0).max(self.outermost)
+    }
+
+    /// What is known of guards that must all hold, and how deep the block is in which that is so.
+    fn settle(&mut self, guards: &[Guard]) -> (Settled, usize) {
+        let mut open = Vec::new();
+        let mut depth = self.outermost;
+        for guard in guards {
+            let own_depth = self.depth_of(&guard.index);
+            let guard = Guard::new(self.index(&guard.index), guard.size);
+            let assumed =
+                self.assumed.iter().find(|(known, _, _)| *known == guard).map(|(_, v, at)| (*v, *at));
+            match (guard.as_known(), assumed) {
+                (Some(false), _) => return (Settled::Fails, own_depth),
+                (None, Some((false, at))) => return (Settled::Fails, at.max(own_depth)),
+                (Some(true), _) => depth = depth.max(own_depth),
+                (None, Some((true, at))) => depth = depth.max(at).max(own_depth),
+                (None, None) => {
+                    depth = depth.max(own_depth);
+                    open.push(guard);
+                }
+            }
+        }
+        (if open.is_empty() { Settled::Holds } else { Settled::Open(open) }, depth)
+    }
+
+    fn define(&mut self, depth: usize, dtype: DType, rhs: Rhs) -> Val {
+        let val = self.builder.define_at(depth, dtype, rhs);
+        self.val_depth.insert(val, depth);
+        val
+    }
+
+    /// An expression's value, defined where it is first known.
+    pub fn value(&mut self, val: Val) -> Val {
+        if let Some(&known) = self.scopes.iter().find_map(|scope| scope.get(&val)) {
+            return known;
+        }
+        let (expr, dtype) = &self.nest.exprs[val];
+        let dtype = *dtype;
+        let made = match expr {
+            Expr::Load { operand, index, guards } => match self.settle(guards) {
+                (Settled::Fails, depth) => self.define(depth, dtype, Rhs::Const(0)),
+                (settled, decided) => {
+                    let depth = self.depth_of(&index[0]).max(decided);
+                    let index = self.index(&index[0]);
+                    let guards = if let Settled::Open(guards) = settled { guards } else { Vec::new() };
+                    let buffer = self.ins[*operand as usize];
+                    self.define(depth, dtype, Rhs::Load { buffer, index, guards })
+                }
+            },
+            Expr::Const(bits) => self.define(self.outermost, dtype, Rhs::Const(*bits)),
+            Expr::Index(index) => {
+                let depth = self.depth_of(index);
+                let index = self.index(index);
+                self.define(depth, dtype, Rhs::Index(index))
+            }
+            Expr::Inside(guards) => match self.settle(guards) {
+                (Settled::Fails, depth) => self.define(depth, dtype, Rhs::Const(0)),
+                (Settled::Holds, depth) => self.define(depth, dtype, Rhs::Const(1)),
+                (Settled::Open(guards), depth) => self.define(depth, dtype, Rhs::Inside(guards)),
+            },
+            Expr::Apply(ScalarFn::Select, args) if let Some((known, depth)) = self.known_bool(args[0]) => {
+                // A condition decided here makes the other branch dead.
+                let chosen = self.value(if known { args[1] } else { args[2] });
+                let depth = depth.max(self.val_depth[&chosen]);
+                self.scopes[depth].insert(val, chosen);
+                return chosen;
+            }
+            Expr::Apply(f, args) => {
+                let args: smallvec::SmallVec<[Val; 3]> = args.iter().map(|&a| self.value(a)).collect();
+                let depth = args.iter().map(|a| self.val_depth[a]).max().unwrap_or(0).max(self.outermost);
+                self.define(depth, dtype, Rhs::Apply(*f, args))
+            }
+            Expr::Reduce { .. } => match self.tiles.get(&val).cloned() {
+                Some(Tile { buffer, index }) => {
+                    let depth = self.builder.depth();
+                    self.define(depth, dtype, Rhs::Load { buffer, index, guards: Vec::new() })
+                }
+                None => self.reduce_serially(val),
+            },
+        };
+        let depth = self.val_depth[&made];
+        self.scopes[depth].insert(val, made);
+        made
+    }
+
+    /// Whether a condition is decided by the open `if`s or by the ranges of the variables, and how deep
+    /// the block is in which it is.
+    fn known_bool(&mut self, val: Val) -> Option<(bool, usize)> {
+        match self.nest.expr(val) {
+            Expr::Inside(guards) => match self.settle(guards) {
+                (Settled::Fails, depth) => Some((false, depth)),
+                (Settled::Holds, depth) => Some((true, depth)),
+                (Settled::Open(_), _) => None,
+            },
+            Expr::Const(bits) => Some((*bits != 0, self.outermost)),
+            Expr::Load { .. } | Expr::Index(_) | Expr::Apply(..) | Expr::Reduce { .. } => None,
+        }
+    }
+
+    /// The identity of a reduction, as a value.
+    fn identity(&mut self, kind: Reduction, dtype: DType) -> Val {
+        self.define(self.outermost, dtype, Rhs::Const(kind.identity(dtype)))
+    }
+
+    /// One step of a reduction: `acc` combined with the argument at the variables' present values.
+    ///
+    /// A sum of float products is one fma, its operand that varies with the lane first.
+    pub fn step(&mut self, reduce: Val, acc: Val) -> Val {
+        let Expr::Reduce { kind, arg, .. } = self.nest.expr(reduce) else {
+            panic!("{reduce} is no reduction")
+        };
+        let (kind, arg) = (*kind, *arg);
+        if let (Reduction::Sum, Expr::Apply(ScalarFn::Mul, factors)) = (kind, self.nest.expr(arg))
+            && self.nest.dtype(arg).is_float()
+        {
+            let (a, b) = (self.value(factors[0]), self.value(factors[1]));
+            let (a, b) = if self.val_depth[&a] < self.val_depth[&b] { (b, a) } else { (a, b) };
+            return self.apply(ScalarFn::Fma, &[a, b, acc]);
+        }
+        let arg = self.value(arg);
+        self.apply(kind.combine(), &[acc, arg])
+    }
+
+    /// A scalar function in the innermost block.
+    fn apply(&mut self, f: ScalarFn, args: &[Val]) -> Val {
+        let val = self.builder.apply(f, args);
+        self.val_depth.insert(val, self.builder.depth());
+        val
+    }
+
+    fn load(&mut self, buffer: Buffer, index: Index) -> Val {
+        let val = self.builder.load(buffer, index);
+        self.val_depth.insert(val, self.builder.depth());
+        val
+    }
+
+    /// A register buffer for partial results of a reduction, filled with its identity.
+    pub fn accumulator(&mut self, reduce: Val, rows: usize, lanes: usize) -> Buffer {
+        let Expr::Reduce { kind, .. } = self.nest.expr(reduce) else { panic!("{reduce} is no reduction") };
+        let (kind, dtype) = (*kind, self.nest.dtype(reduce));
+        let name = format!("acc{}", self.builder.fresh_var(0).id);
+        let buffer = self.builder.buffer(&name, dtype, rows * lanes, Role::Register);
+        let identity = self.identity(kind, dtype);
+        let row = self.enter_rows(rows);
+        let lane = self.enter(LoopKind::Vector, lanes);
+        self.builder.store(buffer, row.mul(lanes as i64).add(&lane), identity);
+        self.leave();
+        self.leave_rows(rows);
+        buffer
+    }
+
+    /// Opens an unrolled loop, unless there is but one row.
+    pub fn enter_rows(&mut self, rows: usize) -> Index {
+        if rows == 1 { Index::constant(0) } else { self.enter(LoopKind::Unroll, rows) }
+    }
+
+    /// Closes what [`Self::enter_rows`] opened.
+    pub fn leave_rows(&mut self, rows: usize) {
+        if rows != 1 {
+            self.leave();
+        }
+    }
+
+    /// Updates an element of an accumulator with one step of the reduction.
+    pub fn accumulate(&mut self, reduce: Val, buffer: Buffer, index: Index) {
+        let acc = self.load(buffer, index.clone());
+        let next = self.step(reduce, acc);
+        self.builder.store(buffer, index, next);
+    }
+
+    /// Says where the result of a reduction is found from now on.
+    pub fn place_result(&mut self, reduce: Val, buffer: Buffer, index: Index) {
+        self.tiles.insert(reduce, Tile { buffer, index });
+    }
+
+    /// A reduction's result as a scalar of the present block, by plain loops in order.
+    fn reduce_serially(&mut self, reduce: Val) -> Val {
+        let buffer = self.accumulator(reduce, 1, 1);
+        let vars = self.reduce_vars(reduce);
+        for &var in &vars {
+            let index = self.enter(LoopKind::Serial, var.extent);
+            self.bind(var, index);
+        }
+        self.accumulate(reduce, buffer, Index::constant(0));
+        vars.iter().for_each(|_| self.leave());
+        self.load(buffer, Index::constant(0))
+    }
+
+    /// The variables a reduction binds.
+    pub fn reduce_vars(&self, reduce: Val) -> Vec<Var> {
+        let Expr::Reduce { vars, .. } = self.nest.expr(reduce) else { panic!("{reduce} is no reduction") };
+        vars.clone()
+    }
+
+    /// A reduction's result as a scalar of the present block, with partial results in `lanes` lanes over
+    /// its variable `along`, which are then folded in halves.
+    pub fn reduce_in_lanes(&mut self, reduce: Val, along: Var, lanes: usize) {
+        let buffer = self.accumulator(reduce, 1, lanes);
+        let vars = self.reduce_vars(reduce);
+        let outer: Vec<Var> = vars.into_iter().filter(|&v| v != along).collect();
+        for &var in &outer {
+            let index = self.enter(LoopKind::Serial, var.extent);
+            self.bind(var, index);
+        }
+        let (whole, rest) = (along.extent / lanes, along.extent % lanes);
+        if whole > 0 {
+            let block = self.enter(LoopKind::Serial, whole);
+            let lane = self.enter(LoopKind::Vector, lanes);
+            self.bind(along, block.mul(lanes as i64).add(&lane));
+            self.accumulate(reduce, buffer, lane);
+            self.leave();
+            self.leave();
+        }
+        if rest > 0 {
+            let lane = self.enter(LoopKind::Vector, rest);
+            self.bind(along, lane.add_const((whole * lanes) as i64));
+            self.accumulate(reduce, buffer, lane);
+            self.leave();
+        }
+        outer.iter().for_each(|_| self.leave());
+        let Expr::Reduce { kind, .. } = self.nest.expr(reduce) else { unreachable!("checked above") };
+        let combine = kind.combine();
+        let mut width = lanes / 2;
+        while width > 0 {
+            let lane = self.enter(LoopKind::Vector, width);
+            let low = self.load(buffer, lane.clone());
+            let high = self.load(buffer, lane.add_const(width as i64));
+            let sum = self.apply(combine, &[low, high]);
+            self.builder.store(buffer, lane, sum);
+            self.leave();
+            width /= 2;
+        }
+        let result = self.load(buffer, Index::constant(0));
+        let depth = self.builder.depth();
+        self.scopes[depth].insert(reduce, result);
+    }
+
+    /// Stores every result at the domain's present position.
+    pub fn store_results(&mut self) {
+        let domain: Vec<Index> = self.nest.domain.iter().map(|&v| self.index(&Index::var(v))).collect();
+        let flat = Index::flatten(&domain, &self.nest.shape());
+        for (i, &root) in self.nest.roots.iter().enumerate() {
+            let val = self.value(root);
+            self.builder.store(self.outs[i], flat.clone(), val);
+        }
+    }
+
+    /// Runs `body` inside loops over these variables, one in another, the first of them parallel if
+    /// asked for.
+    ///
+    /// A serial loop becomes one for each stretch over which the guards on its variable alone that the
+    /// roots depend on do not change, as long as that makes no more than a few copies of the body.
+    pub fn over_all(
+        &mut self,
+        vars: &[Var],
+        parallel_first: bool,
+        roots: &[Val],
+        body: &mut dyn FnMut(&mut Emit<'n>),
+    ) {
+        self.over_rest(vars, parallel_first, roots, 1, body);
+    }
+
+    fn over_rest(
+        &mut self,
+        vars: &[Var],
+        parallel: bool,
+        roots: &[Val],
+        copies: usize,
+        body: &mut dyn FnMut(&mut Emit<'n>),
+    ) {
+        let Some((&var, rest)) = vars.split_first() else { return body(self) };
+        if parallel {
+            let index = self.enter(LoopKind::Parallel, var.extent);
+            self.bind(var, index);
+            self.over_rest(rest, false, roots, copies, body);
+            return self.leave();
+        }
+        let mut cuts = self.cuts(var, roots);
+        if copies * (cuts.len() - 1) > MOST_COPIES {
+            cuts = vec![0, var.extent];
+        }
+        let copies = copies * (cuts.len() - 1);
+        for pair in cuts.windows(2) {
+            let index = self.enter(LoopKind::Serial, pair[1] - pair[0]);
+            self.bind(var, index.add_const(pair[0] as i64));
+            self.over_rest(rest, false, roots, copies, body);
+            self.leave();
+        }
+    }
+
+    /// Runs `body` with `var` as the lanes of vector loops over all its values, one for each stretch over
+    /// which guards on `var` alone do not change.
+    pub fn over_lanes(&mut self, var: Var, roots: &[Val], body: &mut dyn FnMut(&mut Emit<'n>)) {
+        let cuts = self.cuts(var, roots);
+        for pair in cuts.windows(2) {
+            let lane = self.enter(LoopKind::Vector, pair[1] - pair[0]);
+            self.bind(var, lane.add_const(pair[0] as i64));
+            body(self);
+            self.leave();
+        }
+    }
+
+    /// Where guards on `var` alone begin or cease to hold, with 0 and its extent.
+    fn cuts(&mut self, var: Var, roots: &[Val]) -> Vec<usize> {
+        let mut cuts = BTreeSet::from([0, var.extent]);
+        self.visit_guards(roots, &mut |guard| {
+            let Some(step @ (1 | -1)) = guard.index.coefficient(var) else { return };
+            if guard.index.terms().len() != 1 {
+                return;
+            }
+            // 0 <= step * x + offset < size
+            let (offset, size) = (guard.index.offset(), guard.size as i64);
+            let ends = if step == 1 { [-offset, size - offset] } else { [offset - size + 1, offset + 1] };
+            for cut in ends {
+                cuts.insert(cut.clamp(0, var.extent as i64) as usize);
+            }
+        });
+        match cuts.len() - 1 {
+            0..=MOST_COPIES => cuts.into_iter().collect(),
+            _ => vec![0, var.extent],
+        }
+    }
+
+    fn visit_guards(&self, roots: &[Val], visit: &mut dyn FnMut(&Guard)) {
+        for val in self.nest.needed(roots) {
+            if let Expr::Load { guards, .. } | Expr::Inside(guards) = self.nest.expr(val) {
+                guards.iter().for_each(&mut *visit);
+            }
+        }
+    }
+
+    /// Runs `body` once for each way the guards that are decided by variables already bound can fall,
+    /// inside an `if` on them, so that inner loops need not test them.
+    pub fn unswitch(&mut self, roots: &[Val], body: &mut dyn FnMut(&mut Emit<'n>)) {
+        let mut decided: Vec<Guard> = Vec::new();
+        let mut open: Vec<Guard> = Vec::new();
+        self.visit_guards(roots, &mut |guard| open.push(guard.clone()));
+        for guard in open {
+            let ready = guard.index.values().is_empty()
+                && guard.index.vars().iter().all(|v| self.bound.contains_key(v));
+            if ready {
+                let guard = Guard::new(self.index(&guard.index), guard.size);
+                let known = guard.as_known().is_some() || self.assumed.iter().any(|(g, _, _)| *g == guard);
+                if !known && !decided.contains(&guard) {
+                    decided.push(guard);
+                }
+            }
+        }
+        match decided.first() {
+            // Several guards that all must hold (padding in two dimensions) need no more than two bodies.
+            Some(_) if decided.len() <= 3 && self.assumed.len() < 3 => {
+                let guard = [decided[0].clone()];
+                self.enter_if(&guard);
+                self.unswitch(roots, body);
+                self.enter_else();
+                self.unswitch(roots, body);
+                self.leave();
+            }
+            _ => body(self),
+        }
+    }
+
+    /// The finished kernel.
+    pub fn finish(self) -> Kernel {
+        self.builder.finish()
+    }
+}
+
+/// Loops are split at guards into at most this many copies of their body.
+const MOST_COPIES: usize = 16;

@@ -1,0 +1,98 @@
+//! Scheduling: from a formula to loops.
+//!
+//! Three schedules cover every nest:
+//!
+//! - [`elementwise`]: no reductions; loops over the domain, the last dimension as lanes.
+//! - [`rows`]: reductions along contiguous memory; for each row the reductions one after another, in
+//!   lanes that are folded, then the row's results (softmax, norms, sums).
+//! - [`tile`]: reductions whose results are contiguous; a register tile of rows by lanes accumulates
+//!   them (matrix products, convolutions, pooling, sums over outer dimensions).
+//!
+//! Which one, and every number in it that changes the order of arithmetic, depends on the nest alone,
+//! never on the machine: the same model gives the same bits everywhere.
+
+mod elementwise;
+mod emit;
+mod rows;
+pub mod tile;
+
+use std::collections::BTreeSet;
+
+use windlass_ir::loops::{Expr, Kernel, Nest, Val, Var};
+
+pub use emit::Emit;
+
+use crate::lower::formula::{flatten_operands, free_vars, merge_loops, point_cost};
+
+/// What schedules may assume about the machine. Nothing here changes the bits of results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Rows of a contraction's register tile.
+    pub tile_rows: usize,
+    /// Bytes of a row of a contraction's register tile.
+    pub tile_row_bytes: usize,
+    /// Bytes of a block of the left operand that stays in the second-level cache.
+    pub block_bytes: usize,
+}
+
+impl Default for Machine {
+    /// 128-bit vectors and 16 registers: tiles of 5 rows by 2 vectors leave room for two vectors of
+    /// the right operand and one broadcast of the left.
+    fn default() -> Machine {
+        Machine { tile_rows: 5, tile_row_bytes: 32, block_bytes: 256 << 10 }
+    }
+}
+
+/// Work below this many machine operations is not worth starting other threads for.
+const PARALLEL_OPERATIONS: u64 = 200_000;
+
+/// Parallel loops aim for at least this many iterations, so that any small number of threads has
+/// even work.
+const PARALLEL_ITERATIONS: usize = 16;
+
+/// The form of a nest that is scheduled: operands flat, loops merged. Nests with one such form have one
+/// kernel.
+pub fn normalize(nest: &Nest) -> Nest {
+    merge_loops(flatten_operands(nest))
+}
+
+/// The loops for a normalized formula.
+pub fn schedule(nest: &Nest, name: &str, machine: &Machine) -> Kernel {
+    if nest.shape().contains(&0) {
+        return Emit::new(nest, name).finish();
+    }
+    let reductions = top_reductions(nest);
+    if reductions.is_empty() {
+        return elementwise::schedule(nest, name);
+    }
+    match tile::plan(nest, &reductions, machine) {
+        Some(plan) => tile::schedule(nest, name, &plan, machine),
+        None => rows::schedule(nest, name, &reductions),
+    }
+}
+
+/// The reductions that depend on domain variables alone, in order of dependency.
+pub fn top_reductions(nest: &Nest) -> Vec<Val> {
+    let free = free_vars(nest);
+    let domain: BTreeSet<Var> = nest.domain.iter().copied().collect();
+    let is_top = |&val: &Val| matches!(nest.expr(val), Expr::Reduce { .. }) && free[val].is_subset(&domain);
+    nest.needed(&nest.roots).into_iter().filter(is_top).collect()
+}
+
+/// Whether the nest does enough work to share between threads.
+fn is_large(nest: &Nest) -> bool {
+    let points: u64 = nest.domain.iter().map(|v| v.extent as u64).product();
+    points.saturating_mul(point_cost(nest, &nest.roots)) >= PARALLEL_OPERATIONS
+}
+
+/// Moves the variable best suited to be the parallel loop to the front: the first with enough
+/// iterations, else the one with most. The order of loops over a domain is free.
+fn parallel_first(mut vars: Vec<Var>) -> Vec<Var> {
+    let enough = vars.iter().position(|v| v.extent >= PARALLEL_ITERATIONS);
+    let most = || (0..vars.len()).max_by_key(|&i| (vars[i].extent, std::cmp::Reverse(i)));
+    if let Some(at) = enough.or_else(most) {
+        let var = vars.remove(at);
+        vars.insert(0, var);
+    }
+    vars
+}

@@ -1,0 +1,73 @@
+//! Row-wise nests: reductions first, then what depends on them, for each row.
+//!
+//! A reduction along contiguous memory keeps partial results in lanes, element `i` in lane
+//! `i % lanes`, and folds them in halves. The lane count depends on the row's length alone.
+
+use std::collections::BTreeSet;
+
+use windlass_ir::loops::{Expr, Kernel, Nest, Val, Var};
+
+use super::{Emit, is_large, parallel_first};
+
+/// Partial results of a long reduction: 8 vectors of 128 bits or 2 of 512, enough to hide the latency
+/// of addition.
+pub const LANES: usize = 32;
+
+/// For each row: its reductions, then its results.
+pub fn schedule(nest: &Nest, name: &str, reductions: &[Val]) -> Kernel {
+    let mut emit = Emit::new(nest, name);
+    let mut depends: BTreeSet<Var> = BTreeSet::new();
+    reductions.iter().for_each(|&r| depends.extend(emit.free(r).iter().copied()));
+    let (outer, inner): (Vec<Var>, Vec<Var>) = nest.domain.iter().partition(|v| depends.contains(v));
+    let large = is_large(nest) && !outer.is_empty();
+    let outer = if large { parallel_first(outer) } else { outer };
+    emit.over_all(&outer, large, &nest.roots, &mut |emit| {
+        for &reduction in reductions {
+            reduce(emit, reduction);
+        }
+        emit.unswitch(&nest.roots, &mut |emit| match inner.split_last() {
+            None => emit.store_results(),
+            Some((&lane, between)) => emit.over_all(between, false, &nest.roots, &mut |emit| {
+                emit.unswitch(&nest.roots, &mut |emit| {
+                    emit.over_lanes(lane, &nest.roots, &mut |emit| emit.store_results());
+                });
+            }),
+        });
+    });
+    emit.finish()
+}
+
+/// Computes one reduction, in lanes if its argument is made of vectors along one of its variables.
+fn reduce(emit: &mut Emit<'_>, reduction: Val) {
+    let vars = emit.reduce_vars(reduction);
+    let Some(along) = vars.iter().rev().copied().find(|&v| is_vector_along(emit.nest, reduction, v)) else {
+        emit.value(reduction);
+        return;
+    };
+    let lanes = match along.extent {
+        n if n >= LANES => LANES,
+        n => 1 << n.max(1).ilog2(),
+    };
+    emit.reduce_in_lanes(reduction, along, lanes);
+}
+
+/// Whether lanes along `var` read neighbours (or the same element) in every load, and nothing inside
+/// is a loop of its own.
+fn is_vector_along(nest: &Nest, reduction: Val, var: Var) -> bool {
+    let Expr::Reduce { arg, .. } = nest.expr(reduction) else { return false };
+    let free = crate::lower::formula::free_vars(nest);
+    let mut some = false;
+    let every = nest.needed(&[*arg]).into_iter().all(|val| match nest.expr(val) {
+        Expr::Load { index, .. } => match index[0].coefficient(var) {
+            Some(0) => index[0].values().iter().all(|v| !free[*v].contains(&var)),
+            Some(1) => {
+                some = true;
+                true
+            }
+            _ => false,
+        },
+        Expr::Reduce { .. } => !free[val].contains(&var),
+        Expr::Const(_) | Expr::Index(_) | Expr::Inside(_) | Expr::Apply(..) => true,
+    });
+    every && some
+}

@@ -1,0 +1,353 @@
+//! Tiled nests: reductions whose results are neighbours in memory, accumulated in a register tile of
+//! rows by lanes.
+//!
+//! ```text
+//! for block of rows, group of panels   parallel
+//!   for panel of lanes
+//!     for tile of rows
+//!       acc[rows, lanes] = 0
+//!       for k: for row unrolled: for lane vector: acc[row, lane] = fma(b[k, lane], a[row, k], acc[row, lane])
+//!       for row unrolled: for lane vector: y[row, lane] = epilogue(acc[row, lane])
+//! ```
+//!
+//! The same loops serve matrix products, every convolution, pooling, and sums over outer dimensions:
+//! only index maps differ. Each element is accumulated over the reduction's variables in ascending
+//! order, so the tile's shape does not show in the bits.
+
+use std::collections::BTreeSet;
+
+use windlass_ir::ScalarFn;
+use windlass_ir::loops::{Buffer, Expr, Guard, Index, Kernel, LoopKind, Nest, Reduction, Val, Var};
+
+use super::{Emit, Machine, PARALLEL_ITERATIONS, is_large};
+use crate::lower::formula::free_vars;
+
+/// How a nest is tiled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The reductions, in order of dependency.
+    reductions: Vec<Val>,
+    /// The domain variable whose values are lanes.
+    lane: Var,
+    /// Domain variables whose values are rows of the tile, outermost first.
+    rows: Vec<Var>,
+    /// Domain variables outside the tile.
+    batch: Vec<Var>,
+    /// Domain variables that no reduction depends on.
+    inner: Vec<Var>,
+    /// The most rows of a tile.
+    tile_rows: usize,
+    /// The lanes of a tile.
+    lanes: usize,
+    /// Whether operands may be read past the last lane, up to a whole tile.
+    padded: bool,
+}
+
+/// A sum of products: the reduction with its two factors, casts aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contraction {
+    /// The reduction.
+    pub reduce: Val,
+    /// The factors' loads.
+    pub factors: [Val; 2],
+}
+
+/// The nest's only reduction, if it is a sum of products of two unguarded loads.
+pub fn as_contraction(nest: &Nest) -> Option<Contraction> {
+    let mut reductions =
+        nest.needed(&nest.roots).into_iter().filter(|&v| matches!(nest.expr(v), Expr::Reduce { .. }));
+    let reduce = reductions.next()?;
+    if reductions.next().is_some() {
+        return None;
+    }
+    let Expr::Reduce { kind: Reduction::Sum, arg, .. } = nest.expr(reduce) else { return None };
+    let Expr::Apply(ScalarFn::Mul, factors) = nest.expr(*arg) else { return None };
+    let load = |mut val: Val| {
+        while let Expr::Apply(ScalarFn::Cast(_), args) = nest.expr(val) {
+            val = args[0];
+        }
+        match nest.expr(val) {
+            Expr::Load { guards, .. } if guards.is_empty() => Some(val),
+            _ => None,
+        }
+    };
+    Some(Contraction { reduce, factors: [load(factors[0])?, load(factors[1])?] })
+}
+
+/// A variable of its own for lanes within a tile; no nest has as many variables.
+const LANE: u32 = u32::MAX;
+
+/// A load's index with the lane variable split into panel and lane.
+pub fn split_lane(index: &Index, lane: Var, lanes: usize) -> (Index, Var) {
+    let within = Var { id: LANE, extent: lanes };
+    let panel = Var { id: LANE - 1, extent: lane.extent.div_ceil(lanes) };
+    let split = Index::var(panel).mul(lanes as i64).add(&Index::var(within));
+    (index.substitute(&|v| (v == lane).then(|| split.clone())), within)
+}
+
+/// How to tile the nest, if its reductions can be computed in lanes along the last dimension.
+pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> {
+    let free = free_vars(nest);
+    let lane = *nest.domain.last()?;
+    let mut depends: BTreeSet<Var> = BTreeSet::new();
+    reductions.iter().for_each(|&r| depends.extend(free[r].iter().copied()));
+    if !depends.contains(&lane) || reductions.iter().any(|&r| !free[r].contains(&lane)) {
+        return None;
+    }
+    let contraction = as_contraction(nest);
+    let size = reductions.iter().map(|&r| nest.dtype(r).size()).max()?;
+    let vars_outside = |keep: &BTreeSet<Var>| -> Vec<Var> {
+        nest.domain.iter().copied().filter(|v| *v != lane && !keep.contains(v)).collect()
+    };
+    let inner: Vec<Var> = vars_outside(&depends);
+    // The factor that fewer rows share is the one held in vectors.
+    let rows: Vec<Var> = match contraction {
+        Some(Contraction { factors, .. }) if inner.is_empty() => {
+            let reused = |factor: Val| vars_outside(&free[factor]);
+            let points = |vars: &Vec<Var>| vars.iter().map(|v| v.extent).product::<usize>();
+            factors
+                .into_iter()
+                .filter(|f| free[*f].contains(&lane))
+                .map(reused)
+                .max_by_key(points)
+                .unwrap_or_default()
+        }
+        _ => Vec::new(),
+    };
+    let row_count: usize = rows.iter().map(|v| v.extent).product();
+    let rows = if row_count > 1 { rows } else { Vec::new() };
+    let lanes = (tile_bytes(machine, row_count, reductions.len()) / size).max(1);
+    if !is_vector(nest, reductions, lane, lanes.min(lane.extent)) {
+        return None;
+    }
+    // Few lanes against a long contiguous reduction: rows with folded lanes use the vectors better.
+    if lane.extent < FEW_LANES && row_count < FEW_LANES {
+        return None;
+    }
+    let padded =
+        reductions.len() == 1 && lane.extent % lanes != 0 && may_pad(nest, reductions[0], lane, lanes);
+    let lanes = if padded { lanes } else { lanes.min(lane.extent) };
+    let in_rows: BTreeSet<Var> = rows.iter().chain(&inner).copied().collect();
+    let batch = vars_outside(&in_rows);
+    let tile_rows = if rows.is_empty() { 1 } else { machine.tile_rows };
+    Some(Plan { reductions: reductions.to_vec(), lane, rows, batch, inner, tile_rows, lanes, padded })
+}
+
+/// Below this many lanes, and as many rows, a tile is not worth it.
+pub const FEW_LANES: usize = 4;
+
+/// Bytes of lanes in one row of a tile: the machine's for tiles of several rows; with a single row there
+/// is more room, shared by the reductions.
+pub fn tile_bytes(machine: &Machine, row_count: usize, reductions: usize) -> usize {
+    match (row_count, reductions) {
+        (0 | 1, 1) => 128,
+        (_, 1) => machine.tile_row_bytes,
+        (_, 2) => 64,
+        _ => 32,
+    }
+}
+
+/// Whether every load in the reductions reads neighbours, or the same element, along the lanes, and some
+/// load reads neighbours.
+fn is_vector(nest: &Nest, reductions: &[Val], lane: Var, lanes: usize) -> bool {
+    let free = free_vars(nest);
+    let mut some = false;
+    let every = nest.needed(reductions).into_iter().all(|val| match nest.expr(val) {
+        Expr::Load { index, .. } => {
+            let (index, within) = split_lane(&index[0], lane, lanes);
+            let gathered = index.values().iter().any(|v| free[*v].contains(&lane));
+            let step = if gathered { None } else { index.coefficient(within) };
+            some |= step == Some(1);
+            matches!(step, Some(0 | 1))
+        }
+        Expr::Reduce { .. } => reductions.contains(&val) || !free[val].contains(&lane),
+        Expr::Const(_) | Expr::Index(_) | Expr::Inside(_) | Expr::Apply(..) => true,
+    });
+    every && some
+}
+
+/// Whether whole tiles may be accumulated although the last has lanes that are not stored: no load
+/// then leaves its operand.
+fn may_pad(nest: &Nest, reduction: Val, lane: Var, lanes: usize) -> bool {
+    nest.needed(&[reduction]).into_iter().all(|val| match nest.expr(val) {
+        Expr::Load { operand, index, guards } => {
+            let len: usize = nest.operands[*operand as usize].shape.iter().product();
+            let (index, _) = split_lane(&index[0], lane, lanes);
+            guards.is_empty() && index.values().is_empty() && index.is_within(len)
+        }
+        Expr::Const(_) | Expr::Index(_) | Expr::Inside(_) | Expr::Apply(..) | Expr::Reduce { .. } => true,
+    })
+}
+
+/// A count of things cut into parts whose sizes differ by at most one.
+#[derive(Clone, Copy, Debug)]
+struct Split {
+    parts: usize,
+    /// The size of all parts but the first `larger`, which have one more.
+    size: usize,
+    larger: usize,
+}
+
+impl Split {
+    fn of(count: usize, most: usize) -> Split {
+        let parts = count.div_ceil(most.max(1)).max(1);
+        Split { parts, size: count / parts, larger: count % parts }
+    }
+}
+
+/// Runs `body` with the start and size of part `part` of a split, in an `if` where sizes differ.
+fn with_part<'n>(
+    emit: &mut Emit<'n>,
+    split: Split,
+    part: &Index,
+    body: &mut dyn FnMut(&mut Emit<'n>, Index, usize),
+) {
+    if split.larger == 0 {
+        return body(emit, part.mul(split.size as i64), split.size);
+    }
+    emit.enter_if(&[Guard::new(part.clone(), split.larger)]);
+    body(emit, part.mul(split.size as i64 + 1), split.size + 1);
+    emit.enter_else();
+    if split.size > 0 {
+        body(emit, part.mul(split.size as i64).add_const(split.larger as i64), split.size);
+    }
+    emit.leave();
+}
+
+/// The loops of a tiled nest.
+pub fn schedule(nest: &Nest, name: &str, plan: &Plan, machine: &Machine) -> Kernel {
+    let mut emit = Emit::new(nest, name);
+    let extents = |vars: &[Var]| -> Vec<usize> { vars.iter().map(|v| v.extent).collect() };
+    let row_count: usize = extents(&plan.rows).iter().product();
+    let tiles = Split::of(row_count, plan.tile_rows);
+    let panels = plan.lane.extent.div_ceil(plan.lanes);
+    let steps: usize = plan.reductions.iter().flat_map(|&r| emit.reduce_vars(r)).map(|v| v.extent).product();
+    let tile_bytes = (plan.tile_rows * steps.max(1)).saturating_mul(nest.dtype(plan.reductions[0]).size());
+    let blocks = Split::of(tiles.parts, machine.block_bytes / tile_bytes.max(1));
+    let batch_count: usize = extents(&plan.batch).iter().product();
+    let outer = (batch_count * blocks.parts).max(1);
+    let wanted_groups = PARALLEL_ITERATIONS.div_ceil(outer).clamp(1, panels);
+    let groups = Split::of(panels, panels.div_ceil(wanted_groups));
+    let iterations = outer * groups.parts;
+    let kind = match is_large(nest) && iterations > 1 {
+        true => LoopKind::Parallel,
+        false => LoopKind::Serial,
+    };
+    let mut shape = extents(&plan.batch);
+    shape.extend([blocks.parts, groups.parts]);
+    let iteration = emit.enter(kind, iterations);
+    let mut parts = Index::unflatten(&iteration, &shape);
+    let (group, block) = (parts.pop().expect("two more"), parts.pop().expect("one more"));
+    for (&var, part) in plan.batch.iter().zip(parts) {
+        emit.bind(var, part);
+    }
+    with_part(&mut emit, groups, &group, &mut |emit, first_panel, panel_count| {
+        let panel = emit.enter(LoopKind::Serial, panel_count);
+        let panel = first_panel.add(&panel);
+        with_part(emit, blocks, &block, &mut |emit, first_tile, tile_count| {
+            let tile = emit.enter(LoopKind::Serial, tile_count);
+            let tile = first_tile.add(&tile);
+            with_part(emit, tiles, &tile, &mut |emit, first_row, rows| {
+                with_panel(emit, plan, &panel, &mut |emit, lanes, stored| {
+                    Tile { plan, first_row: &first_row, rows, panel: &panel, lanes, stored }.emit(emit);
+                });
+            });
+            emit.leave();
+        });
+        emit.leave();
+    });
+    emit.leave();
+    emit.finish()
+}
+
+/// Runs `body` with the lanes to compute and those to store in a panel, in an `if` where the last has fewer.
+fn with_panel<'n>(
+    emit: &mut Emit<'n>,
+    plan: &Plan,
+    panel: &Index,
+    body: &mut dyn FnMut(&mut Emit<'n>, usize, usize),
+) {
+    let (whole, rest) = (plan.lane.extent / plan.lanes, plan.lane.extent % plan.lanes);
+    let last = if plan.padded { plan.lanes } else { rest };
+    match (whole, rest) {
+        (_, 0) => body(emit, plan.lanes, plan.lanes),
+        (0, _) => body(emit, last, rest),
+        _ => {
+            emit.enter_if(&[Guard::new(panel.clone(), whole)]);
+            body(emit, plan.lanes, plan.lanes);
+            emit.enter_else();
+            body(emit, last, rest);
+            emit.leave();
+        }
+    }
+}
+
+/// One register tile.
+struct Tile<'p> {
+    plan: &'p Plan,
+    first_row: &'p Index,
+    rows: usize,
+    panel: &'p Index,
+    /// How many lanes are computed.
+    lanes: usize,
+    /// How many of them are stored.
+    stored: usize,
+}
+
+impl Tile<'_> {
+    fn emit(&self, emit: &mut Emit<'_>) {
+        let mut done: Vec<(Val, Buffer)> = Vec::new();
+        for &reduction in &self.plan.reductions {
+            let acc = emit.accumulator(reduction, self.rows, self.lanes);
+            let vars = emit.reduce_vars(reduction);
+            emit.over_all(&vars, false, &[], &mut |emit| {
+                self.over_rows(emit, |emit, row| {
+                    emit.unswitch(&[reduction], &mut |emit| {
+                        self.over_lanes(emit, self.lanes, &done, &row, |emit, lane| {
+                            emit.accumulate(reduction, acc, row.mul(self.lanes as i64).add(lane));
+                        });
+                    });
+                });
+            });
+            done.push((reduction, acc));
+        }
+        let roots = emit.nest.roots.clone();
+        emit.over_all(&self.plan.inner, false, &roots, &mut |emit| {
+            self.over_rows(emit, |emit, row| {
+                emit.unswitch(&roots, &mut |emit| {
+                    self.over_lanes(emit, self.stored, &done, &row, |emit, _| emit.store_results());
+                });
+            });
+        });
+    }
+
+    /// Opens the unrolled loop over rows and says which row of the domain each is.
+    fn over_rows<'n>(&self, emit: &mut Emit<'n>, body: impl FnOnce(&mut Emit<'n>, Index)) {
+        let row = emit.enter_rows(self.rows);
+        let extents: Vec<usize> = self.plan.rows.iter().map(|v| v.extent).collect();
+        let position = Index::unflatten(&self.first_row.add(&row), &extents);
+        for (&var, index) in self.plan.rows.iter().zip(position) {
+            emit.bind(var, index);
+        }
+        body(emit, row);
+        emit.leave_rows(self.rows);
+    }
+
+    /// Opens the vector loop over lanes and says where finished reductions have this lane's result.
+    fn over_lanes<'n>(
+        &self,
+        emit: &mut Emit<'n>,
+        lanes: usize,
+        done: &[(Val, Buffer)],
+        row: &Index,
+        body: impl FnOnce(&mut Emit<'n>, &Index),
+    ) {
+        let lane = emit.enter(LoopKind::Vector, lanes);
+        emit.bind(self.plan.lane, self.panel.mul(self.plan.lanes as i64).add(&lane));
+        for &(reduction, acc) in done {
+            emit.place_result(reduction, acc, row.mul(self.lanes as i64).add(&lane));
+        }
+        body(emit, &lane);
+        emit.leave();
+    }
+}

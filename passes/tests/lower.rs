@@ -1,0 +1,198 @@
+//! Graphs lowered to programs mean what they meant: the loop interpreter against the graph interpreter.
+
+use windlass_ir::loops::interpret::run_program;
+use windlass_ir::loops::{print_kernel, verify_kernel};
+use windlass_ir::ops::{
+    Concat, Conv, LayerNorm, MatMul, Pool, PoolKind, Reduce, ReduceKind, Reshape, Softmax, Transpose,
+};
+use windlass_ir::{Builder, DType, Graph, ScalarFn, Tensor, TensorType, Value, interpret};
+use windlass_passes::lower::{LowerOptions, lower};
+
+/// A tensor of small values that repeat with no simple period.
+fn ramp(shape: &[usize], salt: usize) -> Tensor {
+    Tensor::from_fn::<f32>(shape, |i| (((i * 37 + salt * 11) % 101) as f32 - 50.0) / 40.0)
+}
+
+fn f32s(shape: &[usize]) -> TensorType {
+    TensorType::fixed(DType::F32, shape)
+}
+
+fn check(name: &str, graph: &Graph) {
+    let inputs: Vec<Tensor> =
+        graph.inputs().iter().enumerate().map(|(i, (_, v))| ramp(&graph.ty(*v).shape(), i)).collect();
+    let expected = interpret(graph, &inputs).expect("the graph runs");
+    for fuse in [false, true] {
+        let program =
+            lower(graph, &LowerOptions { fuse, ..LowerOptions::default() }).expect("the graph lowers");
+        for kernel in &program.kernels {
+            verify_kernel(kernel)
+                .unwrap_or_else(|e| panic!("{name} (fuse {fuse}): {e}\n{}", print_kernel(kernel)));
+        }
+        let dump = || program.kernels.iter().map(print_kernel).collect::<String>();
+        let found = run_program(&program, &inputs)
+            .unwrap_or_else(|e| panic!("{name} (fuse {fuse}): {e}\n{}", dump()));
+        for (e, f) in expected.iter().zip(&found) {
+            assert_eq!(e.ty(), f.ty(), "{name}");
+            let (e, f) = (e.to_f64s(), f.to_f64s());
+            let scale = e.iter().fold(1e-6f64, |m, x| m.max(x.abs()));
+            for (i, (a, b)) in e.iter().zip(&f).enumerate() {
+                let close = (a - b).abs() <= 1e-5 * scale || (a.is_nan() && b.is_nan());
+                assert!(close, "{name} (fuse {fuse}): element {i} is {b}, expected {a}\n{}", dump());
+            }
+        }
+    }
+}
+
+fn build(name: &str, body: impl FnOnce(&mut Builder) -> Vec<Value>) {
+    let mut b = Builder::new(name);
+    let outs = body(&mut b);
+    for (i, out) in outs.into_iter().enumerate() {
+        b.output(&format!("y{i}"), out);
+    }
+    check(name, &b.finish().expect("the graph is valid"));
+}
+
+#[test]
+fn elementwise_chains_and_broadcasts() {
+    build("chain", |b| {
+        let x = b.input("x", f32s(&[3, 1, 7]));
+        let y = b.input("y", f32s(&[5, 1]));
+        let s = b.map(ScalarFn::Add, &[x, y]).unwrap();
+        let e = b.map(ScalarFn::Exp, &[s]).unwrap();
+        let r = b.map(ScalarFn::Mul, &[e, x]).unwrap();
+        vec![r, s]
+    });
+    build("large", |b| {
+        let x = b.input("x", f32s(&[40_003]));
+        let e = b.map(ScalarFn::Tanh, &[x]).unwrap();
+        vec![b.map(ScalarFn::Mul, &[e, x]).unwrap()]
+    });
+    build("scalar", |b| {
+        let x = b.input("x", f32s(&[]));
+        vec![b.map(ScalarFn::Neg, &[x]).unwrap(), x]
+    });
+    build("empty", |b| {
+        let x = b.input("x", f32s(&[2, 0, 3]));
+        let sum = b.push1(Reduce::over(ReduceKind::Sum, &[1], false), &[x]).unwrap();
+        vec![b.map(ScalarFn::Neg, &[x]).unwrap(), sum]
+    });
+}
+
+#[test]
+fn matrix_products_with_prologue_and_epilogue() {
+    for (m, k, n) in [(1, 5, 3), (7, 16, 8), (13, 9, 21), (1, 40, 70), (64, 64, 64), (5, 1, 9), (6, 300, 1)] {
+        build(&format!("dense {m} {k} {n}"), |b| {
+            let x = b.input("x", f32s(&[m, k]));
+            let w = b.constant(ramp(&[k, n], 3));
+            let bias = b.constant(ramp(&[n], 4));
+            let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+            let y = b.map(ScalarFn::Add, &[y, bias]).unwrap();
+            vec![b.map(ScalarFn::Relu, &[y]).unwrap()]
+        });
+        build(&format!("transposed {m} {k} {n}"), |b| {
+            let x = b.input("x", f32s(&[2, m, k]));
+            let w = b.input("w", f32s(&[2, n, k]));
+            vec![b.push1(MatMul { trans_b: true, ..MatMul::default() }, &[x, w]).unwrap()]
+        });
+    }
+}
+
+#[test]
+fn attention_without_copies() {
+    build("attention", |b| {
+        let x = b.input("x", f32s(&[2, 6, 24]));
+        let heads = |b: &mut Builder, salt| {
+            let w = b.constant(ramp(&[24, 24], salt));
+            let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+            let y = b.push1(Reshape::to(&[2, 6, 3, 8]), &[y]).unwrap();
+            b.push1(Transpose::by(&[0, 2, 1, 3]), &[y]).unwrap()
+        };
+        let (q, k, v) = (heads(b, 1), heads(b, 2), heads(b, 3));
+        let scores = b.push1(MatMul { trans_b: true, ..MatMul::default() }, &[q, k]).unwrap();
+        let scale = b.scalar(DType::F32, 0.3);
+        let scores = b.map(ScalarFn::Mul, &[scores, scale]).unwrap();
+        let weights = b.push1(Softmax { log: false, axis: -1 }, &[scores]).unwrap();
+        let y = b.push1(MatMul::default(), &[weights, v]).unwrap();
+        let y = b.push1(Transpose::by(&[0, 2, 1, 3]), &[y]).unwrap();
+        vec![b.push1(Reshape::to(&[2, 6, 24]), &[y]).unwrap()]
+    });
+}
+
+#[test]
+fn rows_and_norms() {
+    for n in [1, 5, 33, 100] {
+        build(&format!("norm {n}"), |b| {
+            let x = b.input("x", f32s(&[4, n]));
+            let scale = b.constant(ramp(&[n], 5));
+            let shift = b.constant(ramp(&[n], 6));
+            let norm = LayerNorm { rms: false, axis: -1, epsilon: 1e-5 };
+            let y = b.push(norm, &[x, scale, shift], None).unwrap()[0];
+            let z = b.push1(Softmax { log: true, axis: -1 }, &[y]).unwrap();
+            let column = b.push1(Softmax { log: false, axis: 0 }, &[x]).unwrap();
+            vec![y, z, column]
+        });
+    }
+    build("reductions", |b| {
+        let x = b.input("x", f32s(&[3, 4, 35]));
+        let mut outs = Vec::new();
+        for kind in [ReduceKind::Sum, ReduceKind::Mean, ReduceKind::Max, ReduceKind::Min] {
+            for axes in [&[0][..], &[1], &[2], &[0, 2], &[1, 2], &[0, 1, 2]] {
+                outs.push(b.push1(Reduce::over(kind, axes, false), &[x]).unwrap());
+            }
+        }
+        outs
+    });
+}
+
+#[test]
+fn convolutions_and_pools_in_both_layouts() {
+    for channels_last in [false, true] {
+        for (group, channels, filters) in [(1, 3, 8), (2, 4, 6), (6, 6, 6)] {
+            let name = format!("conv last {channels_last} group {group}");
+            build(&name, |b| {
+                let (x, w) = match channels_last {
+                    false => (f32s(&[2, channels, 9, 7]), vec![filters, channels / group, 3, 3]),
+                    true => (f32s(&[2, 9, 7, channels]), vec![3, 3, channels / group, filters]),
+                };
+                let x = b.input("x", x);
+                let w = b.constant(ramp(&w, 7));
+                let bias = b.constant(ramp(&[filters], 8));
+                let conv = Conv {
+                    strides: vec![1, 2],
+                    pads: vec![1, 1, 1, 1],
+                    group: group as i64,
+                    channels_last,
+                    ..Conv::plain()
+                };
+                let y = b.push1(conv, &[x, w, bias]).unwrap();
+                let y = b.map(ScalarFn::Relu, &[y]).unwrap();
+                let mut outs = vec![y];
+                for kind in [PoolKind::Max, PoolKind::Average] {
+                    let pool = Pool {
+                        strides: vec![2, 2],
+                        pads: vec![1, 0, 1, 0],
+                        channels_last,
+                        ..Pool::plain(kind, &[3, 2])
+                    };
+                    outs.push(b.push1(pool, &[y]).unwrap());
+                }
+                outs
+            });
+        }
+    }
+}
+
+#[test]
+fn concatenation_in_every_position() {
+    for axis in 0..3 {
+        build(&format!("concat {axis}"), |b| {
+            let mut shapes = [[2, 3, 10]; 3];
+            shapes[1][axis] = 1;
+            shapes[2][axis] = 4;
+            let ins: Vec<Value> =
+                shapes.iter().enumerate().map(|(i, s)| b.input(&format!("x{i}"), f32s(s))).collect();
+            let y = b.push1(Concat { axis: axis as i64 }, &ins).unwrap();
+            vec![b.map(ScalarFn::Neg, &[y]).unwrap()]
+        });
+    }
+}

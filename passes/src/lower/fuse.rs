@@ -49,8 +49,19 @@ const ROUND_TRIP: u64 = 8;
 /// The most bytes of a row that is read again while it is in cache.
 const ROW_BYTES: u64 = 256 << 10;
 
-/// Merges units until no rule fires, then drops those that nothing reads.
-pub fn fuse(units: &mut Units) {
+/// What became of merging one unit into another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The graph nodes of the producer.
+    pub producer: Vec<String>,
+    /// The graph nodes of the consumer.
+    pub consumer: Vec<String>,
+    /// Why they were not merged, if they were not.
+    pub refusal: Option<Refusal>,
+}
+
+/// Merges units until no rule fires, then drops those that nothing reads. Tells `observe` of each decision.
+pub fn fuse(units: &mut Units, observe: &mut dyn FnMut(Decision)) {
     let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
     for (i, unit) in units.units.iter().enumerate() {
         unit.outs.iter().for_each(|&b| producer[b] = Some(i));
@@ -71,7 +82,13 @@ pub fn fuse(units: &mut Units) {
         {
             let buf = units.units[at].ins[position];
             let shared = uses[buf] > 1;
-            match merge(&units.units[from], &units.units[at], position, shared) {
+            let merged = merge(&units.units[from], &units.units[at], position, shared);
+            observe(Decision {
+                producer: units.units[from].origin.clone(),
+                consumer: units.units[at].origin.clone(),
+                refusal: merged.as_ref().err().copied(),
+            });
+            match merged {
                 Ok(merged) => {
                     // The unit's reads of what it read before end, those of the merged one begin.
                     units.units[at].ins.iter().for_each(|&b| uses[b] -= 1);

@@ -40,9 +40,18 @@ impl Default for LowerOptions {
 
 /// Lowers a graph, as it is, to a program. Every dimension must be fixed.
 pub fn lower(graph: &Graph, options: &LowerOptions) -> Result<Program, Error> {
+    lower_observed(graph, options, &mut |_| {})
+}
+
+/// Like [`lower`], telling `observe` which units were merged and why others were not.
+pub fn lower_observed(
+    graph: &Graph,
+    options: &LowerOptions,
+    observe: &mut dyn FnMut(fuse::Decision),
+) -> Result<Program, Error> {
     let mut units = Units::lower(graph)?;
     if options.fuse {
-        fuse::fuse(&mut units);
+        fuse::fuse(&mut units, observe);
     }
     pack::pack(&mut units, &options.machine);
     give_outputs_buffers(&mut units);

@@ -120,10 +120,10 @@ pub enum Error {
         found: u64,
     },
     /// Text that is not IR.
-    #[error("{message} at byte {offset}")]
+    #[error("{message} at byte {}", span.start)]
     Parse {
-        /// Where.
-        offset: usize,
+        /// The bytes of the text that are at fault.
+        span: std::ops::Range<usize>,
         /// What was expected and found.
         message: String,
     },

@@ -20,6 +20,7 @@ pub mod loops;
 pub mod ops;
 mod scalar;
 mod tensor;
+pub mod text;
 mod types;
 
 pub use attrs::Late;

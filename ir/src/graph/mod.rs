@@ -83,6 +83,18 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// A graph of these parts, whether valid or not; [`verify()`] tells.
+    pub(crate) fn assemble(
+        name: &str,
+        values: Vec<(Def, TensorType)>,
+        nodes: Vec<NodeData>,
+        inputs: Vec<(String, Value)>,
+        outputs: Vec<(String, Value)>,
+    ) -> Graph {
+        let values = values.into_iter().map(|(def, ty)| ValueData { def, ty }).collect();
+        Graph { name: name.to_string(), nodes: nodes.into_iter().collect(), values, inputs, outputs }
+    }
+
     /// The inputs with their names, in order.
     pub fn inputs(&self) -> &[(String, Value)] {
         &self.inputs
@@ -296,6 +308,13 @@ pub(crate) fn resolve_late<T: Clone>(
         position += 1;
         !dropped.contains(&(position - 1))
     });
+}
+
+impl Value {
+    /// The id of the value at this position of the order of definition.
+    pub fn at(index: usize) -> Value {
+        Value::new(index)
+    }
 }
 
 impl Node {

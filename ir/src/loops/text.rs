@@ -11,5 +11,5 @@ pub fn print_kernel(kernel: &Kernel) -> String {
 /// A kernel from its text.
 pub fn parse_kernel(text: &str) -> Result<Kernel, Error> {
     let _ = text;
-    Err(Error::Parse { offset: 0, message: "kernel text is not read yet".to_string() })
+    Err(Error::Parse { span: 0..0, message: "kernel text is not read yet".to_string() })
 }

@@ -69,11 +69,11 @@ impl From<io::Error> for Failure {
 
 /// Text errors are shown with the text around them.
 fn print_error(error: &Error) {
-    if let Error::Text { path, source_text, error: windlass_ir::Error::Parse { offset, message } } = error {
+    if let Error::Text { path, source_text, error: windlass_ir::Error::Parse { span: at, message } } = error {
         let file = path.display().to_string();
         // An error at the end of the text points behind its last byte.
-        let start = (*offset).min(source_text.len().saturating_sub(1));
-        let span = (file.clone(), start..(start + 1).min(source_text.len()));
+        let start = at.start.min(source_text.len().saturating_sub(1));
+        let span = (file.clone(), start..at.end.clamp(start, source_text.len()));
         let config = Config::default()
             .with_index_type(IndexType::Byte)
             .with_color(io::IsTerminal::is_terminal(&io::stderr()));

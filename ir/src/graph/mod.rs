@@ -226,7 +226,7 @@ impl Graph {
         let mut edit = Edit::with_input_types(self, types)?;
         for (node, data) in self.nodes() {
             let ins = edit.map_all(&data.ins);
-            let outs = match fold_shape_arithmetic(edit.graph(), &data.op, &ins) {
+            let outs = match fold(edit.graph(), &data.op, &ins) {
                 Some(tensors) => tensors.into_iter().map(|t| edit.builder().constant(t)).collect(),
                 None => edit.builder().push(data.op.clone(), &ins, data.name.clone())?,
             };
@@ -237,17 +237,40 @@ impl Graph {
 }
 
 /// The results of a node that yields a known shape, or is computed from small constants alone.
-fn fold_shape_arithmetic(graph: &Graph, op: &Op, ins: &[Value]) -> Option<Vec<Tensor>> {
+///
+/// `None` if it is neither, if a result is large, or if the operands are not what the op takes.
+pub fn fold(graph: &Graph, op: &Op, ins: &[Value]) -> Option<Vec<Tensor>> {
     if let Op::ShapeOf(op) = op {
-        return Some(vec![op.of(&graph.ty(ins[0]).as_shape()?)]);
+        return Some(vec![op.of(&graph.ty(*ins.first()?).as_shape()?)]);
     }
     let small = |&v: &Value| graph.as_constant(v).filter(|t| t.len() <= SHAPE_ARITHMETIC_ELEMENTS).cloned();
     let values: Vec<Tensor> = ins.iter().map(small).collect::<Option<_>>()?;
-    if matches!(op, Op::Constant(_)) || !op.is_pure() {
+    if matches!(op, Op::Constant(_)) || !op.is_pure() || has_graphs(op) {
+        return None;
+    }
+    // Sizes come from the operands' values too, so a small operand can ask for a large result.
+    let mut known = op.clone();
+    let mut rest: SmallVec<[Tensor; 4]> = values.iter().cloned().collect();
+    resolve_late(&mut known, &mut rest, |t| Some(t.to_ints()));
+    let types: Vec<TensorType> = rest.iter().map(Tensor::ty).collect();
+    let results = known.infer(&types.iter().collect::<Vec<_>>()).ok()?;
+    let is_small = |ty: &TensorType| ty.as_len().is_none_or(|n| n <= SHAPE_ARITHMETIC_ELEMENTS);
+    if !results.iter().all(is_small) {
         return None;
     }
     let outs = interpret::eval_op(op, &values).ok()?;
     outs.iter().all(|t| t.len() <= SHAPE_ARITHMETIC_ELEMENTS).then_some(outs)
+}
+
+/// Whether an op holds graphs, so that its work is not bounded by its operands' sizes.
+fn has_graphs(op: &Op) -> bool {
+    let mut found = false;
+    let mut visit = |_: &'static str, slot: crate::attrs::Slot<'_>| {
+        found |= matches!(slot, crate::attrs::Slot::Graph(_));
+        Ok(())
+    };
+    op.clone().attrs(&mut visit).expect("reading attributes cannot fail");
+    found
 }
 
 /// Binding folds constants of at most this many elements: enough for any shape, too few to cost time.

@@ -1,0 +1,574 @@
+//! From protobuf messages to a graph: names, scopes, functions and bodies.
+//!
+//! ONNX lists nodes in topological order and defines each name once, so one walk suffices: a name
+//! read before it is defined (so every cycle) is an error. What cannot be imported is noted and its
+//! results are poisoned; the walk goes on, so that one error lists everything.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use windlass_ir::{Builder, Dim, Dims, Edit, Graph, Limits, Tensor, TensorType, Value, ops};
+
+use super::external::Source;
+use super::node::NodeCx;
+use super::problem::{Problem, invalid, unsupported};
+use super::proto::tensor_shape_proto::dimension;
+use super::proto::{
+    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, TypeProto, describe, type_proto,
+};
+use super::{registry, tensor};
+use crate::error::{Error, Unsupported};
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug)]
+enum Binding {
+    Value(Value),
+    /// An operand that a call of a function leaves out.
+    Absent,
+    /// The result of something that cannot be imported.
+    Poisoned,
+}
+
+/// The names of one graph or function body.
+#[derive(Default)]
+struct Names {
+    map: HashMap<String, Binding>,
+    /// Whether names not found here are looked up in the graph outside: so in bodies of If, Loop and
+    /// Scan, not in functions.
+    open: bool,
+}
+
+/// A graph under construction.
+struct Frame {
+    builder: Builder,
+    names: Names,
+    /// Values of the graph outside that this one reads, with the inputs that stand for them.
+    captures: Vec<(Value, Value)>,
+}
+
+/// The body of a control-flow node: closed, what it reads from outside being its last inputs.
+pub(crate) struct Body {
+    pub graph: Graph,
+    /// The values of the graph outside for those inputs.
+    pub captures: Vec<Value>,
+}
+
+/// The operator sets a model or function is written in, by domain.
+type OperatorSets = BTreeMap<String, u32>;
+
+/// Imports one model.
+pub(crate) struct Importer<'m> {
+    source: &'m Source,
+    functions: HashMap<(&'m str, &'m str, &'m str), &'m FunctionProto>,
+    operator_sets: OperatorSets,
+    frames: Vec<Frame>,
+    /// The functions being inlined, outermost first.
+    calls: Vec<&'m FunctionProto>,
+    /// The attributes of the innermost call, to which nodes of its body may refer.
+    arguments: Vec<Cow<'m, AttributeProto>>,
+    /// What the names of nodes start with, inside functions.
+    prefix: String,
+    unsupported: Vec<Unsupported>,
+    nodes: u64,
+}
+
+/// `ai.onnx` is the long spelling of the default domain.
+pub(crate) fn normalize_domain(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
+}
+
+fn operator_sets(imports: &[OperatorSetIdProto], subject: &str) -> Result<OperatorSets, Error> {
+    let mut sets = OperatorSets::new();
+    for import in imports {
+        let Some(version) = u32::try_from(import.version()).ok().filter(|&v| v > 0) else {
+            return Err(Error::invalid(subject, format!("operator set version {}", import.version())));
+        };
+        sets.insert(normalize_domain(import.domain()).to_string(), version);
+    }
+    Ok(sets)
+}
+
+impl<'m> Importer<'m> {
+    pub fn new(
+        source: &'m Source,
+        functions: &'m [FunctionProto],
+        imports: &[OperatorSetIdProto],
+    ) -> Result<Importer<'m>, Error> {
+        let mut table = HashMap::new();
+        for function in functions {
+            let key = (normalize_domain(function.domain()), function.name(), function.overload());
+            if table.insert(key, function).is_some() {
+                return Err(Error::invalid(format!("function `{}`", function.name()), "is defined twice"));
+            }
+        }
+        Ok(Importer {
+            source,
+            functions: table,
+            operator_sets: operator_sets(imports, "model")?,
+            frames: Vec::new(),
+            calls: Vec::new(),
+            arguments: Vec::new(),
+            prefix: String::new(),
+            unsupported: Vec::new(),
+            nodes: 0,
+        })
+    }
+
+    pub fn source(&self) -> &'m Source {
+        self.source
+    }
+
+    pub fn builder_ref(&self) -> &Builder {
+        &self.frames.last().expect("a graph is being imported").builder
+    }
+
+    pub fn builder(&mut self) -> &mut Builder {
+        &mut self.frames.last_mut().expect("a graph is being imported").builder
+    }
+
+    /// Imports the main graph, with the inputs that are initializers too.
+    pub fn import_main(mut self, graph: &'m GraphProto) -> Result<(Graph, Vec<(String, Tensor)>), Error> {
+        let limits = self.source.limits().clone();
+        let builder = Builder::new(graph.name()).with_limits(limits);
+        self.frames.push(Frame { builder, names: Names::default(), captures: Vec::new() });
+        self.bind_initializers(graph)?;
+        let mut defaults = Vec::new();
+        let mut seen = HashSet::new();
+        for input in &graph.input {
+            let known = self.frames[0].names.map.get(input.name()).copied();
+            if let Some(binding) = known.filter(|_| seen.insert(input.name())) {
+                if let Binding::Value(value) = binding
+                    && let Some(tensor) = self.builder().graph().as_constant(value)
+                {
+                    let tensor = tensor.clone();
+                    defaults.push((input.name().to_string(), tensor));
+                }
+                continue;
+            }
+            seen.insert(input.name());
+            let binding = match input_type(input.name(), input.r#type.as_ref(), self.source.limits()) {
+                Ok(ty) => Binding::Value(self.builder().input(input.name(), ty)),
+                Err(problem) => self.note(format!("input `{}`", input.name()), problem)?,
+            };
+            self.bind(input.name(), binding, || format!("input `{}`", input.name()))?;
+        }
+        self.import_nodes(&graph.node)?;
+        for output in &graph.output {
+            let subject = || format!("output `{}`", output.name());
+            let Some(binding) = self.lookup(output.name()) else {
+                return Err(Error::invalid(subject(), "is not defined"));
+            };
+            let value = match binding {
+                Binding::Value(value) => value,
+                Binding::Absent | Binding::Poisoned => continue,
+            };
+            if let Err(problem) = check_declared(output.r#type.as_ref(), self.builder().ty(value)) {
+                self.note(subject(), problem)?;
+            }
+            self.builder().output(output.name(), value);
+        }
+        if !self.unsupported.is_empty() {
+            return Err(Error::Unsupported(self.unsupported));
+        }
+        let frame = self.frames.pop().expect("the main graph");
+        Ok((without_dead_nodes(&frame.builder.finish()?)?, defaults))
+    }
+
+    /// Makes constants of a graph's initializers, dense and sparse.
+    fn bind_initializers(&mut self, graph: &'m GraphProto) -> Result<(), Error> {
+        let source = self.source;
+        let dense = graph.initializer.iter().map(|t| (t.name(), tensor::decode(t, source)));
+        let sparse = graph.sparse_initializer.iter().map(|t| {
+            let name = t.values.as_ref().map_or("", |values| values.name());
+            (name, tensor::decode_sparse(t, source))
+        });
+        for (name, decoded) in dense.chain(sparse) {
+            let subject = || format!("initializer `{name}`");
+            let binding = match decoded {
+                Ok(value) => {
+                    let op = ops::Constant { value };
+                    Binding::Value(self.builder().push(op, &[], Some(name.into()))?[0])
+                }
+                Err(problem) => self.note(subject(), problem)?,
+            };
+            self.bind(name, binding, subject)?;
+        }
+        Ok(())
+    }
+
+    fn import_nodes(&mut self, nodes: &'m [NodeProto]) -> Result<(), Error> {
+        nodes.iter().try_for_each(|node| self.import_node(node))
+    }
+
+    fn import_node(&mut self, node: &'m NodeProto) -> Result<(), Error> {
+        let subject = || describe(node);
+        self.nodes += 1;
+        Limits::check(subject, "nodes", self.nodes, self.source.limits().nodes)?;
+        let mut ins: Vec<Option<Value>> = Vec::with_capacity(node.input.len());
+        let mut poisoned = false;
+        for name in &node.input {
+            ins.push(match name.as_str() {
+                "" => None,
+                name => match self.lookup(name) {
+                    Some(Binding::Value(value)) => Some(value),
+                    Some(Binding::Absent) => None,
+                    Some(Binding::Poisoned) => {
+                        poisoned = true;
+                        None
+                    }
+                    None => {
+                        let message = format!("reads `{name}`, which nothing before it defines");
+                        return Err(Error::invalid(subject(), message));
+                    }
+                },
+            });
+        }
+        let outs = match self.apply(node, ins, poisoned) {
+            Ok(outs) => outs,
+            Err(problem) => {
+                self.note(subject(), problem)?;
+                None
+            }
+        };
+        let named = node.output.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
+        let outs = match outs {
+            Some(outs) if outs.len() < named => {
+                let message = format!("result {} (`{}`)", outs.len(), node.output[outs.len()]);
+                self.note(subject(), Problem::Unsupported(message))?;
+                None
+            }
+            outs => outs,
+        };
+        for (i, name) in node.output.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
+            let binding = match outs.as_ref().map(|outs| outs[i]) {
+                None => Binding::Poisoned,
+                Some(Binding::Absent) => {
+                    return Err(Error::invalid(subject(), format!("its result `{name}` is not defined")));
+                }
+                Some(binding) => binding,
+            };
+            self.bind(name, binding, subject)?;
+        }
+        Ok(())
+    }
+
+    /// The results of a node; `None` if they are poisoned by an operand.
+    fn apply(
+        &mut self,
+        node: &'m NodeProto,
+        ins: Vec<Option<Value>>,
+        poisoned: bool,
+    ) -> Result<Option<Vec<Binding>>, Problem> {
+        let attributes = self.attributes_of(node)?;
+        let domain = normalize_domain(node.domain());
+        if let Some(&function) = self.functions.get(&(domain, node.op_type(), node.overload())) {
+            return match poisoned {
+                true => Ok(None),
+                false => self.call(node, function, ins, attributes).map(Some),
+            };
+        }
+        let Some(&version) = self.operator_sets.get(domain) else {
+            invalid!("no version of operator set `{domain}` is imported");
+        };
+        let import = registry::find(domain, node.op_type(), version)?;
+        if poisoned {
+            return Ok(None);
+        }
+        let name = format!("{}{}", self.prefix, node_name(node));
+        let name: Option<Arc<str>> = (!name.is_empty()).then(|| name.into());
+        self.builder().set_name(name.clone());
+        let mut cx = NodeCx::new(self, node, name, version, ins, attributes);
+        let outs = import.apply(&mut cx)?;
+        cx.finish()?;
+        Ok(Some(outs.into_iter().map(Binding::Value).collect()))
+    }
+
+    /// A node's attributes, those that refer to the function's replaced by what the call gave.
+    fn attributes_of(&self, node: &'m NodeProto) -> Result<Vec<Cow<'m, AttributeProto>>, Problem> {
+        let mut attributes: Vec<Cow<'m, AttributeProto>> = Vec::with_capacity(node.attribute.len());
+        for attribute in &node.attribute {
+            if attributes.iter().any(|a| a.name() == attribute.name()) {
+                invalid!("attribute `{}` is given twice", attribute.name());
+            }
+            if attribute.ref_attr_name().is_empty() {
+                attributes.push(Cow::Borrowed(attribute));
+                continue;
+            }
+            if self.calls.is_empty() {
+                invalid!("attribute `{}` refers to a function's, outside of one", attribute.name());
+            }
+            let named = |a: &&Cow<'m, AttributeProto>| a.name() == attribute.ref_attr_name();
+            if let Some(argument) = self.arguments.iter().find(named) {
+                if argument.g.is_some() || !argument.graphs.is_empty() {
+                    unsupported!("attribute `{}` is a graph passed to a function", attribute.name());
+                }
+                let mut argument = argument.clone().into_owned();
+                argument.name = Some(attribute.name().to_string());
+                attributes.push(Cow::Owned(argument));
+            }
+        }
+        Ok(attributes)
+    }
+
+    /// Inlines a call of a model's own function.
+    fn call(
+        &mut self,
+        node: &'m NodeProto,
+        function: &'m FunctionProto,
+        ins: Vec<Option<Value>>,
+        mut attributes: Vec<Cow<'m, AttributeProto>>,
+    ) -> Result<Vec<Binding>, Problem> {
+        if self.calls.iter().any(|&active| std::ptr::eq(active, function)) {
+            invalid!("function `{}` calls itself", function.name());
+        }
+        let depth = self.calls.len() + self.frames.len() + 1;
+        Limits::check(|| describe(node), "levels", depth as u64, self.source.limits().depth)?;
+        if ins.len() > function.input.len() {
+            invalid!("{} operands for function `{}`", ins.len(), function.name());
+        }
+        let declares = |name: &str| {
+            function.attribute.iter().any(|a| a == name)
+                || function.attribute_proto.iter().any(|a| a.name() == name)
+        };
+        if let Some(odd) = attributes.iter().find(|a| !declares(a.name())) {
+            unsupported!("attribute `{}`, which function `{}` does not have", odd.name(), function.name());
+        }
+        for default in &function.attribute_proto {
+            if !attributes.iter().any(|a| a.name() == default.name()) {
+                attributes.push(Cow::Borrowed(default));
+            }
+        }
+        let mut sets = operator_sets(&function.opset_import, function.name())?;
+        for (domain, version) in &self.operator_sets {
+            sets.entry(domain.clone()).or_insert(*version);
+        }
+        let mut names = Names::default();
+        let given = ins.into_iter().chain(std::iter::repeat(None));
+        for (name, value) in function.input.iter().zip(given) {
+            names.map.insert(name.clone(), value.map_or(Binding::Absent, Binding::Value));
+        }
+        let prefix = format!("{}{}/", self.prefix, node_name(node));
+        let frame = self.frames.last_mut().expect("a graph is being imported");
+        let outer_names = std::mem::replace(&mut frame.names, names);
+        let outer_sets = std::mem::replace(&mut self.operator_sets, sets);
+        let outer_arguments = std::mem::replace(&mut self.arguments, attributes);
+        let outer_prefix = std::mem::replace(&mut self.prefix, prefix);
+        self.calls.push(function);
+        let outs = self.import_function_body(function);
+        self.calls.pop();
+        self.prefix = outer_prefix;
+        self.arguments = outer_arguments;
+        self.operator_sets = outer_sets;
+        self.frames.last_mut().expect("a graph is being imported").names = outer_names;
+        outs
+    }
+
+    fn import_function_body(&mut self, function: &'m FunctionProto) -> Result<Vec<Binding>, Problem> {
+        self.import_nodes(&function.node)?;
+        let mut outs = Vec::with_capacity(function.output.len());
+        for name in &function.output {
+            let Some(binding) = self.lookup(name) else {
+                invalid!("function `{}` does not define its result `{name}`", function.name());
+            };
+            outs.push(binding);
+        }
+        Ok(outs)
+    }
+
+    /// Imports the body of a control-flow node, for parameters of these types.
+    pub fn import_body(&mut self, graph: &'m GraphProto, types: &[TensorType]) -> Result<Body, Problem> {
+        let depth = self.calls.len() + self.frames.len() + 1;
+        let limits = self.source.limits();
+        Limits::check(|| format!("graph `{}`", graph.name()), "levels", depth as u64, limits.depth)?;
+        if graph.input.len() != types.len() {
+            invalid!("graph `{}` takes {} values, gets {}", graph.name(), graph.input.len(), types.len());
+        }
+        let builder = Builder::new(graph.name()).with_limits(limits.clone());
+        let names = Names { map: HashMap::new(), open: true };
+        self.frames.push(Frame { builder, names, captures: Vec::new() });
+        let noted = self.unsupported.len();
+        let result = self.fill_body(graph, types);
+        let frame = self.frames.pop().expect("pushed above");
+        let parameters = result?;
+        if self.unsupported.len() > noted {
+            unsupported!("graph `{}` cannot be imported", graph.name());
+        }
+        let inputs: Vec<Value> =
+            parameters.into_iter().chain(frame.captures.iter().map(|(_, inner)| *inner)).collect();
+        let captures = frame.captures.iter().map(|(outer, _)| *outer).collect();
+        Ok(Body { graph: with_inputs(&frame.builder.finish()?, &inputs)?, captures })
+    }
+
+    fn fill_body(&mut self, graph: &'m GraphProto, types: &[TensorType]) -> Result<Vec<Value>, Problem> {
+        self.bind_initializers(graph)?;
+        let mut parameters = Vec::with_capacity(types.len());
+        for (input, ty) in graph.input.iter().zip(types) {
+            let value = self.builder().input(input.name(), ty.clone());
+            parameters.push(value);
+            self.bind(input.name(), Binding::Value(value), || format!("input `{}`", input.name()))?;
+        }
+        self.import_nodes(&graph.node)?;
+        let mut outputs = HashSet::new();
+        for (i, output) in graph.output.iter().enumerate() {
+            match self.lookup(output.name()) {
+                None | Some(Binding::Absent) => {
+                    invalid!("graph `{}` does not define its output `{}`", graph.name(), output.name())
+                }
+                // The same value may be given back more than once; the names of outputs are distinct.
+                Some(Binding::Value(value)) => match outputs.insert(output.name()) {
+                    true => self.builder().output(output.name(), value),
+                    false => self.builder().output(&format!("{}.{i}", output.name()), value),
+                },
+                Some(Binding::Poisoned) => unsupported!("graph `{}` cannot be imported", graph.name()),
+            }
+        }
+        Ok(parameters)
+    }
+
+    /// What a name stands for in the innermost graph.
+    fn lookup(&mut self, name: &str) -> Option<Binding> {
+        self.lookup_at(self.frames.len() - 1, name)
+    }
+
+    fn lookup_at(&mut self, level: usize, name: &str) -> Option<Binding> {
+        let names = &self.frames[level].names;
+        if let Some(binding) = names.map.get(name) {
+            return Some(*binding);
+        }
+        if !names.open || level == 0 {
+            return None;
+        }
+        let outer = match self.lookup_at(level - 1, name)? {
+            Binding::Value(value) => value,
+            other => return Some(other),
+        };
+        let outside = self.frames[level - 1].builder.graph();
+        let (constant, ty) = (outside.as_constant(outer).cloned(), outside.ty(outer).clone());
+        let frame = &mut self.frames[level];
+        let inner = match (constant, frame.captures.iter().find(|(captured, _)| *captured == outer)) {
+            (Some(tensor), _) => frame.builder.constant(tensor),
+            (None, Some((_, inner))) => *inner,
+            (None, None) => {
+                let inner = frame.builder.input(name, ty);
+                frame.captures.push((outer, inner));
+                inner
+            }
+        };
+        let binding = Binding::Value(inner);
+        frame.names.map.insert(name.to_string(), binding);
+        Some(binding)
+    }
+
+    fn bind(&mut self, name: &str, binding: Binding, subject: impl Fn() -> String) -> Result<(), Error> {
+        let names = &mut self.frames.last_mut().expect("a graph is being imported").names;
+        match names.map.insert(name.to_string(), binding) {
+            None => Ok(()),
+            Some(_) => Err(Error::invalid(subject(), format!("defines `{name}`, which is defined already"))),
+        }
+    }
+
+    /// Notes what is unsupported; anything else ends the import.
+    fn note(&mut self, subject: String, problem: Problem) -> Result<Binding, Error> {
+        match problem.within(subject) {
+            Error::Unsupported(list) => self.unsupported.extend(list),
+            error => return Err(error),
+        }
+        Ok(Binding::Poisoned)
+    }
+}
+
+/// A node's name, or else that of its first result.
+fn node_name(node: &NodeProto) -> &str {
+    match node.name() {
+        "" => node.output.iter().map(String::as_str).find(|name| !name.is_empty()).unwrap_or(""),
+        name => name,
+    }
+}
+
+/// The type a model declares for a value, if it is a tensor of known rank.
+pub(crate) fn input_type(name: &str, ty: Option<&TypeProto>, limits: &Limits) -> Result<TensorType, Problem> {
+    let tensor = match ty.and_then(|ty| ty.value.as_ref()) {
+        Some(type_proto::Value::TensorType(tensor)) => tensor,
+        Some(type_proto::Value::SequenceType(_)) => unsupported!("a sequence"),
+        Some(type_proto::Value::OptionalType(_)) => unsupported!("an optional value"),
+        Some(type_proto::Value::MapType(_)) => unsupported!("a map"),
+        Some(type_proto::Value::SparseTensorType(_)) => unsupported!("a sparse tensor"),
+        Some(type_proto::Value::OpaqueType(_)) => unsupported!("an opaque value"),
+        None => invalid!("no type"),
+    };
+    let dtype = tensor::dtype(tensor.elem_type())?;
+    let Some(shape) = &tensor.shape else { unsupported!("no shape, so its rank is not known") };
+    // A size without a name gets one, so that it can be given a size when the graph is bound.
+    let unnamed = |i: usize| Dim::named(&format!("{name}.{i}"));
+    let dims: Dims = shape
+        .dim
+        .iter()
+        .enumerate()
+        .map(|(i, dim)| match &dim.value {
+            Some(dimension::Value::DimValue(n)) => {
+                usize::try_from(*n).map_or_else(|_| unnamed(i), Dim::Fixed)
+            }
+            Some(dimension::Value::DimParam(name)) if !name.is_empty() => Dim::named(name),
+            Some(dimension::Value::DimParam(_)) | None => unnamed(i),
+        })
+        .collect();
+    let ty = TensorType { dtype, dims };
+    limits.check_type(&ty, || format!("input `{name}`"))?;
+    Ok(ty)
+}
+
+/// Fails if a result is not of the type that the model declares for it.
+fn check_declared(declared: Option<&TypeProto>, found: &TensorType) -> Result<(), Problem> {
+    if let Some(type_proto::Value::TensorType(tensor)) = declared.and_then(|ty| ty.value.as_ref())
+        && tensor.elem_type() != 0
+    {
+        let declared = tensor::dtype(tensor.elem_type())?;
+        if declared != found.dtype {
+            invalid!("is declared to hold {declared}, but is {found}");
+        }
+    }
+    Ok(())
+}
+
+fn without_dead_nodes(graph: &Graph) -> Result<Graph, windlass_ir::Error> {
+    let mut edit = Edit::new(graph);
+    graph.nodes().try_for_each(|(node, _)| edit.copy(node))?;
+    edit.finish()
+}
+
+/// The same graph with its inputs in this order; it may gain inputs of other graphs' types, not lose any.
+fn with_inputs(graph: &Graph, inputs: &[Value]) -> Result<Graph, windlass_ir::Error> {
+    let declared: Vec<(Option<Value>, &str, TensorType)> = inputs
+        .iter()
+        .map(|&value| {
+            let name = graph.inputs().iter().find(|(_, v)| *v == value).map_or("", |(name, _)| name);
+            (Some(value), name, graph.ty(value).clone())
+        })
+        .collect();
+    rebuild(graph, &declared)
+}
+
+/// The same graph over other inputs: each stands for one of the old inputs, or for nothing.
+pub(crate) fn rebuild(
+    graph: &Graph,
+    inputs: &[(Option<Value>, &str, TensorType)],
+) -> Result<Graph, windlass_ir::Error> {
+    let mut b = Builder::new(&graph.name);
+    let mut map: HashMap<Value, Value> = HashMap::new();
+    for (old, name, ty) in inputs {
+        let new = b.input(name, ty.clone());
+        if let Some(old) = old {
+            map.insert(*old, new);
+        }
+    }
+    for (_, data) in graph.nodes() {
+        let ins: Vec<Value> = data.ins.iter().map(|v| map[v]).collect();
+        let outs = b.push(data.op.clone(), &ins, data.name.clone())?;
+        map.extend(data.outs.iter().copied().zip(outs));
+    }
+    for (name, value) in graph.outputs() {
+        b.output(name, map[value]);
+    }
+    without_dead_nodes(&b.finish()?)
+}

@@ -111,7 +111,7 @@ fn attention_without_copies() {
         let scores = b.push1(MatMul { trans_b: true, ..MatMul::default() }, &[q, k]).unwrap();
         let scale = b.scalar(DType::F32, 0.3);
         let scores = b.map(ScalarFn::Mul, &[scores, scale]).unwrap();
-        let weights = b.push1(Softmax { log: false, axis: -1 }, &[scores]).unwrap();
+        let weights = b.push1(Softmax { log: false, axis: -1, masked: false }, &[scores]).unwrap();
         let y = b.push1(MatMul::default(), &[weights, v]).unwrap();
         let y = b.push1(Transpose::by(&[0, 2, 1, 3]), &[y]).unwrap();
         vec![b.push1(Reshape::to(&[2, 6, 24]), &[y]).unwrap()]
@@ -127,8 +127,8 @@ fn rows_and_norms() {
             let shift = b.constant(ramp(&[n], 6));
             let norm = LayerNorm { rms: false, axis: -1, epsilon: 1e-5 };
             let y = b.push(norm, &[x, scale, shift], None).unwrap()[0];
-            let z = b.push1(Softmax { log: true, axis: -1 }, &[y]).unwrap();
-            let column = b.push1(Softmax { log: false, axis: 0 }, &[x]).unwrap();
+            let z = b.push1(Softmax { log: true, axis: -1, masked: false }, &[y]).unwrap();
+            let column = b.push1(Softmax { log: false, axis: 0, masked: false }, &[x]).unwrap();
             vec![y, z, column]
         });
     }
@@ -193,6 +193,12 @@ fn concatenation_in_every_position() {
                 shapes.iter().enumerate().map(|(i, s)| b.input(&format!("x{i}"), f32s(s))).collect();
             let y = b.push1(Concat { axis: axis as i64 }, &ins).unwrap();
             vec![b.map(ScalarFn::Neg, &[y]).unwrap()]
+        });
+        build(&format!("concat of many along {axis}"), |b| {
+            let mut shape = [7, 5, 64];
+            shape[axis] = 3;
+            let ins: Vec<Value> = (0..40).map(|i| b.input(&format!("x{i}"), f32s(&shape))).collect();
+            vec![b.push1(Concat { axis: axis as i64 }, &ins).unwrap()]
         });
     }
 }

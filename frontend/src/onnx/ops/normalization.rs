@@ -8,8 +8,12 @@ use crate::onnx::problem::{invalid, unsupported};
 use crate::onnx::registry::{Entry, entry, entry_at};
 
 pub(super) const ENTRIES: &[Entry] = &[
-    entry_at("Softmax", 1..=12, |cx| flattened(cx, |axis| ops::Softmax { log: false, axis, masked: false }.into())),
-    entry_at("LogSoftmax", 1..=12, |cx| flattened(cx, |axis| ops::Softmax { log: true, axis, masked: false }.into())),
+    entry_at("Softmax", 1..=12, |cx| {
+        flattened(cx, |axis| ops::Softmax { log: false, axis, masked: false }.into())
+    }),
+    entry_at("LogSoftmax", 1..=12, |cx| {
+        flattened(cx, |axis| ops::Softmax { log: true, axis, masked: false }.into())
+    }),
     entry_at("Hardmax", 1..=12, |cx| flattened(cx, |axis| ops::Hardmax { axis }.into())),
     entry("BatchNormalization", batch_normalization),
     entry("InstanceNormalization", instance_normalization),

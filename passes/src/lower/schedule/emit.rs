@@ -51,6 +51,8 @@ pub struct Emit<'n> {
     assumed: Vec<(Guard, bool, usize)>,
     /// Values are never defined further out than this: a parallel loop stands alone.
     outermost: usize,
+    /// How many `if`s [`Self::unswitch`] has opened.
+    bodies: usize,
 }
 
 impl<'n> Emit<'n> {
@@ -84,6 +86,7 @@ impl<'n> Emit<'n> {
             tiles: HashMap::new(),
             assumed: Vec::new(),
             outermost: 0,
+            bodies: 0,
         }
     }
 
@@ -482,28 +485,16 @@ impl<'n> Emit<'n> {
         }
     }
 
-    /// Runs `body` once for each way the guards that are decided by variables already bound can fall,
-    /// inside an `if` on them, so that inner loops need not test them.
+    /// Runs `body` once for each way the guards that variables already bound decide can fall, inside an
+    /// `if` on them, so that inner loops need not test them. What a guard makes dead is not asked about
+    /// further, so a concatenation of n parts has n bodies.
     pub fn unswitch(&mut self, roots: &[Val], body: &mut dyn FnMut(&mut Emit<'n>)) {
-        let mut decided: Vec<Guard> = Vec::new();
-        let mut open: Vec<Guard> = Vec::new();
-        self.visit_guards(roots, &mut |guard| open.push(guard.clone()));
-        for guard in open {
-            let ready = guard.index.values().is_empty()
-                && guard.index.vars().iter().all(|v| self.bound.contains_key(v));
-            if ready {
-                let guard = Guard::new(self.index(&guard.index), guard.size);
-                let known = guard.as_known().is_some() || self.assumed.iter().any(|(g, _, _)| *g == guard);
-                if !known && !decided.contains(&guard) {
-                    decided.push(guard);
-                }
-            }
-        }
-        match decided.first() {
-            // Several guards that all must hold (padding in two dimensions) need no more than two bodies.
-            Some(_) if decided.len() <= 3 && self.assumed.len() < 3 => {
-                let guard = [decided[0].clone()];
-                self.enter_if(&guard);
+        let mut seen = BTreeSet::new();
+        let open = roots.iter().find_map(|&root| self.open_guard(root, &mut seen));
+        match open {
+            Some(guard) if self.bodies < MOST_COPIES => {
+                self.bodies += 1;
+                self.enter_if(&[guard]);
                 self.unswitch(roots, body);
                 self.enter_else();
                 self.unswitch(roots, body);
@@ -513,11 +504,74 @@ impl<'n> Emit<'n> {
         }
     }
 
+    /// A guard that the value of an expression depends on, that bound variables decide, and that no open
+    /// `if` has decided yet; over kernel variables.
+    fn open_guard(&mut self, val: Val, seen: &mut BTreeSet<Val>) -> Option<Guard> {
+        if !seen.insert(val) {
+            return None;
+        }
+        match self.nest.expr(val) {
+            Expr::Load { index, guards, .. } => match self.peek(guards) {
+                (Some(false), _) => None,
+                (_, Some(open)) => Some(open),
+                (_, None) => index[0].values().into_iter().find_map(|v| self.open_guard(v, seen)),
+            },
+            Expr::Inside(guards) => self.peek(guards).1,
+            Expr::Apply(ScalarFn::Select, args) => {
+                if let Some(open) = self.open_guard(args[0], seen) {
+                    return Some(open);
+                }
+                let live = match self.nest.expr(args[0]) {
+                    Expr::Inside(guards) => match self.peek(guards).0 {
+                        Some(true) => &args[1..2],
+                        Some(false) => &args[2..3],
+                        None => &args[1..3],
+                    },
+                    _ => &args[1..3],
+                };
+                live.iter().find_map(|&v| self.open_guard(v, seen))
+            }
+            Expr::Apply(_, args) => args.iter().find_map(|&v| self.open_guard(v, seen)),
+            Expr::Reduce { arg, .. } => match self.tiles.contains_key(&val) {
+                true => None,
+                false => self.open_guard(*arg, seen),
+            },
+            Expr::Const(_) | Expr::Index(_) => None,
+        }
+    }
+
+    /// Whether guards all hold, if that is known, and the first of them that bound variables decide but
+    /// nothing has decided yet.
+    fn peek(&mut self, guards: &[Guard]) -> (Option<bool>, Option<Guard>) {
+        let mut all = Some(true);
+        let mut open = None;
+        for guard in guards {
+            let ready = guard.index.values().is_empty()
+                && guard.index.vars().iter().all(|v| self.bound.contains_key(v));
+            if !ready {
+                all = None;
+                continue;
+            }
+            let guard = Guard::new(self.index(&guard.index), guard.size);
+            let assumed = self.assumed.iter().find(|(known, _, _)| *known == guard).map(|(_, v, _)| *v);
+            match guard.as_known().or(assumed) {
+                Some(true) => {}
+                Some(false) => return (Some(false), None),
+                None => {
+                    all = None;
+                    open.get_or_insert(guard);
+                }
+            }
+        }
+        (all, open)
+    }
+
     /// The finished kernel.
     pub fn finish(self) -> Kernel {
         self.builder.finish()
     }
 }
 
-/// Loops are split at guards into at most this many copies of their body.
-const MOST_COPIES: usize = 16;
+/// Loops are split at guards into at most this many copies of their body. Each copy does one part of
+/// the work, as of a concatenation of many tensors, so that copies are small where they are many.
+const MOST_COPIES: usize = 96;

@@ -31,6 +31,7 @@ mod fingerprint;
 pub mod graph;
 pub mod lower;
 mod manager;
+pub mod pattern;
 mod pipelines;
 mod reason;
 pub mod rewrite;

@@ -24,6 +24,7 @@
 
 #![forbid(unsafe_code)]
 
+mod absorb;
 mod algebra;
 mod cx;
 mod error;
@@ -32,6 +33,7 @@ pub mod graph;
 pub mod lower;
 mod manager;
 pub mod pattern;
+mod permutation;
 mod pipelines;
 mod reason;
 pub mod rewrite;

@@ -5,3 +5,4 @@ pub mod cse;
 pub mod dce;
 pub mod fold;
 pub mod simplify;
+pub mod sink_transposes;

@@ -1,0 +1,196 @@
+//! How each op computes on operands whose dimensions are in another order.
+//!
+//! A value `v` *has layout* `p` if a tensor `base` is at hand with `v = transpose(base, p)`. An op that
+//! absorbs layouts is applied to bases instead, with its axes renamed, and its result has a layout too.
+
+use windlass_ir::attrs::Late;
+use windlass_ir::ops::{Elementwise, MatMul, Reduce, Reshape};
+use windlass_ir::{Dim, Graph, Node, Op, TensorType, Value, normalize_axis};
+
+use crate::permutation::Permutation;
+
+/// How a node is computed on bases.
+#[derive(Clone, Debug)]
+pub struct Absorbed {
+    /// The op with its axes renamed.
+    pub op: Op,
+    /// The layout that each operand must have; `None` where the operand is taken as it is.
+    ///
+    /// A layout of higher rank than the operand means that dimensions of 1 are put before it.
+    pub ins: Vec<Option<Permutation>>,
+    /// The layout of the result.
+    pub result: Permutation,
+}
+
+/// The layouts of values, and what changing one costs.
+pub trait Layouts {
+    /// The layout that `value` has; the identity if it is just itself.
+    fn layout(&self, value: Value) -> Permutation;
+    /// The bytes moved to give `value` the layout `to`.
+    fn cost(&self, value: Value, to: &Permutation) -> u64;
+}
+
+/// How a node absorbs its operands' layouts, if it can and that is no dearer than undoing them.
+pub fn absorb(graph: &Graph, node: Node, layouts: &dyn Layouts) -> Option<Absorbed> {
+    let data = graph.node(node);
+    if data.outs.len() != 1 || data.ins.is_empty() {
+        return None;
+    }
+    let ty = |i: usize| graph.ty(data.ins[i]);
+    let first = layouts.layout(data.ins[0]);
+    match &data.op {
+        Op::Elementwise(op) => elementwise(graph, node, op, layouts),
+        Op::MatMul(op) => matmul(op, [ty(0), ty(1)], [&first, &layouts.layout(data.ins[1])]),
+        _ if first.is_identity() => None,
+        Op::Reduce(op) => reduce(op, ty(0), &first),
+        Op::Reshape(_) => reshape(data.ins[0], ty(0), graph.ty(data.outs[0]), layouts),
+        _ => None,
+    }
+}
+
+/// A one-operand op that keeps the layout.
+fn same_layout(op: impl Into<Op>, layout: &Permutation) -> Option<Absorbed> {
+    Some(Absorbed { op: op.into(), ins: vec![Some(layout.clone())], result: layout.clone() })
+}
+
+/// All operands of full rank in the layout of the one that would cost most to change.
+fn elementwise(graph: &Graph, node: Node, op: &Elementwise, layouts: &dyn Layouts) -> Option<Absorbed> {
+    let data = graph.node(node);
+    let rank = graph.ty(data.outs[0]).rank();
+    // Lower ranks are padded by a reshape, which needs the sizes.
+    let is_padded = |&v: &Value| graph.ty(v).rank() < rank && graph.ty(v).as_shape().is_none();
+    if data.ins.iter().any(is_padded) {
+        return None;
+    }
+    let needed = |layout: &Permutation| -> Vec<Option<Permutation>> {
+        let one = |&v: &Value| graph.ty(v).dims.iter().all(|d| *d == Dim::Fixed(1));
+        data.ins.iter().map(|v| (!one(v)).then(|| layout.clone())).collect()
+    };
+    let cost = |layout: &Permutation| -> u64 {
+        let ins = data.ins.iter().zip(needed(layout));
+        ins.filter_map(|(&v, need)| Some(layouts.cost(v, &need?))).sum()
+    };
+    let candidates = data.ins.iter().filter(|&&v| graph.ty(v).rank() == rank).map(|&v| layouts.layout(v));
+    let layout = candidates.filter(|p| !p.is_identity()).min_by_key(|p| (cost(p), p.clone()))?;
+    (cost(&layout) <= cost(&Permutation::identity(rank))).then(|| Absorbed {
+        op: op.clone().into(),
+        ins: needed(&layout),
+        result: layout,
+    })
+}
+
+/// A swap of the last two dimensions becomes the op's own flag.
+fn matmul(op: &MatMul, types: [&TensorType; 2], layouts: [&Permutation; 2]) -> Option<Absorbed> {
+    let is_swap = |p: &Permutation| {
+        let r = p.rank();
+        p.as_slice()[..r - 2].iter().copied().eq(0..r - 2) && p.source(r - 1) == r - 2
+    };
+    let swaps = layouts.map(is_swap);
+    let rank = types[0].rank().max(types[1].rank());
+    let op = MatMul { trans_a: op.trans_a ^ swaps[0], trans_b: op.trans_b ^ swaps[1] };
+    let need =
+        |i: usize| Some(if swaps[i] { layouts[i].clone() } else { Permutation::identity(types[i].rank()) });
+    swaps.contains(&true).then(|| Absorbed {
+        op: op.into(),
+        ins: vec![need(0), need(1)],
+        result: Permutation::identity(rank),
+    })
+}
+
+fn reduce(op: &Reduce, ty: &TensorType, layout: &Permutation) -> Option<Absorbed> {
+    let axes = op.axes.as_known()?;
+    if axes.is_empty() {
+        return (op.none_if_empty || op.keep).then(|| same_layout(op.clone(), layout)).flatten();
+    }
+    let mut reduced = vec![false; ty.rank()];
+    for &axis in axes {
+        reduced[normalize_axis(axis, ty.rank())?] = true;
+    }
+    let op = Reduce { axes: rename(axes, layout)?, ..op.clone() };
+    let result = if op.keep { layout.clone() } else { layout.without(&reduced) };
+    Some(Absorbed { op: op.into(), ins: vec![Some(layout.clone())], result })
+}
+
+/// Axes of a value as axes of its base.
+pub fn rename(axes: &[i64], layout: &Permutation) -> Option<Late> {
+    let renamed = axes.iter().map(|&a| Some(layout.source(normalize_axis(a, layout.rank())?) as i64));
+    Some(Late::Known(renamed.collect::<Option<_>>()?))
+}
+
+/// A reshape splits and merges neighbouring dimensions, group by group; groups may stand in any order.
+fn reshape(value: Value, from: &TensorType, to: &TensorType, layouts: &dyn Layouts) -> Option<Absorbed> {
+    let layout = layouts.layout(value);
+    let (from, to) = (from.as_shape()?, to.as_shape()?);
+    let mut groups = reshape_groups(&from, &to)?;
+    // In the order in which the base has them, by the first dimension of each that is not 1.
+    groups.sort_by_key(|(old, _)| {
+        let place = |d: &usize| layout.source(*d);
+        old.clone().filter(|&d| from[d] != 1).map(|d| place(&d)).next().unwrap_or(usize::MAX)
+    });
+    let order = |dims: Vec<usize>| dims.into_iter().collect::<Permutation>().inverse();
+    let need = order(groups.iter().flat_map(|(old, _)| old.clone()).collect());
+    let new_dims: Vec<usize> = groups.iter().flat_map(|(_, new)| new.clone()).collect();
+    let shape: Vec<usize> = new_dims.iter().map(|&d| to[d]).collect();
+    let result = order(new_dims);
+    let plain = Permutation::identity(from.len());
+    (layouts.cost(value, &need) <= layouts.cost(value, &plain)).then(|| Absorbed {
+        op: Reshape::to(&shape).into(),
+        ins: vec![Some(need)],
+        result,
+    })
+}
+
+type DimRange = std::ops::Range<usize>;
+
+/// The finest ranges of dimensions of `from` and of `to` that hold equally many elements.
+fn reshape_groups(from: &[usize], to: &[usize]) -> Option<Vec<(DimRange, DimRange)>> {
+    if from.contains(&0) {
+        return None;
+    }
+    let mut groups: Vec<(DimRange, DimRange)> = Vec::new();
+    let (mut i, mut j) = (0, 0);
+    while i < from.len() && j < to.len() {
+        let (start_i, start_j) = (i, j);
+        let (mut a, mut b) = (from[i], to[j]);
+        (i, j) = (i + 1, j + 1);
+        while a != b {
+            match a < b {
+                true => {
+                    a *= from.get(i)?;
+                    i += 1;
+                }
+                false => {
+                    b *= to.get(j)?;
+                    j += 1;
+                }
+            }
+        }
+        groups.push((start_i..i, start_j..j));
+    }
+    // Ones at the end belong to the last group, or stand alone.
+    match groups.last_mut() {
+        Some((old, new)) => (old.end, new.end) = (from.len(), to.len()),
+        None => groups.push((0..from.len(), 0..to.len())),
+    }
+    Some(groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_reshapes() {
+        let groups = |from: &[usize], to: &[usize]| {
+            reshape_groups(from, to).map(|groups| {
+                let text = |(a, b): &(DimRange, DimRange)| format!("{a:?}-{b:?}");
+                groups.iter().map(text).collect::<Vec<_>>().join(" ")
+            })
+        };
+        assert_eq!(groups(&[2, 6, 5], &[2, 2, 3, 5]).unwrap(), "0..1-0..1 1..2-1..3 2..3-3..4");
+        assert_eq!(groups(&[4, 6], &[6, 4]).unwrap(), "0..2-0..2");
+        assert_eq!(groups(&[2, 3, 1], &[2, 1, 3]).unwrap(), "0..1-0..1 1..3-1..3");
+        assert_eq!(groups(&[], &[1, 1]).unwrap(), "0..0-0..2");
+        assert_eq!(groups(&[0, 2], &[2, 0]), None);
+    }
+}

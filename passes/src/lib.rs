@@ -26,6 +26,7 @@
 
 mod absorb;
 mod algebra;
+pub mod composites;
 mod cx;
 mod error;
 mod fingerprint;

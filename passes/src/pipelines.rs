@@ -1,7 +1,7 @@
 //! Every pass, and the pipelines made of them, as plain data.
 
 use crate::error::Error;
-use crate::graph::{cse, dce, fold, simplify, sink_transposes};
+use crate::graph::{cse, dce, fold, recognize_composites, simplify, sink_transposes};
 use crate::manager::Pass;
 
 /// A part of a pipeline.
@@ -29,7 +29,14 @@ pub struct Pipeline {
 }
 
 /// Every pass over graphs, by name.
-pub const PASSES: &[&Pass] = &[&cse::PASS, &dce::PASS, &fold::PASS, &simplify::PASS, &sink_transposes::PASS];
+pub const PASSES: &[&Pass] = &[
+    &cse::PASS,
+    &dce::PASS,
+    &fold::PASS,
+    &recognize_composites::PASS,
+    &simplify::PASS,
+    &sink_transposes::PASS,
+];
 
 /// What every other pass relies on: each value computed once, nothing constant computed at all.
 const CLEAN: Stage = Stage::Fixpoint { passes: &[&simplify::PASS, &fold::PASS, &cse::PASS], rounds: 8 };

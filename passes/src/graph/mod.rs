@@ -4,5 +4,6 @@
 pub mod cse;
 pub mod dce;
 pub mod fold;
+pub mod recognize_composites;
 pub mod simplify;
 pub mod sink_transposes;

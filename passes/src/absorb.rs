@@ -4,7 +4,10 @@
 //! absorbs layouts is applied to bases instead, with its axes renamed, and its result has a layout too.
 
 use windlass_ir::attrs::Late;
-use windlass_ir::ops::{Elementwise, MatMul, Reduce, Reshape};
+use windlass_ir::ops::{
+    BatchNorm, Broadcast, Concat, Hardmax, LayerNorm, LpNorm, MatMul, Pad, Pool, Reduce, Reshape, Slice,
+    Softmax, Tile,
+};
 use windlass_ir::{Dim, Graph, Node, Op, TensorType, Value, normalize_axis};
 
 use crate::permutation::Permutation;
@@ -39,10 +42,48 @@ pub fn absorb(graph: &Graph, node: Node, layouts: &dyn Layouts) -> Option<Absorb
     let ty = |i: usize| graph.ty(data.ins[i]);
     let first = layouts.layout(data.ins[0]);
     match &data.op {
-        Op::Elementwise(op) => elementwise(graph, node, op, layouts),
+        Op::Elementwise(_) => joined(graph, node, layouts, |_| Some(data.op.clone())),
+        Op::Concat(op) => joined(graph, node, layouts, |layout| {
+            let axis = layout.source(normalize_axis(op.axis, layout.rank())?) as i64;
+            Some(Concat { axis }.into())
+        }),
         Op::MatMul(op) => matmul(op, [ty(0), ty(1)], [&first, &layouts.layout(data.ins[1])]),
         _ if first.is_identity() => None,
         Op::Reduce(op) => reduce(op, ty(0), &first),
+        Op::Gelu(_) | Op::Silu(_) => same_layout(data.op.clone(), &first),
+        Op::Softmax(op) => same_layout(Softmax { axis: axis(op.axis, &first)?, ..op.clone() }, &first),
+        Op::Hardmax(op) => same_layout(Hardmax { axis: axis(op.axis, &first)?, ..op.clone() }, &first),
+        Op::LpNorm(op) => same_layout(LpNorm { axis: axis(op.axis, &first)?, ..op.clone() }, &first),
+        Op::Pad(op) => {
+            let axes = rename(&all_if_empty(op.axes.as_known()?, ty(0).rank()), &first)?;
+            op.pads.as_known()?;
+            first_operand(Pad { axes, ..op.clone() }, data.ins.len(), &first)
+        }
+        Op::Slice(op) => {
+            let (starts, axes) = (op.starts.as_known()?, op.axes.as_known()?);
+            (op.ends.as_known()?, op.steps.as_known()?);
+            let axes = rename(&all_if_empty(axes, starts.len()), &first)?;
+            first_operand(Slice { axes, ..op.clone() }, data.ins.len(), &first)
+        }
+        Op::Tile(op) => {
+            let repeats = in_base_order(op.repeats.as_known()?, &first)?;
+            same_layout(Tile { repeats }, &first)
+        }
+        Op::Broadcast(op) => {
+            let shape = in_base_order(op.shape.as_known()?, &first)?;
+            same_layout(Broadcast { shape }, &first)
+        }
+        Op::Pool(op) => {
+            let channels_last = flipped(op.channels_last, &first)?;
+            same_layout(Pool { channels_last, ..op.clone() }, &first)
+        }
+        Op::BatchNorm(op) => {
+            let channels_last = flipped(op.channels_last, &first)?;
+            first_operand(BatchNorm { channels_last, ..op.clone() }, data.ins.len(), &first)
+        }
+        Op::LayerNorm(op) => {
+            layer_norm(op, &first, &data.ins.iter().map(|&v| graph.ty(v)).collect::<Vec<_>>())
+        }
         Op::Reshape(_) => reshape(data.ins[0], ty(0), graph.ty(data.outs[0]), layouts),
         _ => None,
     }
@@ -53,8 +94,63 @@ fn same_layout(op: impl Into<Op>, layout: &Permutation) -> Option<Absorbed> {
     Some(Absorbed { op: op.into(), ins: vec![Some(layout.clone())], result: layout.clone() })
 }
 
-/// All operands of full rank in the layout of the one that would cost most to change.
-fn elementwise(graph: &Graph, node: Node, op: &Elementwise, layouts: &dyn Layouts) -> Option<Absorbed> {
+/// An op whose first operand and result have the layout; its other operands do not depend on it.
+fn first_operand(op: impl Into<Op>, operands: usize, layout: &Permutation) -> Option<Absorbed> {
+    let mut ins = vec![None; operands];
+    ins[0] = Some(layout.clone());
+    Some(Absorbed { op: op.into(), ins, result: layout.clone() })
+}
+
+/// An axis of a value as one of its base.
+fn axis(axis: i64, layout: &Permutation) -> Option<i64> {
+    Some(layout.source(normalize_axis(axis, layout.rank())?) as i64)
+}
+
+/// Axes of a value as axes of its base.
+fn rename(axes: &[i64], layout: &Permutation) -> Option<Late> {
+    Some(Late::Known(axes.iter().map(|&a| axis(a, layout)).collect::<Option<_>>()?))
+}
+
+/// Axes that default to the first ones.
+fn all_if_empty(axes: &[i64], count: usize) -> Vec<i64> {
+    match axes.is_empty() {
+        true => (0..count as i64).collect(),
+        false => axes.to_vec(),
+    }
+}
+
+/// One number a dimension of a value, in the order of its base.
+fn in_base_order(numbers: &[i64], layout: &Permutation) -> Option<Late> {
+    let inverse = layout.inverse();
+    let whole = numbers.len() == layout.rank();
+    whole.then(|| Late::Known(inverse.as_slice().iter().map(|&d| numbers[d]).collect()))
+}
+
+/// The layout flag of an op on a base that has the channels where the op, on the value, does not.
+fn flipped(channels_last: bool, layout: &Permutation) -> Option<bool> {
+    let to_last = Permutation::to_channels_last(layout.rank());
+    let other = if channels_last { to_last } else { to_last.inverse() };
+    (*layout == other).then_some(!channels_last)
+}
+
+/// Normalized dimensions stay where they are; the others may be in any order that scale and bias,
+/// which broadcast, do not see.
+fn layer_norm(op: &LayerNorm, layout: &Permutation, types: &[&TensorType]) -> Option<Absorbed> {
+    let rank = layout.rank();
+    let first = if op.axis == rank as i64 { rank } else { normalize_axis(op.axis, rank)? };
+    let stays = |d: usize| layout.source(d) == d;
+    let seen = types[1..].iter().map(|t| t.rank()).max().unwrap_or(0);
+    let fixed = (rank - seen).min(first)..rank;
+    fixed.clone().all(stays).then(|| first_operand(op.clone(), types.len(), layout)).flatten()
+}
+
+/// All operands of full rank in one layout: that which costs least to bring about.
+fn joined(
+    graph: &Graph,
+    node: Node,
+    layouts: &dyn Layouts,
+    op: impl FnOnce(&Permutation) -> Option<Op>,
+) -> Option<Absorbed> {
     let data = graph.node(node);
     let rank = graph.ty(data.outs[0]).rank();
     // Lower ranks are padded by a reshape, which needs the sizes.
@@ -62,9 +158,11 @@ fn elementwise(graph: &Graph, node: Node, op: &Elementwise, layouts: &dyn Layout
     if data.ins.iter().any(is_padded) {
         return None;
     }
+    // What has one element broadcasts in any layout, but is not joined along an axis in any.
+    let broadcasts = matches!(data.op, Op::Elementwise(_));
+    let one = |v: Value| broadcasts && graph.ty(v).dims.iter().all(|d| *d == Dim::Fixed(1));
     let needed = |layout: &Permutation| -> Vec<Option<Permutation>> {
-        let one = |&v: &Value| graph.ty(v).dims.iter().all(|d| *d == Dim::Fixed(1));
-        data.ins.iter().map(|v| (!one(v)).then(|| layout.clone())).collect()
+        data.ins.iter().map(|&v| (!one(v)).then(|| layout.clone())).collect()
     };
     let cost = |layout: &Permutation| -> u64 {
         let ins = data.ins.iter().zip(needed(layout));
@@ -72,11 +170,8 @@ fn elementwise(graph: &Graph, node: Node, op: &Elementwise, layouts: &dyn Layout
     };
     let candidates = data.ins.iter().filter(|&&v| graph.ty(v).rank() == rank).map(|&v| layouts.layout(v));
     let layout = candidates.filter(|p| !p.is_identity()).min_by_key(|p| (cost(p), p.clone()))?;
-    (cost(&layout) <= cost(&Permutation::identity(rank))).then(|| Absorbed {
-        op: op.clone().into(),
-        ins: needed(&layout),
-        result: layout,
-    })
+    let pays = cost(&layout) <= cost(&Permutation::identity(rank));
+    pays.then(|| Some(Absorbed { op: op(&layout)?, ins: needed(&layout), result: layout })).flatten()
 }
 
 /// A swap of the last two dimensions becomes the op's own flag.
@@ -109,12 +204,6 @@ fn reduce(op: &Reduce, ty: &TensorType, layout: &Permutation) -> Option<Absorbed
     let op = Reduce { axes: rename(axes, layout)?, ..op.clone() };
     let result = if op.keep { layout.clone() } else { layout.without(&reduced) };
     Some(Absorbed { op: op.into(), ins: vec![Some(layout.clone())], result })
-}
-
-/// Axes of a value as axes of its base.
-pub fn rename(axes: &[i64], layout: &Permutation) -> Option<Late> {
-    let renamed = axes.iter().map(|&a| Some(layout.source(normalize_axis(a, layout.rank())?) as i64));
-    Some(Late::Known(renamed.collect::<Option<_>>()?))
 }
 
 /// A reshape splits and merges neighbouring dimensions, group by group; groups may stand in any order.

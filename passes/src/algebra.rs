@@ -1,4 +1,4 @@
-//! Algebra across scalar functions, for `simplify`.
+//! Algebra across scalar functions, and names for dimensions, for `simplify`.
 //!
 //! Only identities that hold for every value of the type, NaN, infinities and signed zeros included,
 //! except that a power of a small integer becomes products, whose rounding differs within the bound
@@ -6,17 +6,18 @@
 
 use smallvec::smallvec;
 use windlass_ir::graph::Values;
-use windlass_ir::ops::Elementwise;
+use windlass_ir::ops::{Elementwise, Reshape};
 use windlass_ir::{Builder, DType, Op, ScalarFn, Value};
 
 use crate::error::Error;
+use crate::permutation::Permutation;
 
 /// A rule's name and the values that stand for the node's results.
 pub type Replacement = (&'static str, Values);
 
 /// Rewrites an application of a scalar function, if an identity holds.
 pub fn algebra(b: &mut Builder, op: &Op, ins: &[Value]) -> Result<Option<Replacement>, Error> {
-    let Op::Elementwise(Elementwise { f }) = op else { return Ok(None) };
+    let Op::Elementwise(Elementwise { f }) = op else { return as_reshape(b, op, ins) };
     let types: Vec<_> = ins.iter().map(|&v| b.ty(v)).collect();
     let out = op
         .infer(&types)
@@ -72,6 +73,26 @@ pub fn algebra(b: &mut Builder, op: &Op, ins: &[Value]) -> Result<Option<Replace
             one("negated_operand", b.map(ScalarFn::Add, &[ins[0], negated])?)
         }
         _ => Ok(None),
+    }
+}
+
+/// Ops that only rename dimensions become `reshape`, which composes with itself.
+fn as_reshape(b: &mut Builder, op: &Op, ins: &[Value]) -> Result<Option<Replacement>, Error> {
+    let renames = match op {
+        Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) => true,
+        Op::Transpose(op) => {
+            let ty = b.ty(ins[0]);
+            op.perm(ty.rank()).into_iter().collect::<Permutation>().moves_nothing(&ty.dims)
+        }
+        _ => false,
+    };
+    if !renames {
+        return Ok(None);
+    }
+    let types: Vec<_> = ins.iter().map(|&v| b.ty(v)).collect();
+    match op.infer(&types).ok().and_then(|outs| outs[0].as_shape()) {
+        Some(shape) => Ok(Some(("as_reshape", smallvec![b.push1(Reshape::to(&shape), &ins[..1])?]))),
+        None => Ok(None),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Every pass, and the pipelines made of them, as plain data.
 
 use crate::error::Error;
-use crate::graph::{cse, dce, fold, recognize_composites, simplify, sink_transposes};
+use crate::graph::{cse, dce, fold, fold_batch_norm, recognize_composites, simplify, sink_transposes};
 use crate::manager::Pass;
 
 /// A part of a pipeline.
@@ -33,6 +33,7 @@ pub const PASSES: &[&Pass] = &[
     &cse::PASS,
     &dce::PASS,
     &fold::PASS,
+    &fold_batch_norm::PASS,
     &recognize_composites::PASS,
     &simplify::PASS,
     &sink_transposes::PASS,

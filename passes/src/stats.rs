@@ -78,8 +78,38 @@ pub fn node_work(graph: &Graph, node: Node) -> u64 {
     let made: u64 = data.outs.iter().map(|&v| elements(graph.ty(v))).sum();
     let size = |dim: &Dim| dim.as_fixed().unwrap_or(1) as u64;
     match &data.op {
-        Op::Constant(_) | Op::ShapeOf(_) | Op::Reshape(_) | Op::Transpose(_) => 0,
-        Op::Reduce(_) => elements(graph.ty(data.ins[0])),
+        Op::Constant(_)
+        | Op::ShapeOf(_)
+        | Op::Reshape(_)
+        | Op::Transpose(_)
+        | Op::Broadcast(_)
+        | Op::Concat(_)
+        | Op::Flatten(_)
+        | Op::Gather(_)
+        | Op::GatherElements(_)
+        | Op::GatherNd(_)
+        | Op::Pad(_)
+        | Op::Slice(_)
+        | Op::Squeeze(_)
+        | Op::Tile(_)
+        | Op::Unsqueeze(_) => 0,
+        Op::Reduce(_) | Op::ArgReduce(_) => elements(graph.ty(data.ins[0])),
+        // Each result element takes a multiply-add a weight of its output channel.
+        Op::Conv(op) => {
+            let w = graph.ty(data.ins[1]);
+            let out = w.dims.get(if op.channels_last { w.rank() - 1 } else { 0 });
+            let taps = elements(w) / out.map_or(1, size).max(1);
+            made.saturating_mul(taps).saturating_mul(2)
+        }
+        Op::Pool(op) => made.saturating_mul(op.kernel.iter().product::<i64>().max(1) as u64),
+        Op::BatchNorm(_) => made.saturating_mul(2),
+        // A maximum, a difference, an exponential, a sum and a quotient.
+        Op::Softmax(_) => made.saturating_mul(5),
+        // Two passes for the statistics, then a difference, a product, scale and bias.
+        Op::LayerNorm(_) | Op::GroupNorm(_) => made.saturating_mul(8),
+        Op::Gelu(_) => made.saturating_mul(5),
+        Op::Silu(_) => made.saturating_mul(3),
+        Op::Lrn(op) => made.saturating_mul(op.size.max(1) as u64 * 2 + 3),
         Op::MatMul(op) => {
             let a = graph.ty(data.ins[0]);
             let k = &a.dims[a.rank() - if op.trans_a { 2 } else { 1 }];

@@ -4,6 +4,7 @@
 pub mod cse;
 pub mod dce;
 pub mod fold;
+pub mod fold_batch_norm;
 pub mod recognize_composites;
 pub mod simplify;
 pub mod sink_transposes;

@@ -1,7 +1,9 @@
 //! Every pass, and the pipelines made of them, as plain data.
 
 use crate::error::Error;
-use crate::graph::{cse, dce, fold, fold_batch_norm, recognize_composites, simplify, sink_transposes};
+use crate::graph::{
+    choose_layout, cse, dce, fold, fold_batch_norm, recognize_composites, simplify, sink_transposes,
+};
 use crate::manager::Pass;
 
 /// A part of a pipeline.
@@ -30,6 +32,7 @@ pub struct Pipeline {
 
 /// Every pass over graphs, by name.
 pub const PASSES: &[&Pass] = &[
+    &choose_layout::PASS,
     &cse::PASS,
     &dce::PASS,
     &fold::PASS,
@@ -44,13 +47,30 @@ const CLEAN: Stage = Stage::Fixpoint { passes: &[&simplify::PASS, &fold::PASS, &
 
 /// Every pipeline, least work first.
 pub const PIPELINES: &[Pipeline] = &[
-    Pipeline { name: "O0", help: "leave the graph as it is", stages: &[Stage::Pass(&dce::PASS)] },
+    Pipeline { name: "O0", help: "only what costs nothing", stages: &[Stage::Pass(&dce::PASS)] },
     Pipeline {
         name: "O1",
         help: "remove what need not be computed",
-        stages: &[Stage::Pass(&dce::PASS), CLEAN],
+        stages: &[Stage::Pass(&dce::PASS), CLEAN, Stage::Pass(&fold_batch_norm::PASS)],
     },
-    Pipeline { name: "O2", help: "everything", stages: &[Stage::Pass(&dce::PASS), CLEAN] },
+    Pipeline {
+        name: "O2",
+        help: "everything",
+        stages: &[
+            // Dead nodes count as readers and would block rules that ask for a single one.
+            Stage::Pass(&dce::PASS),
+            CLEAN,
+            // Before layouts are chosen: weights are then transposed once, already scaled.
+            Stage::Pass(&fold_batch_norm::PASS),
+            // After cleaning, which formulas rely on.
+            Stage::Pass(&recognize_composites::PASS),
+            Stage::Pass(&choose_layout::PASS),
+            // Transposes of weights fold, and what a composite transposed meets its producer.
+            CLEAN,
+            Stage::Pass(&sink_transposes::PASS),
+            CLEAN,
+        ],
+    },
 ];
 
 /// The pass of that name.

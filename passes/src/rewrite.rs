@@ -1,7 +1,7 @@
 //! What most passes do: offer each node to a rule, and carry over those it leaves.
 
 use windlass_ir::graph::Values;
-use windlass_ir::{Edit, Graph, Node};
+use windlass_ir::{Edit, Graph, Node, TensorType};
 
 use crate::cx::PassCx;
 use crate::error::Error;
@@ -28,4 +28,11 @@ pub fn rewrite<'g>(
         true => Ok(None),
         false => Ok(Some(edit.finish()?)),
     }
+}
+
+/// Whether a value of type `new` can stand for one of type `old`: no known size gets lost.
+pub fn stands_for(new: &TensorType, old: &TensorType) -> bool {
+    new.dtype == old.dtype
+        && new.rank() == old.rank()
+        && new.dims.iter().zip(&old.dims).all(|(n, o)| n == o || o.as_fixed().is_none())
 }

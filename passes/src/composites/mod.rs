@@ -3,13 +3,14 @@
 //! To add one: its file, and a line in [`COMPOSITES`]. Formulas are matched after `simplify` and
 //! `cse`, so powers of 2 and 3 are products and equal intermediates are one value.
 
+mod attention;
 mod gelu;
 mod layer_norm;
 mod rms_norm;
 mod silu;
 mod softmax;
 
-use windlass_ir::{Graph, Op, Tensor};
+use windlass_ir::{Graph, Op};
 
 use crate::pattern::Match;
 use crate::reason::Reason;
@@ -38,8 +39,8 @@ pub struct Plan {
 pub enum Operand {
     /// The value that a name of the formula stands for.
     Named(&'static str),
-    /// A constant.
-    Constant(Tensor),
+    /// An op of one operand applied to what a name stands for.
+    Applied(Op, &'static str),
 }
 
 impl Plan {
@@ -50,8 +51,14 @@ impl Plan {
 }
 
 /// Every composite.
-pub const COMPOSITES: &[&Composite] =
-    &[&layer_norm::COMPOSITE, &rms_norm::COMPOSITE, &gelu::COMPOSITE, &silu::COMPOSITE, &softmax::COMPOSITE];
+pub const COMPOSITES: &[&Composite] = &[
+    &attention::COMPOSITE,
+    &layer_norm::COMPOSITE,
+    &rms_norm::COMPOSITE,
+    &gelu::COMPOSITE,
+    &silu::COMPOSITE,
+    &softmax::COMPOSITE,
+];
 
 /// The first of the axes that a match reduces, if they are the last ones of `rank`.
 fn trailing_axis(found: &Match<'_>, rank: usize) -> Result<i64, Reason> {

@@ -19,7 +19,10 @@ pub const COMPOSITE: Composite = Composite {
 
 fn plan(_: &Graph, found: &Match<'_>) -> Result<Plan, Reason> {
     match *found.axes() {
-        [axis] => Ok(Plan::new(Softmax { log: found.as_value("d").is_some(), axis: axis as i64 }, &["x"])),
+        [axis] => Ok(Plan::new(
+            Softmax { log: found.as_value("d").is_some(), axis: axis as i64, masked: false },
+            &["x"],
+        )),
         _ => Err(Reason::Unsound("more than one axis is reduced")),
     }
 }

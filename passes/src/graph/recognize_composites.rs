@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::manager::Pass;
 use crate::pattern::{Formula, Match, Matcher};
 use crate::reason::Reason;
-use crate::rewrite::rewrite;
+use crate::rewrite::{rewrite, stands_for};
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -49,9 +49,8 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
                 }
             };
             found.nodes.iter().for_each(|&n| claimed[n] = true);
-            let named = plan.ins.iter().filter_map(|operand| match operand {
-                Operand::Named(name) => Some(found.value(name)),
-                Operand::Constant(_) => None,
+            let named = plan.ins.iter().map(|operand| match operand {
+                Operand::Named(name) | Operand::Applied(_, name) => found.value(name),
             });
             let named: Vec<Value> = named.collect();
             plans[node] = Some((composite.name, plan, named));
@@ -67,12 +66,12 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
         if !cx.fire(rule, || graph.describe(node)) {
             return Ok(None);
         }
-        let mut named = named.iter();
         let mut ins = Values::new();
-        for operand in &plan.ins {
+        for (operand, &value) in plan.ins.iter().zip(named) {
+            let value = edit.map(value);
             ins.push(match operand {
-                Operand::Named(_) => edit.map(*named.next().expect("one value a name")),
-                Operand::Constant(tensor) => edit.builder().constant(tensor.clone()),
+                Operand::Named(_) => value,
+                Operand::Applied(op, _) => edit.builder().push1(op.clone(), &[value])?,
             });
         }
         Ok(Some(edit.builder().push(plan.op.clone(), &ins, graph.node(node).name.clone())?))
@@ -105,19 +104,22 @@ fn attempt<'f>(
 
 /// Whether the plan's op takes its operands and gives the type of the node it replaces.
 fn fits(graph: &Graph, node: Node, found: &Match<'_>, plan: &Plan) -> Result<(), Reason> {
-    let types: Vec<TensorType> = plan
-        .ins
-        .iter()
-        .map(|operand| match operand {
+    let mismatch = Reason::Unsound("the operands are not ones the composite takes");
+    let mut types: Vec<TensorType> = Vec::new();
+    for operand in &plan.ins {
+        types.push(match operand {
             Operand::Named(name) => graph.ty(found.value(name)).clone(),
-            Operand::Constant(tensor) => tensor.ty(),
-        })
-        .collect();
+            Operand::Applied(op, name) => {
+                let outs = op.infer(&[graph.ty(found.value(name))]).map_err(|_| mismatch.clone())?;
+                outs.into_iter().next().ok_or_else(|| mismatch.clone())?
+            }
+        });
+    }
     let expected = graph.ty(graph.node(node).outs[0]);
     match plan.op.infer(&types.iter().collect::<Vec<_>>()) {
-        Ok(outs) if outs.len() == 1 && outs[0] == *expected => Ok(()),
+        Ok(outs) if outs.len() == 1 && stands_for(&outs[0], expected) => Ok(()),
         Ok(_) => Err(Reason::Type { what: "the result", found: expected.clone() }),
-        Err(_) => Err(Reason::Unsound("the operands are not ones the composite takes")),
+        Err(_) => Err(mismatch),
     }
 }
 
@@ -210,6 +212,19 @@ mod tests {
         let (_, records) = after(&g, &CLEAN);
         let reason = blocked(&records, "gelu").unwrap().to_string();
         assert_eq!(reason, "expected the constant 1.4142135623730951 at constant node0");
+    }
+
+    #[test]
+    fn attention_with_mask_and_scale() {
+        let g = graph(&[&[2, 3, 4, 8], &[2, 3, 8, 5], &[2, 3, 5, 6], &[2, 1, 1, 5]], |b, x| {
+            let p = b.push1(windlass_ir::ops::MatMul::default(), &[x[0], x[1]])?;
+            let divisor = b.scalar_like(p, 3.0);
+            let s = b.map(ScalarFn::Div, &[p, divisor])?;
+            let s = b.map(ScalarFn::Add, &[s, x[3]])?;
+            let w = b.push1(windlass_ir::ops::Softmax { log: false, axis: -1, masked: false }, &[s])?;
+            Ok(smallvec![b.push1(windlass_ir::ops::MatMul::default(), &[w, x[2]])?])
+        });
+        assert_eq!(ops(&after(&g, &CLEAN).0), "attention 1, transpose 1");
     }
 
     #[test]

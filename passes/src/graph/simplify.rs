@@ -10,7 +10,7 @@ use crate::algebra::algebra;
 use crate::cx::PassCx;
 use crate::error::Error;
 use crate::manager::Pass;
-use crate::rewrite::rewrite;
+use crate::rewrite::{rewrite, stands_for};
 
 /// The pass.
 pub const PASS: Pass = Pass { name: "simplify", help: "apply each op's simplifications and algebra", run };
@@ -31,14 +31,8 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
         let (mut op, mut ins) = (data.op.clone(), ins);
         for _ in 0..CHAIN {
             let Some((rule, outs)) = step(b, &op, &ins)? else { break };
-            // A value of fewer or less precise dimensions cannot stand for the result.
-            let fits = |(&new, old): (&windlass_ir::Value, &windlass_ir::TensorType)| {
-                let new = b.ty(new);
-                new.dtype == old.dtype
-                    && new.rank() == old.rank()
-                    && new.dims.iter().zip(&old.dims).all(|(n, o)| n == o || o.as_fixed().is_none())
-            };
-            if !outs.iter().zip(&types).all(fits) || !cx.fire(rule, || graph.describe(node)) {
+            let fits = outs.iter().zip(&types).all(|(&new, old)| stands_for(b.ty(new), old));
+            if !fits || !cx.fire(rule, || graph.describe(node)) {
                 break;
             }
             found = Some(outs.clone());

@@ -5,7 +5,7 @@ use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
 use crate::loops::{Index, NestBuilder, Reduction};
-use crate::ops::points::around;
+use crate::ops::movement::around;
 use crate::require;
 use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;

@@ -242,7 +242,9 @@ mod broadcast;
 mod concat;
 mod constant;
 mod conv;
+mod conv_transpose;
 mod cumulative;
+mod dynamic_quantize;
 mod einsum;
 mod elementwise;
 mod formula;
@@ -251,6 +253,7 @@ mod gelu;
 mod group_norm;
 mod hardmax;
 mod layer_norm;
+mod loss;
 mod lp_norm;
 mod lrn;
 mod matmul;
@@ -261,6 +264,7 @@ mod one_hot;
 mod pad;
 mod points;
 mod pool;
+mod quantize;
 mod range;
 mod reduce;
 mod reshape;
@@ -284,7 +288,9 @@ pub use broadcast::Broadcast;
 pub use concat::Concat;
 pub use constant::Constant;
 pub use conv::Conv;
+pub use conv_transpose::ConvTranspose;
 pub use cumulative::{Cumulative, CumulativeKind};
+pub use dynamic_quantize::DynamicQuantizeLinear;
 pub use einsum::Einsum;
 pub use elementwise::Elementwise;
 pub use gather::{Gather, GatherElements, GatherNd};
@@ -292,6 +298,7 @@ pub use gelu::{Gelu, GeluForm, Silu};
 pub use group_norm::GroupNorm;
 pub use hardmax::Hardmax;
 pub use layer_norm::LayerNorm;
+pub use loss::{LossReduction, NllLoss, SoftmaxCrossEntropy};
 pub use lp_norm::LpNorm;
 pub use lrn::Lrn;
 pub use matmul::MatMul;
@@ -300,6 +307,7 @@ pub use non_zero::{Compress, NonZero};
 pub use one_hot::{OneHot, Trilu};
 pub use pad::{Pad, PadMode};
 pub use pool::{Pool, PoolKind};
+pub use quantize::{DequantizeLinear, QuantizeLinear};
 pub use range::{Iota, Range};
 pub use reduce::{Reduce, ReduceKind};
 pub use reshape::Reshape;
@@ -358,4 +366,10 @@ define_ops! {
     unsqueeze::Unsqueeze,
     attention::Attention,
     einsum::Einsum,
+    quantize::DequantizeLinear,
+    quantize::QuantizeLinear,
+    dynamic_quantize::DynamicQuantizeLinear,
+    conv_transpose::ConvTranspose,
+    loss::NllLoss,
+    loss::SoftmaxCrossEntropy,
 }

@@ -21,11 +21,6 @@ pub(crate) fn points(shape: &[usize]) -> impl Iterator<Item = Shape> {
     })
 }
 
-/// A shape seen from one axis: (elements before, size of the axis, elements after).
-pub(crate) fn around(shape: &[usize], axis: usize) -> (usize, usize, usize) {
-    (shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use super::{Lowered, OpDef, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::{Index, NestBuilder, Reduction};
-use crate::ops::points::around;
+use crate::ops::movement::around;
 use crate::require;
 use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;

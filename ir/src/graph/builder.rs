@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use cranelift_entity::PrimaryMap;
+use cranelift_entity::packed_option::PackedOption;
+use cranelift_entity::{PrimaryMap, SecondaryMap};
 
 use super::{Def, Graph, NodeData, Value, ValueData, Values, late_operands, resolve_late};
 use crate::dtype::DType;
@@ -163,6 +164,29 @@ impl Builder {
             true => Ok(value),
             false => self.map(ScalarFn::Cast(to), &[value]),
         }
+    }
+
+    /// Copies another graph's nodes with `ins` for its inputs, and returns what stands for its outputs.
+    pub fn inline(&mut self, graph: &Graph, ins: &[Value]) -> Result<Values, Error> {
+        if ins.len() != graph.inputs.len() {
+            return Err(Error::InputCount { expected: graph.inputs.len(), found: ins.len() });
+        }
+        let mut map: SecondaryMap<Value, PackedOption<Value>> =
+            SecondaryMap::with_capacity(graph.values.len());
+        for ((_, old), &new) in graph.inputs.iter().zip(ins) {
+            map[*old] = new.into();
+        }
+        let at = |map: &SecondaryMap<Value, PackedOption<Value>>, old: Value| {
+            map[old].expect("operands are copied before their users")
+        };
+        for data in graph.nodes.values() {
+            let ins: Values = data.ins.iter().map(|&v| at(&map, v)).collect();
+            let outs = self.push(data.op.clone(), &ins, data.name.clone())?;
+            for (&old, new) in data.outs.iter().zip(outs) {
+                map[old] = new.into();
+            }
+        }
+        Ok(graph.outputs.iter().map(|(_, v)| at(&map, *v)).collect())
     }
 
     /// The finished graph.

@@ -238,6 +238,7 @@ pub(crate) fn arity(ins: &[&TensorType], counts: std::ops::RangeInclusive<usize>
 mod arg_reduce;
 mod attention;
 mod batch_norm;
+mod body;
 mod broadcast;
 mod concat;
 mod constant;
@@ -252,7 +253,9 @@ mod gather;
 mod gelu;
 mod group_norm;
 mod hardmax;
+mod if_op;
 mod layer_norm;
+mod loop_op;
 mod loss;
 mod lp_norm;
 mod lrn;
@@ -269,6 +272,7 @@ mod range;
 mod reduce;
 mod reshape;
 mod reverse_sequence;
+mod scan;
 mod scatter;
 mod shape_of;
 mod slice;
@@ -297,7 +301,9 @@ pub use gather::{Gather, GatherElements, GatherNd};
 pub use gelu::{Gelu, GeluForm, Silu};
 pub use group_norm::GroupNorm;
 pub use hardmax::Hardmax;
+pub use if_op::If;
 pub use layer_norm::LayerNorm;
+pub use loop_op::Loop;
 pub use loss::{LossReduction, NllLoss, SoftmaxCrossEntropy};
 pub use lp_norm::LpNorm;
 pub use lrn::Lrn;
@@ -312,6 +318,7 @@ pub use range::{Iota, Range};
 pub use reduce::{Reduce, ReduceKind};
 pub use reshape::Reshape;
 pub use reverse_sequence::ReverseSequence;
+pub use scan::Scan;
 pub use scatter::{ScatterElements, ScatterNd, ScatterReduction};
 pub use shape_of::ShapeOf;
 pub use slice::Slice;
@@ -372,4 +379,7 @@ define_ops! {
     conv_transpose::ConvTranspose,
     loss::NllLoss,
     loss::SoftmaxCrossEntropy,
+    if_op::If,
+    loop_op::Loop,
+    scan::Scan,
 }

@@ -6,6 +6,7 @@ use super::{Lowered, Op, OpDef as _};
 use crate::dtype::DType;
 use crate::graph::Graph;
 use crate::interpret::eval_op;
+use crate::loops::interpret::{Region, run_kernel};
 use crate::loops::interpret_nest;
 use crate::tensor::Tensor;
 use crate::types::TensorType;
@@ -70,7 +71,16 @@ fn run_lowered(op: &Op, ins: &[Tensor], outs: &[TensorType]) -> Vec<Tensor> {
     match op.lower(&types, outs).expect("the op lowers") {
         Lowered::Nest(nest) => interpret_nest(&nest, ins).expect("the nest runs"),
         Lowered::Graph(graph) => run_graph(&graph, ins),
-        Lowered::Kernel(_) | Lowered::Interpret => eval_op(op, ins).expect("the op evaluates"),
+        Lowered::Kernel(kernel) => {
+            let mut results: Vec<Tensor> =
+                outs.iter().map(|ty| Tensor::zeros(ty.dtype, &ty.shape())).collect();
+            let mut regions: Vec<Region<'_>> = ins.iter().map(|t| Region::Read(t.bytes())).collect();
+            regions.extend(results.iter_mut().map(|t| Region::Write(t.bytes_mut())));
+            run_kernel(&kernel, &mut regions).expect("the kernel runs");
+            drop(regions);
+            results
+        }
+        Lowered::Interpret => eval_op(op, ins).expect("the op evaluates"),
     }
 }
 

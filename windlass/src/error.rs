@@ -29,12 +29,21 @@ pub enum Error {
         /// What is wrong.
         error: windlass_ir::Error,
     },
+    /// A model or data file could not be read.
+    #[error(transparent)]
+    Frontend(#[from] windlass_frontend::Error),
     /// The graph is invalid, could not be evaluated, or exceeds a limit.
     #[error(transparent)]
     Ir(#[from] windlass_ir::Error),
     /// A pass failed.
     #[error(transparent)]
     Passes(#[from] windlass_passes::Error),
+    /// A program was asked for, but a part of the model can only be compiled while it runs.
+    #[error("{node}: its sizes depend on data, so it can run but not be compiled ahead")]
+    DataDependent {
+        /// The first such node.
+        node: String,
+    },
     /// An input was given that the model does not have.
     #[error("the model has no input `{name}`; its inputs are {}", known.join(", "))]
     UnknownInput {
@@ -64,7 +73,12 @@ impl Error {
             Error::Text { error, .. } | Error::Ir(error) => {
                 matches!(error, windlass_ir::Error::Limit { .. })
             }
-            Error::Passes(_)
+            Error::Frontend(windlass_frontend::Error::Graph(error)) => {
+                matches!(error, windlass_ir::Error::Limit { .. })
+            }
+            Error::Frontend(_)
+            | Error::Passes(_)
+            | Error::DataDependent { .. }
             | Error::Io { .. }
             | Error::UnknownFormat { .. }
             | Error::UnknownInput { .. }
@@ -75,6 +89,9 @@ impl Error {
 
     /// Whether the model is valid but needs something that is not supported.
     pub fn is_unsupported(&self) -> bool {
-        false
+        match self {
+            Error::Frontend(error) => error.as_unsupported().is_some(),
+            _ => false,
+        }
     }
 }

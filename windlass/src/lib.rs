@@ -26,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod compile;
 mod error;
 mod model;
 mod options;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use windlass_frontend::onnx;
+use windlass_ir::text::parse_graph;
 use windlass_ir::{Graph, Limits};
 
 use crate::error::Error;
@@ -11,19 +13,40 @@ use crate::error::Error;
 pub struct Model {
     /// Its graph.
     pub graph: Graph,
+    /// What its file says about it; empty for a model that is not from an ONNX file.
+    pub metadata: onnx::Metadata,
 }
 
 impl Model {
     /// Reads a model file; its name's ending says what it is: `.onnx`, or `.wir` for IR text.
     pub fn load(path: impl AsRef<Path>, limits: &Limits) -> Result<Model, Error> {
         let path = path.as_ref();
-        let _ = limits;
-        Err(Error::UnknownFormat { path: path.to_path_buf() })
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("onnx") => Ok(onnx::load(path, limits)?.into()),
+            Some("wir") => read_text(path, limits).map(Model::from),
+            _ => Err(Error::UnknownFormat { path: path.to_path_buf() }),
+        }
     }
+}
+
+/// Reads a file of IR text.
+fn read_text(path: &Path, limits: &Limits) -> Result<Graph, Error> {
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    let subject = || path.display().to_string();
+    let size = std::fs::metadata(path).map_err(io)?.len();
+    Limits::check(subject, "bytes", size, limits.file_bytes)?;
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    parse_graph(&text).map_err(|error| Error::Text { path: path.to_path_buf(), source_text: text, error })
 }
 
 impl From<Graph> for Model {
     fn from(graph: Graph) -> Model {
-        Model { graph }
+        Model { graph, metadata: onnx::Metadata::default() }
+    }
+}
+
+impl From<onnx::Model> for Model {
+    fn from(model: onnx::Model) -> Model {
+        Model { graph: model.graph, metadata: model.metadata }
     }
 }

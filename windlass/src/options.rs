@@ -7,7 +7,9 @@ use windlass_ir::Limits;
 pub enum Engine {
     /// Native code made in memory.
     Jit,
-    /// The interpreter: slow, and the definition of the right result.
+    /// The interpreter of loops, on what the machine code is made from: gives the same bits as it.
+    Loops,
+    /// The interpreter of graphs: slow, and the definition of the right result.
     Interpreter,
 }
 

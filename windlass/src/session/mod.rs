@@ -16,7 +16,8 @@ use windlass_ir::{Dim, Graph, Op, Tensor, TensorType, check_inputs, interpret};
 
 use self::cache::Cache;
 use self::plan::Plan;
-pub use self::stage::{Counts, KernelProfile, Phase, Report};
+pub use self::stage::KernelProfile;
+pub use crate::compile::{Counts, Phase, Report};
 use crate::error::Error;
 use crate::model::Model;
 use crate::options::{Engine, Options};
@@ -80,7 +81,7 @@ impl Session {
                     self.graph.nodes().filter(|(_, data)| !matches!(data.op, Op::Constant(_))).count();
                 interpret(&self.graph, &inputs)?
             }
-            Engine::Jit => {
+            Engine::Jit | Engine::Loops => {
                 let plan = self.plan(inputs.iter().map(Tensor::ty).collect())?;
                 plan.run(inputs, &self.options, &mut counts)?
             }

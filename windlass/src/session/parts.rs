@@ -1,10 +1,10 @@
 //! Telling a graph's head, boundary and rest apart (see `plan.rs`), and taking each out as a graph.
 
 use cranelift_entity::SecondaryMap;
-use windlass_ir::attrs::Slot;
 use windlass_ir::graph::{Def, Node, Value, Values};
-use windlass_ir::{Builder, Graph, Late, Op};
+use windlass_ir::{Builder, Graph, Op};
 
+use crate::compile::late_operands;
 use crate::error::Error;
 
 /// How the nodes of a graph fall apart.
@@ -115,20 +115,6 @@ impl Unique {
             self.0.push(value);
         }
     }
-}
-
-/// The operands that hold late attributes.
-fn late_operands(op: &Op) -> Vec<u32> {
-    let mut found = Vec::new();
-    let mut op = op.clone();
-    let mut visit = |_: &'static str, slot: Slot<'_>| {
-        if let Slot::Late(Late::Operand(index)) = slot {
-            found.push(*index);
-        }
-        Ok(())
-    };
-    op.attrs(&mut visit).expect("reading attributes cannot fail");
-    found
 }
 
 /// The graph of `nodes`, with inputs and outputs in place of these values. Constants are copied along.

@@ -21,7 +21,8 @@ use windlass_ir::{Builder, Graph, Tensor, TensorType, eval_op};
 
 use super::cache::Cache;
 use super::parts::{Parts, copy_nodes, extract, mapped};
-use super::stage::{Counts, Stage};
+use super::stage::Stage;
+use crate::compile::Counts;
 use crate::error::Error;
 use crate::options::Options;
 
@@ -69,7 +70,7 @@ impl Plan {
             true => None,
             false => {
                 let head = extract(&graph, &parts.head, &parts.head_ins, &parts.head_outs)?;
-                let stage = Stage::new(head, options)?;
+                let stage = Stage::new(&head, options)?;
                 Some(Head { stage, ins: parts.head_ins, outs: parts.head_outs })
             }
         };
@@ -135,7 +136,7 @@ impl Plan {
         }
         if let Some(head) = &self.head {
             let ins: Vec<Tensor> = head.ins.iter().map(|&v| value_of(&self.graph, &values, v)).collect();
-            let outs = head.stage.run(ins)?;
+            let outs = head.stage.run(&ins)?;
             for (&value, tensor) in head.outs.iter().zip(outs) {
                 values[value] = Some(tensor);
             }

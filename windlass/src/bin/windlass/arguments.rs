@@ -8,7 +8,9 @@ use windlass::{Engine, Limits, Options};
 pub enum EngineName {
     /// Native code made in memory
     Jit,
-    /// The interpreter: slow, and the definition of the right result
+    /// The interpreter of loops, on what machine code is made from; gives the same bits as jit
+    Loops,
+    /// The interpreter of graphs: slow, and the definition of the right result
     Interp,
 }
 
@@ -37,6 +39,7 @@ impl SessionArgs {
         Options {
             engine: match self.engine {
                 EngineName::Jit => Engine::Jit,
+                EngineName::Loops => Engine::Loops,
                 EngineName::Interp => Engine::Interpreter,
             },
             threads: usize::from(self.threads),

@@ -213,18 +213,8 @@ fn profile_table(profile: &[KernelProfile]) -> comfy_table::Table {
             time(Duration::from_secs_f64(seconds)),
             format!("{share:.1} %"),
             rate,
-            abbreviate(&kernel.origin),
+            kernel.origin.clone(),
         ]);
     }
     rows
-}
-
-/// The first few names.
-fn abbreviate(names: &[String]) -> String {
-    const SHOWN: usize = 4;
-    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(" + ");
-    if names.len() > SHOWN {
-        text.push_str(&format!(" + {} more", names.len() - SHOWN));
-    }
-    text
 }

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use windlass::{DType, Dim, Limits, Session, Tensor, TensorType};
+use windlass::{DType, Dim, Error, Limits, Session, Tensor, TensorType};
+use windlass_frontend::image::read_png;
+use windlass_frontend::npy;
+use windlass_frontend::onnx::testcase::read_tensor;
 
 use crate::arguments::{DimArg, InputArg};
 use crate::failure::Failure;
+use crate::picture::lay_out;
 
 /// The inputs of a run, in the model's order, and what was made up for it.
 pub struct Gathered {
@@ -111,6 +115,19 @@ fn random_tensor(dtype: DType, shape: &[usize], random: &mut fastrand::Rng) -> T
 
 /// Reads a file as an input of this type; its name's ending says what it is.
 fn read_file(file: &Path, ty: &TensorType, limits: &Limits) -> Result<Tensor, Failure> {
-    let _ = (ty, limits);
-    Err(Failure::Usage(format!("{}: an input file is .npy, .pb or .png", file.display())))
+    let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let tensor = match extension.to_ascii_lowercase().as_str() {
+        "npy" => npy::read(file, limits),
+        "pb" => read_tensor(file, limits),
+        "png" => {
+            let image = read_png(file, limits).map_err(Error::from)?;
+            return lay_out(&image, ty)
+                .map_err(|message| Failure::Message(format!("{}: {message}", file.display())));
+        }
+        _ => {
+            let message = format!("{}: the name of an input file ends in .npy, .pb or .png", file.display());
+            return Err(Failure::Usage(message));
+        }
+    };
+    Ok(tensor.map_err(Error::from)?)
 }

@@ -13,6 +13,7 @@ mod failure;
 mod inputs;
 mod list;
 mod opt;
+mod picture;
 mod run;
 mod table;
 mod test;

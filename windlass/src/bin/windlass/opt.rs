@@ -55,13 +55,13 @@ impl Opt {
         let mut written = Ok(());
         let (graph, report) = run_observed(&graph, &stages, &options, |pass, graph| {
             if self.print_after_all && written.is_ok() {
-                written = writeln!(out, "// after {}\n{}", pass.name, format!("{graph:?}"));
+                written = writeln!(out, "// after {}\n{}", pass.name, graph);
             }
         })
         .map_err(windlass::Error::from)?;
         written?;
         if !self.print_after_all {
-            write!(out, "{}", format!("{graph:?}"))?;
+            write!(out, "{graph}")?;
         }
         if self.explain {
             for record in &report.records {

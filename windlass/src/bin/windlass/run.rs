@@ -54,7 +54,7 @@ impl Run {
             for (name, tensor) in outputs.iter() {
                 // A name is data: what could leave the folder is not taken over into the file's name.
                 let file = dir.join(format!("{}.npy", file_name(name)));
-                let _ = tensor;
+                windlass_frontend::npy::write(&file, tensor).map_err(windlass::Error::from)?;
                 eprintln!("note: wrote {}", file.display());
             }
         }

@@ -2,14 +2,17 @@
 
 mod dot;
 mod json;
+mod loops;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use windlass::{Graph, Limits, Model};
+use windlass::compile::{optimize, program};
+use windlass::{Dim, Graph, Model, TensorType};
+use windlass_ir::text::{LISTED_ELEMENTS, PrintOptions, print_graph_with};
 
-use crate::arguments::{DimArg, parse_dim};
+use crate::arguments::{DimArg, SessionArgs, parse_dim};
 use crate::failure::Failure;
 
 /// Show a model at a stage of its compilation
@@ -23,15 +26,24 @@ pub struct Dump {
     /// How a graph is written
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+    /// Write large constants in full, so that text parses back to the graph
+    #[arg(long)]
+    full: bool,
     /// A size for a named dimension
     #[arg(long = "dim", short, value_name = "NAME=N", value_parser = parse_dim)]
     dims: Vec<DimArg>,
+    #[command(flatten)]
+    session: SessionArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Stage {
     /// The graph as it was loaded
     Graph,
+    /// The graph after the passes
+    Optimized,
+    /// Kernels as loops
+    Loops,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -46,16 +58,46 @@ enum Format {
 
 impl Dump {
     pub fn execute(self) -> Result<(), Failure> {
-        let model = Model::load(&self.model, &Limits::default())?;
-        let graph = bind(&model.graph, &self.dims)?;
-        let text = match (self.stage, self.format) {
-            (Stage::Graph, Format::Text) => format!("{graph:?}"),
-            (Stage::Graph, Format::Dot) => dot::dot(&graph),
-            (Stage::Graph, Format::Json) => format!("{}\n", json::graph(&graph)),
+        let options = self.session.options();
+        let model = Model::load(&self.model, &options.limits)?;
+        let graph = match self.stage {
+            Stage::Graph => bind(&model.graph, &self.dims)?,
+            Stage::Optimized => optimize(&bind(&model.graph, &self.dims)?, &options)?,
+            Stage::Loops => {
+                if self.format != Format::Text {
+                    return Err(Failure::Usage("only graphs have other formats than text".to_string()));
+                }
+                let text = loops::program(&program(&bind_all(&model.graph, &self.dims)?, &options)?.0);
+                io::stdout().write_all(text.as_bytes())?;
+                return Ok(());
+            }
+        };
+        let text = match self.format {
+            Format::Text => {
+                let elide_above = (!self.full).then_some(LISTED_ELEMENTS);
+                print_graph_with(&graph, PrintOptions { elide_above })
+            }
+            Format::Dot => dot::dot(&graph),
+            Format::Json => format!("{}\n", json::graph(&graph)),
         };
         io::stdout().write_all(text.as_bytes())?;
         Ok(())
     }
+}
+
+/// The graph with every size known: named dimensions that no size is given for are 1.
+pub fn bind_all(graph: &Graph, dims: &[DimArg]) -> Result<Graph, Failure> {
+    let graph = bind(graph, dims)?;
+    let names = graph.dim_names();
+    if !names.is_empty() {
+        eprintln!("note: no size was given for {}: 1 is used", names.join(", "));
+    }
+    let one = |dim: &Dim| Dim::Fixed(dim.as_fixed().unwrap_or(1));
+    let types = graph.inputs().iter().map(|(_, value)| {
+        let ty = graph.ty(*value);
+        TensorType::new(ty.dtype, ty.dims.iter().map(one))
+    });
+    Ok(windlass::compile::bind(&graph, &types.collect::<Vec<_>>())?)
 }
 
 /// The graph with named dimensions replaced by the sizes given.

@@ -1,47 +1,70 @@
-//! Finding cases, and running one.
+//! Running one case.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use windlass::{Error, Options};
+use windlass::{Error, Model, Options, Session};
+use windlass_frontend::onnx::testcase::{self, Case, Failure, Outcome, write_tensor};
 
 use super::protocol::{CaseReport, Job, Status};
-use crate::failure::Failure;
-
-/// The folders below these that hold a model.onnx, each once, in order of their paths.
-pub fn find(dirs: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
-    let mut found = Vec::new();
-    for dir in dirs {
-        let mut open = vec![dir.clone()];
-        while let Some(dir) = open.pop() {
-            let entries = std::fs::read_dir(&dir).map_err(Failure::io(&dir))?;
-            for entry in entries {
-                let entry = entry.map_err(Failure::io(&dir))?;
-                // Links to folders are not followed: they may lead in circles.
-                if entry.file_type().map_err(Failure::io(&dir))?.is_dir() {
-                    open.push(entry.path());
-                } else if entry.file_name() == "model.onnx" {
-                    found.push(dir.clone());
-                }
-            }
-        }
-    }
-    found.sort();
-    found.dedup();
-    Ok(found)
-}
 
 /// Runs a case; whatever goes wrong becomes part of the report.
 pub fn run(job: &Job, options: &Options) -> CaseReport {
-    let _ = options;
-    CaseReport::failed(job, Status::Error, String::new())
-}
-
-#[expect(dead_code)]
-fn status_of(error: &Error) -> Status {
-    match error.is_unsupported() {
-        true => Status::Unsupported,
-        false => Status::Error,
+    let case = match Case::open(&job.dir) {
+        Ok(case) => case,
+        Err(error) => return CaseReport::failed(job, Status::Error, error.to_string()),
+    };
+    let mut session: Option<Session> = None;
+    let mut nodes = windlass::session::Counts::default();
+    let outcome = testcase::check(&case, &options.limits, &mut |model, inputs| {
+        let session = match &mut session {
+            Some(session) => session,
+            none => {
+                let opened = Session::new(Model::from(model.clone()), options.clone()).map_err(failure)?;
+                none.insert(opened)
+            }
+        };
+        let (outputs, counts) = session.run_counted(inputs).map_err(failure)?;
+        nodes = counts;
+        Ok(outputs.into_tensors())
+    });
+    let (status, reason) = match outcome.status.clone() {
+        testcase::Status::Pass => (Status::Pass, None),
+        testcase::Status::Ran => (Status::Ran, None),
+        testcase::Status::Wrong(reason) => (Status::Wrong, Some(reason)),
+        testcase::Status::Unsupported(reason) => (Status::Unsupported, Some(reason)),
+        testcase::Status::Error(reason) => (Status::Error, Some(reason)),
+    };
+    let report = CaseReport {
+        status,
+        reason,
+        difference: outcome.largest_difference.filter(|difference| difference.is_finite()),
+        compiled: nodes.compiled,
+        called: nodes.called,
+        interpreted: nodes.interpreted,
+        ..CaseReport::failed(job, status, String::new())
+    };
+    match job.out.as_deref().map_or(Ok(()), |out| write_results(out, &outcome)) {
+        Ok(()) => report,
+        Err(reason) => CaseReport { status: Status::Error, reason: Some(reason), ..report },
     }
 }
-#[expect(dead_code)]
-fn x(_: &Path) {}
+
+fn failure(error: Error) -> Failure {
+    match error.is_unsupported() {
+        true => Failure::Unsupported(error.to_string()),
+        false => Failure::Error(error.to_string()),
+    }
+}
+
+/// Writes the results of each data set that ran to its folder in `out`.
+fn write_results(out: &Path, outcome: &Outcome) -> Result<(), String> {
+    for (data_set, results) in &outcome.results {
+        let folder = out.join(data_set);
+        std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        for (index, (name, tensor)) in results.iter().enumerate() {
+            write_tensor(&folder.join(format!("output_{index}.pb")), name, tensor)
+                .map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}

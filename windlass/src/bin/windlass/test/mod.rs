@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use windlass_frontend::onnx::testcase;
 
 use self::pool::{Pool, Worker};
 use self::protocol::{CaseReport, Job, Status};
@@ -62,7 +63,11 @@ fn default_jobs() -> u16 {
 
 impl Test {
     pub fn execute(self) -> Result<(), Failure> {
-        let mut cases = case::find(&self.dirs)?;
+        let mut cases = Vec::new();
+        for dir in &self.dirs {
+            let found = testcase::discover(dir).map_err(windlass::Error::from)?;
+            cases.extend(found.into_iter().map(|case| case.folder));
+        }
         if let Some(text) = &self.only {
             cases.retain(|case| case.to_string_lossy().contains(text.as_str()));
         }

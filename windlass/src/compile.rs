@@ -1,0 +1,132 @@
+//! From a graph to a program of kernels, with a report of where the time went.
+
+use std::time::{Duration, Instant};
+
+use windlass_ir::attrs::Slot;
+use windlass_ir::graph::NodeData;
+use windlass_ir::loops::{Program, Work};
+use windlass_ir::{Graph, Late, Limits, Op, TensorType};
+use windlass_passes::lower::{LowerOptions, lower};
+use windlass_passes::pipeline;
+
+use crate::error::Error;
+use crate::options::Options;
+
+/// How the nodes of a model are run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// As native code.
+    pub compiled: usize,
+    /// By calling a library routine.
+    pub called: usize,
+    /// By the interpreter.
+    pub interpreted: usize,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: Counts) {
+        self.compiled += other.compiled;
+        self.called += other.called;
+        self.interpreted += other.interpreted;
+    }
+}
+
+/// How long a phase of compiling took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Phase {
+    /// What was done.
+    pub name: &'static str,
+    /// How long it took.
+    pub time: Duration,
+}
+
+/// What compiling a model for some input sizes came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// The phases, in order.
+    pub phases: Vec<Phase>,
+    /// How its nodes are run.
+    pub counts: Counts,
+    /// Distinct kernels.
+    pub kernels: usize,
+    /// Steps of one run.
+    pub steps: usize,
+    /// The size of the arena.
+    pub arena_bytes: u64,
+    /// The size of the constants.
+    pub constant_bytes: u64,
+    /// Floating-point operations of one run, an fma counting as two.
+    pub flops: u64,
+}
+
+impl Report {
+    /// Runs one phase and notes its time.
+    pub(crate) fn time<T>(&mut self, name: &'static str, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        self.phases.push(Phase { name, time: start.elapsed() });
+        result
+    }
+
+    /// Takes over a program's figures.
+    fn describe(&mut self, program: &Program) {
+        for step in &program.steps {
+            match step.work {
+                Work::Kernel(_) => self.counts.compiled += step.origin.len().max(1),
+                Work::Interpret { .. } => self.counts.interpreted += 1,
+            }
+            self.flops += step.flops;
+        }
+        self.kernels = program.kernels.len();
+        self.steps = program.steps.len();
+        self.arena_bytes = program.arena_bytes;
+        self.constant_bytes = program.constants.iter().map(|tensor| tensor.bytes().len() as u64).sum();
+    }
+}
+
+/// The graph for inputs of these types, all sizes known, if then every size in it is.
+pub fn bind(graph: &Graph, types: &[TensorType]) -> Result<Graph, Error> {
+    let bound = graph.with_input_types(types)?;
+    let is_open = |data: &NodeData| {
+        !late_operands(&data.op).is_empty() || data.outs.iter().any(|&v| bound.ty(v).as_shape().is_none())
+    };
+    let open = bound.nodes().find(|(_, data)| is_open(data)).map(|(node, _)| bound.describe(node));
+    match open {
+        Some(node) => Err(Error::DataDependent { node }),
+        None => Ok(bound),
+    }
+}
+
+/// The operands that hold late attributes.
+pub(crate) fn late_operands(op: &Op) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut op = op.clone();
+    let mut visit = |_: &'static str, slot: Slot<'_>| {
+        if let Slot::Late(Late::Operand(index)) = slot {
+            found.push(*index);
+        }
+        Ok(())
+    };
+    op.attrs(&mut visit).expect("reading attributes cannot fail");
+    found
+}
+
+/// The graph after the passes of the options' level. Every dimension must be fixed.
+pub fn optimize(graph: &Graph, options: &Options) -> Result<Graph, Error> {
+    let level = options.opt_level.min(Options::MAX_OPT_LEVEL);
+    let stages = pipeline(["O0", "O1", "O2"][usize::from(level)]).map_or(&[][..], |pipeline| pipeline.stages);
+    let pass_options = windlass_passes::Options { verify: cfg!(debug_assertions), ..Default::default() };
+    Ok(windlass_passes::run(graph, stages, &pass_options)?.0)
+}
+
+/// The kernels of a graph and how to run them. Every dimension must be fixed.
+pub fn program(graph: &Graph, options: &Options) -> Result<(Program, Report), Error> {
+    let mut report = Report::default();
+    let graph = report.time("passes", || optimize(graph, options))?;
+    let lowering = LowerOptions { fuse: options.opt_level > 0, ..LowerOptions::default() };
+    let program = report.time("lower", || lower(&graph, &lowering))?;
+    let limit = options.limits.memory_bytes;
+    Limits::check(|| format!("graph `{}`", graph.name), "bytes of arena", program.arena_bytes, limit)?;
+    report.describe(&program);
+    Ok((program, report))
+}

@@ -28,6 +28,8 @@ enum Binding {
     Absent,
     /// The result of something that cannot be imported.
     Poisoned,
+    /// A result that its importer does not give. That matters only if something reads it.
+    Missing,
 }
 
 /// The names of one graph or function body.
@@ -162,6 +164,10 @@ impl<'m> Importer<'m> {
             let value = match binding {
                 Binding::Value(value) => value,
                 Binding::Absent | Binding::Poisoned => continue,
+                Binding::Missing => {
+                    self.note(subject(), missing(output.name()))?;
+                    continue;
+                }
             };
             if let Err(problem) = check_declared(output.r#type.as_ref(), self.builder().ty(value)) {
                 self.note(subject(), problem)?;
@@ -217,6 +223,11 @@ impl<'m> Importer<'m> {
                         poisoned = true;
                         None
                     }
+                    Some(Binding::Missing) => {
+                        self.note(subject(), missing(name))?;
+                        poisoned = true;
+                        None
+                    }
                     None => {
                         let message = format!("reads `{name}`, which nothing before it defines");
                         return Err(Error::invalid(subject(), message));
@@ -231,22 +242,14 @@ impl<'m> Importer<'m> {
                 None
             }
         };
-        let named = node.output.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
-        let outs = match outs {
-            Some(outs) if outs.len() < named => {
-                let message = format!("result {} (`{}`)", outs.len(), node.output[outs.len()]);
-                self.note(subject(), Problem::Unsupported(message))?;
-                None
-            }
-            outs => outs,
-        };
         for (i, name) in node.output.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
-            let binding = match outs.as_ref().map(|outs| outs[i]) {
+            let binding = match outs.as_ref().map(|outs| outs.get(i).copied()) {
                 None => Binding::Poisoned,
-                Some(Binding::Absent) => {
+                Some(None) => Binding::Missing,
+                Some(Some(Binding::Absent)) => {
                     return Err(Error::invalid(subject(), format!("its result `{name}` is not defined")));
                 }
-                Some(binding) => binding,
+                Some(Some(binding)) => binding,
             };
             self.bind(name, binding, subject)?;
         }
@@ -420,6 +423,7 @@ impl<'m> Importer<'m> {
                     true => self.builder().output(output.name(), value),
                     false => self.builder().output(&format!("{}.{i}", output.name()), value),
                 },
+                Some(Binding::Missing) => return Err(missing(output.name())),
                 Some(Binding::Poisoned) => unsupported!("graph `{}` cannot be imported", graph.name()),
             }
         }
@@ -478,6 +482,11 @@ impl<'m> Importer<'m> {
     }
 }
 
+/// Something reads a result that its importer does not give.
+fn missing(name: &str) -> Problem {
+    Problem::Unsupported(format!("reads `{name}`, a result that is not supported"))
+}
+
 /// A node's name, or else that of its first result.
 fn node_name(node: &NodeProto) -> &str {
     match node.name() {
@@ -516,6 +525,14 @@ pub(crate) fn input_type(name: &str, ty: Option<&TypeProto>, limits: &Limits) ->
     let ty = TensorType { dtype, dims };
     limits.check_type(&ty, || format!("input `{name}`"))?;
     Ok(ty)
+}
+
+/// The rank that a model declares for a value, if it does.
+pub(crate) fn declared_rank(ty: Option<&TypeProto>) -> Option<usize> {
+    match ty.and_then(|ty| ty.value.as_ref()) {
+        Some(type_proto::Value::TensorType(tensor)) => tensor.shape.as_ref().map(|shape| shape.dim.len()),
+        _ => None,
+    }
 }
 
 /// Fails if a result is not of the type that the model declares for it.

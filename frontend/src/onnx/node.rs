@@ -4,10 +4,11 @@
 //! would change the result in a way nobody looked at.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use windlass_ir::graph::{Values, fold};
-use windlass_ir::{DType, Late, Op, ScalarFn, Tensor, TensorType, Value, normalize_axis, ops};
+use windlass_ir::{DType, Graph, Late, Op, ScalarFn, Tensor, TensorType, Value, normalize_axis, ops};
 
 use super::import::{Body, Importer};
 use super::problem::{Problem, invalid, unsupported};
@@ -114,14 +115,6 @@ impl<'i, 'm> NodeCx<'i, 'm> {
         self.importer.builder_ref().graph().as_constant(value)
     }
 
-    /// The integers a value is, which must be known.
-    pub fn known_ints(&self, value: Value, what: &str) -> Imported<Vec<i64>> {
-        match self.constant(value) {
-            Some(tensor) => Ok(tensor.to_ints()),
-            None => unsupported!("{what} that are not constant"),
-        }
-    }
-
     // Attributes.
 
     fn attribute(&mut self, name: &str, ty: AttributeType) -> Imported<Option<&AttributeProto>> {
@@ -196,16 +189,6 @@ impl<'i, 'm> NodeCx<'i, 'm> {
         Ok(self.string(name)?.unwrap_or_else(|| default.to_string()))
     }
 
-    pub fn strings(&mut self, name: &str) -> Imported<Option<Vec<String>>> {
-        let Some(attribute) = self.attribute(name, AttributeType::Strings)? else { return Ok(None) };
-        let texts: Result<Vec<String>, _> =
-            attribute.strings.iter().map(|s| String::from_utf8(s.to_vec())).collect();
-        match texts {
-            Ok(texts) => Ok(Some(texts)),
-            Err(_) => invalid!("attribute `{name}` is not UTF-8"),
-        }
-    }
-
     /// An element type.
     pub fn dtype(&mut self, name: &str) -> Imported<Option<DType>> {
         self.int(name)?.map(|i| tensor::dtype(i32::try_from(i).unwrap_or(-1))).transpose()
@@ -250,6 +233,18 @@ impl<'i, 'm> NodeCx<'i, 'm> {
         let name = self.name.clone();
         self.importer.builder().set_name(name);
         body
+    }
+
+    /// Copies a graph's nodes, `ins` standing for its inputs; gives what stands for its outputs.
+    pub fn inline(&mut self, graph: &Graph, ins: &[Value]) -> Imported {
+        let inputs = graph.inputs().iter().map(|(_, v)| *v);
+        let mut map: HashMap<Value, Value> = inputs.zip(ins.iter().copied()).collect();
+        for (_, data) in graph.nodes() {
+            let ins: Vec<Value> = data.ins.iter().map(|v| map[v]).collect();
+            let outs = self.push_all(data.op.clone(), &ins)?;
+            map.extend(data.outs.iter().copied().zip(outs));
+        }
+        Ok(graph.outputs().iter().map(|(_, v)| map[v]).collect())
     }
 
     /// An axis attribute as an index into so many dimensions.

@@ -12,6 +12,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     entry("Conv", conv),
     entry("ConvInteger", conv_integer),
     entry("QLinearConv", qlinear_conv),
+    entry("ConvTranspose", conv_transpose),
     entry("MaxPool", |cx| pool(cx, PoolKind::Max)),
     entry("AveragePool", |cx| pool(cx, PoolKind::Average)),
     entry("LpPool", |cx| pool(cx, PoolKind::Lp)),
@@ -137,6 +138,53 @@ fn qlinear_conv(cx: &mut NodeCx<'_, '_>) -> Imported {
         scale_w = cx.unsqueeze(scale_w, &after)?;
     }
     Ok(vec![requantize(cx, sum, [scale_x, scale_w, scale_y], zero_y)?])
+}
+
+/// Padding follows from `output_shape` if that is given, or from `auto_pad`.
+fn conv_transpose(cx: &mut NodeCx<'_, '_>) -> Imported {
+    let (x, w) = (cx.input(0)?, cx.input(1)?);
+    let kernel = kernel_of(cx, x, w)?;
+    let n = kernel.len();
+    let strides = spatial_list(cx, "strides", n, 1, 1)?;
+    let dilations = spatial_list(cx, "dilations", n, 1, 1)?;
+    let mut pads = spatial_list(cx, "pads", 2 * n, 0, i64::from(i32::MIN))?;
+    let mut output_padding = spatial_list(cx, "output_padding", n, 0, 0)?;
+    let group = cx.int_or("group", 1)?;
+    let auto_pad = cx.string_or("auto_pad", "NOTSET")?;
+    let wanted = cx.ints("output_shape")?;
+    if wanted.as_ref().is_some_and(|sizes| sizes.len() < n) {
+        invalid!("attribute `output_shape` is {wanted:?} for {n} dimensions");
+    }
+    let upper = match auto_pad.as_str() {
+        "NOTSET" | "SAME_LOWER" => false,
+        "VALID" => {
+            pads = vec![0; 2 * n];
+            false
+        }
+        "SAME_UPPER" => true,
+        other => invalid!("attribute `auto_pad` is `{other}`"),
+    };
+    let same = auto_pad.starts_with("SAME");
+    for d in (0..n).filter(|_| same || wanted.is_some()) {
+        let Some(size) = cx.ty(x).dims[d + 2].as_fixed().and_then(|size| i64::try_from(size).ok()) else {
+            unsupported!("padding for {}, of a size that is not known", cx.ty(x));
+        };
+        // Some exporters give the batch and channels too.
+        let wanted = match &wanted {
+            Some(sizes) => sizes[sizes.len() - n + d],
+            None => size.saturating_mul(strides[d]),
+        };
+        let reach = (kernel[d] - 1) * dilations[d] + 1 + output_padding[d];
+        let total = (size - 1).saturating_mul(strides[d]).saturating_add(reach).saturating_sub(wanted);
+        if total < 0 {
+            output_padding[d] -= total;
+        }
+        let (total, small) = (total.max(0), total.max(0) / 2);
+        (pads[d], pads[n + d]) = if upper { (small, total - small) } else { (total - small, small) };
+    }
+    let mut ins = vec![x, w];
+    ins.extend(cx.optional(2));
+    cx.push_whole(ops::ConvTranspose { strides, pads, dilations, output_padding, group }, &ins)
 }
 
 fn pool(cx: &mut NodeCx<'_, '_>, kind: PoolKind) -> Imported {

@@ -1,13 +1,16 @@
 //! Importers of operators that no single op mirrors, one file a family.
 
 mod activation;
+mod attention;
 mod basic;
+mod control;
 mod convolution;
 mod elementwise;
 mod linear;
 mod loss;
 mod movement;
 mod normalization;
+mod quantization;
 mod reduce;
 
 use super::registry::Entry;
@@ -15,12 +18,15 @@ use super::registry::Entry;
 /// Every family's table.
 pub(super) const FAMILIES: &[&[Entry]] = &[
     activation::ENTRIES,
+    attention::ENTRIES,
     basic::ENTRIES,
+    control::ENTRIES,
     convolution::ENTRIES,
     elementwise::ENTRIES,
     linear::ENTRIES,
     loss::ENTRIES,
     movement::ENTRIES,
     normalization::ENTRIES,
+    quantization::ENTRIES,
     reduce::ENTRIES,
 ];

@@ -1,1 +1,38 @@
-//! Windlass: runtime.
+//! The runtime of Windlass: what compiled code needs while it runs, and no compiler.
+//!
+//! An [`Executable`] is a list of steps over buffers: calls of native kernels, and callbacks into
+//! the host for the few ops without native code. It is immutable and shared by threads; what a run
+//! needs for itself (the arena and the table of kernel arguments) is taken from a free list and put
+//! back, so a run allocates nothing and takes no lock while kernels execute. A [`Pool`] runs the
+//! outermost parallel loop of a kernel in contiguous chunks. Chunks never change the bits of a
+//! result, so results do not depend on the number of threads.
+//!
+//! Unsafe code stands in [`mod@buffer`] (aligned memory), `pool` (lending a job to the workers) and
+//! `executable` (calling kernels).
+//!
+//! ```
+//! use windlass_runtime::Pool;
+//! use std::sync::atomic::{AtomicI64, Ordering};
+//!
+//! let pool = Pool::new(2);
+//! let sum = AtomicI64::new(0);
+//! pool.run(1000, 4, &|begin, end| {
+//!     sum.fetch_add((begin..end).sum::<i64>(), Ordering::Relaxed);
+//! });
+//! assert_eq!(sum.into_inner(), 499_500);
+//! ```
+
+pub mod buffer;
+mod error;
+mod executable;
+mod pool;
+mod profile;
+
+pub use buffer::AlignedBuffer;
+pub use error::Error;
+pub use executable::{Constant, Executable, HostFn, KernelFn, Parts, Place, Port, Step, Work};
+pub use pool::Pool;
+pub use profile::Profile;
+
+/// The alignment of every buffer in bytes: a cache line, and the widest vector.
+pub const ALIGN: usize = 64;

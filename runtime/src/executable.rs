@@ -1,0 +1,394 @@
+//! A compiled model: steps over buffers. One of the files with unsafe code: it calls native kernels
+//! with pointers that it computes from checked offsets.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::{AlignedBuffer, Error, Pool, Profile};
+
+/// A native kernel: a table of pointers to its parameters, and the range `begin..end` of its outermost
+/// parallel loop (0 and 1 for a kernel without one).
+pub type KernelFn = unsafe extern "C" fn(args: *const *mut u8, begin: i64, end: i64);
+
+/// Runs in the host what has no native code: operands in, results out, all as bytes.
+pub type HostFn = Box<dyn Fn(&[&[u8]], &mut [&mut [u8]]) -> Result<(), String> + Send + Sync>;
+
+/// The bytes of a constant, shared with whoever made it.
+pub type Constant = Box<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Where a buffer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The caller's input of this index.
+    Input(u32),
+    /// The caller's output of this index.
+    Output(u32),
+    /// The constant of this index.
+    Constant(u32),
+    /// A byte offset into the arena.
+    Arena(u64),
+}
+
+/// What a step runs.
+pub enum Work {
+    /// A native kernel.
+    Kernel {
+        /// Its code.
+        function: KernelFn,
+        /// The iterations of its parallel loop, 1 without one.
+        extent: i64,
+        /// The fewest iterations that are worth another thread; `extent` if it never is.
+        grain: i64,
+    },
+    /// A callback; of the step's buffers the first `ins` are operands and the others results.
+    Host {
+        /// The number of operands.
+        ins: usize,
+        /// What to call.
+        function: HostFn,
+    },
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Work::Kernel { extent, grain, .. } => {
+                f.debug_struct("Kernel").field("extent", extent).field("grain", grain).finish()
+            }
+            Work::Host { ins, .. } => f.debug_struct("Host").field("ins", ins).finish(),
+        }
+    }
+}
+
+/// One step.
+#[derive(Debug)]
+pub struct Step {
+    /// What runs.
+    pub work: Work,
+    /// Its buffers in order, with how many bytes of each it reaches over.
+    pub args: Vec<(Place, usize)>,
+    /// A name for profiles: the kernel, or the op.
+    pub name: String,
+    /// The graph nodes it came from.
+    pub origin: String,
+    /// Floating-point operations, 0 where unknown.
+    pub flops: u64,
+}
+
+/// An input or output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: usize,
+}
+
+/// What an [`Executable`] is made of.
+pub struct Parts {
+    /// What runs, in order.
+    pub steps: Vec<Step>,
+    /// Tensors that are part of the model.
+    pub constants: Vec<Constant>,
+    /// The size of the arena.
+    pub arena_bytes: usize,
+    /// The caller's inputs.
+    pub inputs: Vec<Port>,
+    /// The caller's outputs.
+    pub outputs: Vec<Port>,
+    /// Whatever keeps the code alive; dropped with the executable.
+    pub code: Box<dyn Send + Sync>,
+}
+
+/// What one run at a time uses: the arena and every step's table of pointers.
+struct Instance {
+    #[expect(dead_code, reason = "owns what the table points into")]
+    arena: AlignedBuffer,
+    table: Vec<*mut u8>,
+}
+
+// SAFETY: the pointers go into `arena`, into the executable's constants, or are overwritten at the start
+// of each run; none is tied to a thread.
+unsafe impl Send for Instance {}
+
+/// A compiled model, ready to run, shared by threads.
+pub struct Executable {
+    parts: Parts,
+    /// Positions in the table that hold a caller's buffer.
+    callers: Vec<(u32, Place)>,
+    table_len: usize,
+    idle: Mutex<Vec<Instance>>,
+}
+
+impl fmt::Debug for Executable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Executable")
+            .field("steps", &self.parts.steps)
+            .field("arena_bytes", &self.parts.arena_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Executable {
+    /// Checks that every argument lies inside its buffer, and builds an executable.
+    ///
+    /// # Safety
+    /// For every kernel step: `function` is code that `code` keeps alive, and a call with a table of the
+    /// step's arguments and any part of `0..extent` reads and writes only the first `bytes` bytes of each
+    /// argument and its own stack, writes to no input or constant, and parts that do not overlap may run
+    /// at the same time. The results of a host step overlap none of its other arguments.
+    pub unsafe fn new(parts: Parts) -> Result<Executable, Error> {
+        let mut callers = Vec::new();
+        let mut table_len = 0u32;
+        for (position, step) in parts.steps.iter().enumerate() {
+            for (arg, &(place, bytes)) in step.args.iter().enumerate() {
+                let room = match place {
+                    Place::Input(i) => parts.inputs.get(i as usize).map(|p| p.bytes),
+                    Place::Output(i) => parts.outputs.get(i as usize).map(|p| p.bytes),
+                    Place::Constant(i) => parts.constants.get(i as usize).map(|c| (**c).as_ref().len()),
+                    Place::Arena(offset) => {
+                        usize::try_from(offset).ok().and_then(|offset| parts.arena_bytes.checked_sub(offset))
+                    }
+                };
+                if room.is_none_or(|room| bytes > room) {
+                    return Err(Error::Outside {
+                        step: position,
+                        origin: step.origin.clone(),
+                        arg,
+                        bytes,
+                        place: format!("{place:?}"),
+                    });
+                }
+                if matches!(place, Place::Input(_) | Place::Output(_)) {
+                    callers.push((table_len, place));
+                }
+                table_len += 1;
+            }
+        }
+        Ok(Executable { parts, callers, table_len: table_len as usize, idle: Mutex::new(Vec::new()) })
+    }
+
+    /// The caller's inputs.
+    pub fn inputs(&self) -> &[Port] {
+        &self.parts.inputs
+    }
+
+    /// The caller's outputs.
+    pub fn outputs(&self) -> &[Port] {
+        &self.parts.outputs
+    }
+
+    /// The steps.
+    pub fn steps(&self) -> &[Step] {
+        &self.parts.steps
+    }
+
+    /// The size of the arena that each concurrent run uses.
+    pub fn arena_bytes(&self) -> usize {
+        self.parts.arena_bytes
+    }
+
+    /// The bytes of all constants.
+    pub fn constant_bytes(&self) -> usize {
+        self.parts.constants.iter().map(|c| (**c).as_ref().len()).sum()
+    }
+
+    /// Runs the model on the pool's threads. Every byte of the outputs is written.
+    pub fn run(&self, pool: &Pool, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), Error> {
+        self.run_steps(pool, inputs, outputs, &mut |_, _| {}, false)
+    }
+
+    /// Runs the model and adds the time of each step to a profile.
+    pub fn run_profiled(
+        &self,
+        pool: &Pool,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        profile: &mut Profile,
+    ) -> Result<(), Error> {
+        profile.steps.resize(self.parts.steps.len(), Duration::ZERO);
+        profile.runs += 1;
+        self.run_steps(pool, inputs, outputs, &mut |step, time| profile.steps[step] += time, true)
+    }
+
+    fn run_steps(
+        &self,
+        pool: &Pool,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        observe: &mut dyn FnMut(usize, Duration),
+        timed: bool,
+    ) -> Result<(), Error> {
+        check("input", &self.parts.inputs, inputs.iter().map(|b| b.len()))?;
+        check("output", &self.parts.outputs, outputs.iter().map(|b| b.len()))?;
+        let mut instance = match self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            Some(instance) => instance,
+            None => self.instance()?,
+        };
+        for &(slot, place) in &self.callers {
+            instance.table[slot as usize] = match place {
+                Place::Input(i) => inputs[i as usize].as_ptr().cast_mut(),
+                Place::Output(i) => outputs[i as usize].as_mut_ptr(),
+                Place::Constant(_) | Place::Arena(_) => continue,
+            };
+        }
+        let mut result = Ok(());
+        let mut first = 0;
+        for (position, step) in self.parts.steps.iter().enumerate() {
+            let args = &instance.table[first..first + step.args.len()];
+            first += step.args.len();
+            let start = timed.then(Instant::now);
+            result = call(step, args, pool);
+            if result.is_err() {
+                break;
+            }
+            if let Some(start) = start {
+                observe(position, start.elapsed());
+            }
+        }
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
+        result
+    }
+
+    fn instance(&self) -> Result<Instance, Error> {
+        let mut arena = AlignedBuffer::zeroed(self.parts.arena_bytes)?;
+        let start = arena.as_mut_ptr();
+        let mut table = Vec::with_capacity(self.table_len);
+        for &(place, _) in self.parts.steps.iter().flat_map(|step| &step.args) {
+            table.push(match place {
+                Place::Input(_) | Place::Output(_) => std::ptr::null_mut(),
+                Place::Constant(i) => (*self.parts.constants[i as usize]).as_ref().as_ptr().cast_mut(),
+                Place::Arena(offset) => start.wrapping_add(offset as usize),
+            });
+        }
+        Ok(Instance { arena, table })
+    }
+}
+
+fn check(
+    what: &'static str,
+    ports: &[Port],
+    sizes: impl ExactSizeIterator<Item = usize>,
+) -> Result<(), Error> {
+    if sizes.len() != ports.len() {
+        let what = if what == "input" { "inputs" } else { "outputs" };
+        return Err(Error::Count { what, expected: ports.len(), found: sizes.len() });
+    }
+    for (port, found) in ports.iter().zip(sizes) {
+        if found != port.bytes {
+            return Err(Error::Size { what, name: port.name.clone(), expected: port.bytes, found });
+        }
+    }
+    Ok(())
+}
+
+/// A table of arguments, lent to the workers.
+struct Table(*const *mut u8);
+
+// SAFETY: workers only read the table, and kernels honour the contract of `Executable::new`.
+unsafe impl Sync for Table {}
+
+impl Table {
+    fn start(&self) -> *const *mut u8 {
+        self.0
+    }
+}
+
+fn call(step: &Step, args: &[*mut u8], pool: &Pool) -> Result<(), Error> {
+    match &step.work {
+        Work::Kernel { function, extent, grain } => {
+            let table = Table(args.as_ptr());
+            // Twice as many chunks as threads, so that a thread the system holds up is helped out.
+            let chunks = match pool.threads() {
+                1 => 1,
+                threads => (2 * threads).min((extent / grain.max(&1)) as usize),
+            };
+            pool.run(*extent, chunks, &|begin, end| {
+                // SAFETY: the contract of `Executable::new`: each argument was checked to lie inside a
+                // buffer that outlives this run, and parts do not overlap.
+                unsafe { function(table.start(), begin, end) }
+            });
+            Ok(())
+        }
+        Work::Host { ins, function } => {
+            let sizes = step.args.iter().map(|&(_, bytes)| bytes);
+            let mut buffers = args.iter().zip(sizes);
+            let operands: Vec<&[u8]> = buffers
+                .by_ref()
+                .take(*ins)
+                // SAFETY: checked to lie inside a live buffer; results do not overlap operands.
+                .map(|(&start, bytes)| unsafe { std::slice::from_raw_parts(start, bytes) })
+                .collect();
+            let mut results: Vec<&mut [u8]> = buffers
+                // SAFETY: as above, and results do not overlap each other.
+                .map(|(&start, bytes)| unsafe { std::slice::from_raw_parts_mut(start, bytes) })
+                .collect();
+            function(&operands, &mut results)
+                .map_err(|message| Error::Host { origin: step.origin.clone(), message })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Doubles bytes.
+    unsafe extern "C" fn double(args: *const *mut u8, begin: i64, end: i64) {
+        for i in begin as usize..end as usize {
+            // SAFETY: the step below declares two buffers of 100 bytes.
+            unsafe { *(*args.add(1)).add(i) = *(*args).add(i) * 2 }
+        }
+    }
+
+    fn parts() -> Parts {
+        let step = |from, to| Step {
+            work: Work::Kernel { function: double, extent: 100, grain: 10 },
+            args: vec![(from, 100), (to, 100)],
+            name: "double".to_string(),
+            origin: "d".to_string(),
+            flops: 0,
+        };
+        let port = |name: &str| vec![Port { name: name.to_string(), bytes: 100 }];
+        Parts {
+            steps: vec![step(Place::Input(0), Place::Arena(64)), step(Place::Arena(64), Place::Output(0))],
+            constants: Vec::new(),
+            arena_bytes: 164,
+            inputs: port("x"),
+            outputs: port("y"),
+            code: Box::new(()),
+        }
+    }
+
+    #[test]
+    fn runs_are_concurrent_and_checked() {
+        // SAFETY: `double` keeps to its two buffers.
+        let executable = unsafe { Executable::new(parts()) }.unwrap();
+        let pool = Pool::new(2);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        let (x, mut y) = ([3u8; 100], [0u8; 100]);
+                        executable.run(&pool, &[&x], &mut [&mut y]).unwrap();
+                        assert_eq!(y, [12u8; 100]);
+                    }
+                });
+            }
+        });
+        let mut y = [0u8; 100];
+        let error = executable.run(&pool, &[&[0; 99]], &mut [&mut y]).unwrap_err();
+        assert_eq!(error.to_string(), "input `x` takes 100 bytes, found 99");
+        assert!(executable.run(&pool, &[], &mut [&mut y]).is_err());
+    }
+
+    #[test]
+    fn arguments_outside_their_buffer_are_refused() {
+        let mut parts = parts();
+        parts.arena_bytes = 163;
+        // SAFETY: it is not run.
+        let error = unsafe { Executable::new(parts) }.unwrap_err();
+        assert!(matches!(error, Error::Outside { step: 0, arg: 1, bytes: 100, .. }), "{error}");
+    }
+}

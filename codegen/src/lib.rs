@@ -1,1 +1,61 @@
-//! Windlass: codegen.
+//! From loops to machine code.
+//!
+//! A [`Program`](windlass_ir::loops::Program) goes in; an executable in memory ([`jit`]) comes out.
+//! Each kernel becomes one function, compiled by Cranelift on several threads:
+//!
+//! ```text
+//! kernel -> expand (ir) -> vector form of its vector loops -> CLIF -> bytes -> module
+//! ```
+//!
+//! The order of arithmetic is the kernel's; the emitter only chooses where code stands and how wide
+//! vectors are, so the bits are those of the loop interpreter. Code calls nothing: no libm, no libc, no
+//! helper per element.
+//!
+//! ```
+//! use windlass_codegen::{Options, jit};
+//! use windlass_ir::loops::{KernelBuilder, LoopKind, Place, Program, Role, Step, Work};
+//! use windlass_ir::{DType, ScalarFn, TensorType};
+//! use windlass_runtime::Pool;
+//!
+//! let mut b = KernelBuilder::new("double");
+//! let x = b.buffer("x", DType::F32, 6, Role::In);
+//! let y = b.buffer("y", DType::F32, 6, Role::Out);
+//! b.repeat(LoopKind::Vector, 6, |b, i| {
+//!     let v = b.load(x, i.clone());
+//!     let v = b.apply(ScalarFn::Add, &[v, v]);
+//!     b.store(y, i, v);
+//! });
+//! let ty = TensorType::fixed(DType::F32, &[6]);
+//! let program = Program {
+//!     kernels: vec![b.finish()],
+//!     steps: vec![Step {
+//!         work: Work::Kernel(0),
+//!         args: vec![Place::Input(0), Place::Output(0)],
+//!         origin: vec!["double".to_string()],
+//!         flops: 6,
+//!     }],
+//!     inputs: vec![("x".to_string(), ty.clone())],
+//!     outputs: vec![("y".to_string(), ty)],
+//!     ..Program::default()
+//! };
+//! let (executable, _) = jit(&program, &Options::default()).unwrap();
+//! let x = windlass_ir::Tensor::new::<f32>(&[6], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+//! let mut y = windlass_ir::Tensor::zeros(DType::F32, &[6]);
+//! executable.run(&Pool::new(1), &[x.bytes()], &mut [y.bytes_mut()]).unwrap();
+//! assert_eq!(y.to_f64s(), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+//! ```
+//!
+//! Unsafe code stands in `jit` only.
+
+mod compile;
+mod emit;
+mod error;
+mod isa;
+mod jit;
+pub mod vector;
+
+pub use compile::{Options, Statistics, asm_text, clif_text};
+pub use emit::clif;
+pub use error::Error;
+pub use isa::Target;
+pub use jit::jit;

@@ -1,0 +1,194 @@
+//! Kernels to bytes: emitted and compiled on several threads, each distinct kernel once.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use cranelift_codegen::Context;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::ir::Function;
+use windlass_ir::loops::{Kernel, verify_kernel};
+
+use crate::emit::clif::{self, Machine};
+use crate::error::Error;
+use crate::isa::SharedIsa;
+
+/// How code is made. The defaults are what a session uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Whether Cranelift checks every function; slow, and on in debug builds.
+    pub verify: bool,
+    /// Threads that compile; 0 is as many as the machine has.
+    pub threads: usize,
+    /// The most bytes of machine code in all.
+    pub code_limit: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { verify: cfg!(debug_assertions), threads: 0, code_limit: 256 << 20 }
+    }
+}
+
+/// Where compile time went. Times of phases that run on several threads are added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Kernels in the program.
+    pub kernels: usize,
+    /// Kernels compiled: those that differ in more than their name.
+    pub distinct: usize,
+    /// Bytes of machine code.
+    pub code_bytes: usize,
+    /// Kernels to CLIF.
+    pub emit: Duration,
+    /// CLIF to bytes.
+    pub compile: Duration,
+    /// Bytes to executable memory or an object file.
+    pub link: Duration,
+    /// From start to end.
+    pub wall: Duration,
+}
+
+/// The code of one kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct Code {
+    pub bytes: Vec<u8>,
+    pub alignment: u64,
+}
+
+/// Compiles a program's kernels. The second result is the position of each kernel's code in the first.
+pub(crate) fn compile(
+    kernels: &[Kernel],
+    isa: &SharedIsa,
+    options: &Options,
+    statistics: &mut Statistics,
+) -> Result<(Vec<Code>, Vec<usize>), Error> {
+    let (distinct, positions) = distinct(kernels);
+    let threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let next = AtomicUsize::new(0);
+    let times = Mutex::new((Duration::ZERO, Duration::ZERO));
+    let results: Vec<Mutex<Option<Result<Code, Error>>>> =
+        distinct.iter().map(|_| Mutex::new(None)).collect();
+    let machine = Machine::new(&**isa);
+    let work = || {
+        let mut context = Context::new();
+        let (mut emitting, mut compiling) = (Duration::ZERO, Duration::ZERO);
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(&kernel) = distinct.get(at) else { break };
+            let start = Instant::now();
+            let function = verified(&kernels[kernel]).and_then(|kernel| clif::emit(kernel, machine));
+            let emitted = Instant::now();
+            let code = function.and_then(|f| compile_function(&mut context, f, isa, &kernels[kernel].name));
+            emitting += emitted - start;
+            compiling += emitted.elapsed();
+            *results[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(code);
+        }
+        let mut times = times.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        times.0 += emitting;
+        times.1 += compiling;
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(distinct.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let codes = results
+        .into_iter()
+        .map(|slot| {
+            let slot = slot.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+            slot.unwrap_or_else(|| Err(Error::Module("a kernel was not compiled".to_string())))
+        })
+        .collect::<Result<Vec<Code>, Error>>()?;
+    let (emit, compile) = times.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    statistics.kernels = kernels.len();
+    statistics.distinct = distinct.len();
+    statistics.code_bytes = codes.iter().map(|c| c.bytes.len()).sum();
+    statistics.emit += emit;
+    statistics.compile += compile;
+    if statistics.code_bytes > options.code_limit {
+        let (found, limit) = (statistics.code_bytes, options.code_limit);
+        return Err(Error::Module(format!("{found} bytes of code exceed the limit of {limit}")));
+    }
+    Ok((codes, positions))
+}
+
+/// A kernel whose accesses lie inside its buffers: the native code does not check them.
+fn verified(kernel: &Kernel) -> Result<&Kernel, Error> {
+    match verify_kernel(kernel) {
+        Ok(()) => Ok(kernel),
+        Err(e) => Err(Error::Kernel { kernel: kernel.name.clone(), message: e.to_string() }),
+    }
+}
+
+/// The positions of kernels that differ, and for each kernel which of them it is.
+fn distinct(kernels: &[Kernel]) -> (Vec<usize>, Vec<usize>) {
+    let mut seen: HashMap<u64, Vec<usize>> = HashMap::new();
+    let mut distinct: Vec<usize> = Vec::new();
+    let same = |a: &Kernel, b: &Kernel| a.body == b.body && a.vals == b.vals && a.buffers == b.buffers;
+    let positions = kernels
+        .iter()
+        .enumerate()
+        .map(|(at, kernel)| {
+            let shape = kernel.buffers.values().fold(kernel.vals.len() as u64, |hash, buffer| {
+                hash.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(buffer.len as u64)
+            });
+            let candidates = seen.entry(shape).or_default();
+            match candidates.iter().find(|&&d| same(&kernels[distinct[d]], kernel)) {
+                Some(&found) => found,
+                None => {
+                    candidates.push(distinct.len());
+                    distinct.push(at);
+                    distinct.len() - 1
+                }
+            }
+        })
+        .collect();
+    (distinct, positions)
+}
+
+/// Compiles one function that needs nothing outside itself.
+pub(crate) fn compile_function(
+    context: &mut Context,
+    function: Function,
+    isa: &SharedIsa,
+    name: &str,
+) -> Result<Code, Error> {
+    context.clear();
+    context.func = function;
+    let refuse = |message: String| Error::Compile { kernel: name.to_string(), message };
+    let compiled = context
+        .compile(&**isa, &mut ControlPlane::default())
+        .map_err(|e| refuse(cranelift_codegen::print_errors::pretty_error(e.func, e.inner)))?;
+    if let Some(reloc) = compiled.buffer.relocs().first() {
+        return Err(refuse(format!("needs {:?}, which is outside the kernel", reloc.target)));
+    }
+    Ok(Code {
+        bytes: compiled.code_buffer().to_vec(),
+        alignment: u64::from(compiled.buffer.alignment.max(16)),
+    })
+}
+
+/// The CLIF of a kernel, for dumps and golden files.
+pub fn clif_text(kernel: &Kernel, target: &crate::Target) -> Result<String, Error> {
+    let isa = crate::isa::build(target, true, false)?;
+    Ok(clif::emit(kernel, Machine::new(&*isa))?.display().to_string())
+}
+
+/// The machine instructions of a kernel, in the spelling of Cranelift's backend.
+pub fn asm_text(kernel: &Kernel, target: &crate::Target) -> Result<String, Error> {
+    let isa: SharedIsa = crate::isa::build(target, false, false)?;
+    let mut context = Context::new();
+    context.func = clif::emit(kernel, Machine::new(&*isa))?;
+    context.set_disasm(true);
+    let refuse = |message: String| Error::Compile { kernel: kernel.name.clone(), message };
+    let compiled = context
+        .compile(&*isa, &mut ControlPlane::default())
+        .map_err(|e| refuse(cranelift_codegen::print_errors::pretty_error(e.func, e.inner)))?;
+    Ok(compiled.vcode.clone().unwrap_or_default())
+}

@@ -1,0 +1,245 @@
+//! Indices, guards and addresses.
+//!
+//! An index under the current bindings is a sum of scaled values and a constant. Its terms are added
+//! up from the outermost loop inwards, so each partial sum is computed in the loop that completes it,
+//! once for all accesses that share it; the constant becomes a displacement.
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{self, InstBuilder, types};
+use windlass_ir::loops::{Atom, Buffer, Guard, Index};
+
+use super::region::Key;
+use super::{Binding, Emitter, Number};
+use crate::error::Error;
+
+/// A sum of scaled values and a constant.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Linear {
+    terms: Vec<(ir::Value, i64)>,
+    constant: i64,
+}
+
+impl Linear {
+    fn push(&mut self, value: ir::Value, scale: i64) {
+        match self.terms.iter_mut().find(|(v, _)| *v == value) {
+            Some((_, have)) => *have = have.wrapping_add(scale),
+            None => self.terms.push((value, scale)),
+        }
+    }
+
+    fn plus(&mut self, other: &Linear, scale: i64) {
+        self.constant = self.constant.wrapping_add(other.constant.wrapping_mul(scale));
+        for &(value, s) in &other.terms {
+            self.push(value, s.wrapping_mul(scale));
+        }
+    }
+}
+
+impl Emitter<'_> {
+    /// The index under the current bindings.
+    pub(super) fn linear(&mut self, index: &Index) -> Result<Linear, Error> {
+        let mut linear = Linear { terms: Vec::new(), constant: index.offset() };
+        for (atom, scale) in index.terms() {
+            match atom {
+                Atom::Var(var) => {
+                    let Some(&Binding { base, offset }) = self.vars.get(&var.id) else {
+                        return self.error(format!("{var} is used outside its loop"));
+                    };
+                    linear.constant = linear.constant.wrapping_add(offset.wrapping_mul(*scale));
+                    if let Some(base) = base {
+                        linear.push(base, *scale);
+                    }
+                }
+                Atom::Value(val, _) => match self.constants[*val] {
+                    Some(bits) => {
+                        linear.constant = linear.constant.wrapping_add((bits as i64).wrapping_mul(*scale))
+                    }
+                    None => {
+                        let value = self.scalar(*val)?;
+                        linear.push(value, *scale);
+                    }
+                },
+                Atom::Div(x, divisor) => {
+                    let quotient = self.quotient(x, *divisor)?;
+                    linear.plus(&quotient, *scale);
+                }
+                Atom::Mod(x, divisor) => {
+                    // x mod d = x - d * (x / d), and the division is shared.
+                    let rest = self.remainder(x, *divisor)?;
+                    linear.plus(&rest, *scale);
+                }
+            }
+        }
+        linear.terms.retain(|(_, scale)| *scale != 0);
+        Ok(linear)
+    }
+
+    /// The index with loop variables replaced that are bound to constants, if there are any.
+    fn fold(&self, index: &Index) -> Option<Index> {
+        let known = |id: u32| match self.vars.get(&id) {
+            Some(Binding { base: None, offset }) => Some(Index::constant(*offset)),
+            _ => None,
+        };
+        let any = index.vars().iter().any(|v| known(v.id).is_some());
+        any.then(|| index.substitute(&|v| known(v.id)))
+    }
+
+    fn quotient(&mut self, x: &Index, divisor: i64) -> Result<Linear, Error> {
+        if let Some(folded) = self.fold(x) {
+            return self.linear(&folded.div(divisor));
+        }
+        match self.index(x)? {
+            Number::Known(n) => Ok(Linear { terms: Vec::new(), constant: n.div_euclid(divisor) }),
+            Number::Value(value) => {
+                let quotient = self.div(value, x.range(), divisor);
+                Ok(Linear { terms: vec![(quotient, 1)], constant: 0 })
+            }
+        }
+    }
+
+    fn remainder(&mut self, x: &Index, divisor: i64) -> Result<Linear, Error> {
+        if let Some(folded) = self.fold(x) {
+            return self.linear(&folded.rem(divisor));
+        }
+        let mut rest = self.linear(x)?;
+        match self.sum(rest.clone()) {
+            Number::Known(n) => Ok(Linear { terms: Vec::new(), constant: n.rem_euclid(divisor) }),
+            Number::Value(value) => {
+                let quotient = self.div(value, x.range(), divisor);
+                rest.push(quotient, -divisor);
+                // One value, so that whatever it is added to does not repeat the multiplication.
+                let value = self.sum(rest);
+                let value = self.number(value);
+                Ok(Linear { terms: vec![(value, 1)], constant: 0 })
+            }
+        }
+    }
+
+    /// `floor(value / divisor)` for a value in a range.
+    fn div(&mut self, value: ir::Value, (low, high): (i64, i64), divisor: i64) -> ir::Value {
+        if divisor & (divisor - 1) == 0 {
+            let shift = i64::from(divisor.trailing_zeros());
+            return self.pure(Key::Div(value, divisor), &[value], |ins| ins.sshr_imm_u(value, shift));
+        }
+        if low < 0 {
+            // Move the range to start at or above 0 by a multiple of the divisor.
+            let steps = low.div_euclid(divisor).wrapping_neg();
+            let offset = self.int(steps.wrapping_mul(divisor));
+            let moved = self.pure(Key::Add(value, offset), &[value], |ins| ins.iadd(value, offset));
+            let high = high.saturating_add(steps.saturating_mul(divisor));
+            let quotient = self.div(moved, (0, high), divisor);
+            let back = self.int(steps.wrapping_neg());
+            return self.pure(Key::Add(quotient, back), &[quotient], |ins| ins.iadd(quotient, back));
+        }
+        if high < 1 << 31 && divisor < 1 << 31 {
+            // With m = floor(2^s / d) + 1 and s = 31 + ceil(log2 d), x * m >> s is exact for x < 2^31
+            // (Granlund and Montgomery, 1994), and x * m < 2^31 * (2^32 + 1) fits in 64 bits.
+            let shift = 31 + i64::from(64 - (divisor - 1).leading_zeros());
+            let magic = ((1i128 << shift) / i128::from(divisor) + 1) as i64;
+            let magic = self.int(magic);
+            let product = self.pure(Key::Product(value, magic), &[value], |ins| ins.imul(value, magic));
+            return self.pure(Key::Div(value, divisor), &[product], |ins| ins.ushr_imm_u(product, shift));
+        }
+        let by = self.int(divisor);
+        self.pure(Key::Div(value, divisor), &[value], |ins| ins.udiv(value, by))
+    }
+
+    /// The sum as one value.
+    pub(super) fn sum(&mut self, linear: Linear) -> Number {
+        let Linear { mut terms, constant } = linear;
+        if terms.is_empty() {
+            return Number::Known(constant);
+        }
+        terms.sort_by_key(|&(value, _)| self.home[value]);
+        let mut sum: Option<ir::Value> = None;
+        for (value, scale) in terms {
+            let part = self.scaled(value, scale);
+            sum = Some(match sum {
+                None => part,
+                Some(sum) => self.pure(Key::Add(sum, part), &[sum, part], |ins| ins.iadd(sum, part)),
+            });
+        }
+        let sum = sum.expect("there are terms");
+        if constant == 0 {
+            return Number::Value(sum);
+        }
+        let constant = self.int(constant);
+        Number::Value(self.pure(Key::Add(sum, constant), &[sum, constant], |ins| ins.iadd(sum, constant)))
+    }
+
+    /// The address of an element: a value and a displacement.
+    pub(super) fn address(&mut self, buffer: Buffer, index: &Index) -> Result<(ir::Value, i32), Error> {
+        let size = self.kernel.buffers[buffer].dtype.size() as i64;
+        let Linear { mut terms, constant } = self.linear(index)?;
+        let Some(mut address) = self.bases[buffer].expand() else {
+            return self.error(format!("`{}` has no address", self.kernel.buffers[buffer].name));
+        };
+        let displacement = constant.wrapping_mul(size);
+        let displacement = match i32::try_from(displacement) {
+            Ok(displacement) => displacement,
+            Err(_) => {
+                let far = self.int(displacement);
+                address = self.pure(Key::Add(address, far), &[address], |ins| ins.iadd(address, far));
+                0
+            }
+        };
+        terms.sort_by_key(|&(value, _)| self.home[value]);
+        for (value, scale) in terms {
+            let part = self.scaled(value, scale.wrapping_mul(size));
+            let start = address;
+            address = self.pure(Key::Add(start, part), &[start, part], |ins| ins.iadd(start, part));
+        }
+        Ok((address, displacement))
+    }
+
+    /// Whether all guards hold, as an i8; `None` if there is nothing to test.
+    pub(super) fn guards(&mut self, guards: &[Guard]) -> Result<Option<Number>, Error> {
+        let mut all: Option<ir::Value> = None;
+        for guard in guards {
+            let size = guard.size as u64;
+            let value = match self.index(&guard.index)? {
+                Number::Known(n) if n >= 0 && (n as u64) < size => continue,
+                Number::Known(_) => return Ok(Some(Number::Known(0))),
+                Number::Value(value) => value,
+            };
+            let limit = self.int(size as i64);
+            let below = self.pure(Key::Below(value, size), &[value], |ins| {
+                ins.icmp(IntCC::UnsignedLessThan, value, limit)
+            });
+            all = Some(match all {
+                None => below,
+                Some(all) => self.pure(Key::Both(all, below), &[all, below], |ins| ins.band(all, below)),
+            });
+        }
+        Ok(all.map(Number::Value))
+    }
+
+    /// An address of 16 zero bytes wherever the condition fails. The whole address is chosen, so nothing
+    /// may be added to it.
+    pub(super) fn guarded_address(
+        &mut self,
+        (address, displacement): (ir::Value, i32),
+        condition: ir::Value,
+    ) -> ir::Value {
+        let zeros = match self.regions[0].cache.get(&Key::Zeros) {
+            Some(&zeros) => zeros,
+            None => {
+                let slot = self.slot(16);
+                let zeros = self.cached(0, Key::Zeros, |ins| ins.stack_addr(types::I64, slot, 0));
+                let zero = self.int(0);
+                for half in [0, 8] {
+                    self.effect(0, |ins| ins.store(ir::MemFlagsData::trusted(), zero, zeros, half));
+                }
+                zeros
+            }
+        };
+        let offset = self.int(i64::from(displacement));
+        let whole = match displacement {
+            0 => address,
+            _ => self.pure(Key::Add(address, offset), &[address], |ins| ins.iadd(address, offset)),
+        };
+        self.pure(Key::Guarded(condition, whole), &[condition, whole], |ins| {
+            ins.select(condition, whole, zeros)
+        })
+    }
+}

@@ -1,0 +1,678 @@
+//! Vector loops over 128-bit vectors.
+//!
+//! A body's number of lanes is set by its widest element. A narrower value takes the low lanes of a
+//! vector of its own type, so that every instruction works on the type it is for; only conversions,
+//! masks and memory accesses see the difference. A bool is a mask (all ones or zeros) in lanes as wide
+//! as what it was compared from. Functions without a vector instruction are applied lane by lane.
+
+use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
+use cranelift_codegen::ir::{self, InstBuilder, MemFlagsData, Type, types};
+use cranelift_entity::SecondaryMap;
+use cranelift_entity::packed_option::PackedOption;
+use smallvec::SmallVec;
+use windlass_ir::loops::{Block, Buffer, Guard, Index, Role, Val, Var};
+use windlass_ir::{DType, ScalarFn};
+
+use super::region::Key;
+use super::scalar::{int_condition, memory};
+use super::{Binding, Emitter, Number, registers};
+use crate::error::Error;
+use crate::vector::{Access, Body, Instr};
+
+/// Up to this many elements, a loop of known extent is written out.
+const WRITTEN_OUT: i64 = 64;
+
+/// The 128-bit vector of an element type. Halves are their bits; a bool is a mask of bytes in memory
+/// order, but may be kept in wider lanes.
+pub(super) fn vector_type(dtype: DType) -> Type {
+    match dtype {
+        DType::Bool | DType::I8 | DType::U8 => types::I8X16,
+        DType::I16 | DType::U16 | DType::F16 | DType::BF16 => types::I16X8,
+        DType::I32 | DType::U32 => types::I32X4,
+        DType::I64 | DType::U64 => types::I64X2,
+        DType::F32 => types::F32X4,
+        DType::F64 => types::F64X2,
+    }
+}
+
+/// One piece of a vector loop: a number of lanes that one set of instructions works on.
+struct Piece<'b, 'k> {
+    body: &'b Body<'k>,
+    lanes: usize,
+    /// What the loop's variable is in lane 0.
+    first: Binding,
+    values: SecondaryMap<Val, PackedOption<ir::Value>>,
+}
+
+impl<'k> Emitter<'k> {
+    pub(super) fn vector_loop(&mut self, var: Var, extent: Number, block: &'k Block) -> Result<(), Error> {
+        let body = match Body::new(self.kernel, var, block) {
+            Ok(body) => body,
+            Err(message) => return self.error(message),
+        };
+        let widest = 16 / body.widest as i64;
+        let Number::Known(count) = extent else {
+            return self.counted_vector_loop(&body, extent, widest, block);
+        };
+        self.uniforms(&body)?;
+        let mut done = 0;
+        if count > WRITTEN_OUT && !body.uses_registers {
+            let step = widest * copies(&body);
+            done = count - count % step;
+            let end = self.int(done);
+            self.whole_pieces(&body, end, step, widest, Some(done), block)?;
+        } else if count as usize > registers::WRITTEN_OUT {
+            return self.error(format!("a vector loop of {count} lanes over a register buffer"));
+        }
+        while done < count {
+            let left = (count - done).min(widest);
+            let lanes = 1i64 << (63 - left.leading_zeros());
+            let first = Binding { base: None, offset: done };
+            match lanes {
+                1 => {
+                    self.vars.insert(var.id, first);
+                    self.block(block)?;
+                }
+                _ => self.piece(&body, lanes as usize, first)?,
+            }
+            done += lanes;
+        }
+        Ok(())
+    }
+
+    /// A vector loop whose extent is known only when it runs: whole pieces, then one lane at a time.
+    fn counted_vector_loop(
+        &mut self,
+        body: &Body<'k>,
+        extent: Number,
+        widest: i64,
+        block: &'k Block,
+    ) -> Result<(), Error> {
+        let count = self.number(extent);
+        let step = widest * copies(body);
+        let mask = self.int(-step);
+        let region = self.hoisted(&[count]);
+        let whole = self.at(region, |ins| ins.band(count, mask));
+        // With no iteration at all, what is the same for every lane may not be there to load.
+        let zero = self.int(0);
+        self.open_loop(zero, whole, step, None, block)?;
+        self.uniforms(body)?;
+        let iv = self.loop_region().iv;
+        for at in (0..step).step_by(widest as usize) {
+            self.piece(body, widest as usize, Binding { base: Some(iv), offset: at })?;
+        }
+        self.close_loop();
+        self.open_loop(whole, count, 1, None, block)?;
+        let iv = self.loop_region().iv;
+        self.vars.insert(body.lane.id, Binding { base: Some(iv), offset: 0 });
+        self.block(block)?;
+        self.close_loop();
+        Ok(())
+    }
+
+    fn whole_pieces(
+        &mut self,
+        body: &Body<'k>,
+        end: ir::Value,
+        step: i64,
+        lanes: i64,
+        known: Option<i64>,
+        block: &'k Block,
+    ) -> Result<(), Error> {
+        let zero = self.int(0);
+        self.open_loop(zero, end, step, known, block)?;
+        let iv = self.loop_region().iv;
+        for at in (0..step).step_by(lanes as usize) {
+            self.piece(body, lanes as usize, Binding { base: Some(iv), offset: at })?;
+        }
+        self.close_loop();
+        Ok(())
+    }
+
+    /// Computes what is the same in every lane.
+    fn uniforms(&mut self, body: &Body<'k>) -> Result<(), Error> {
+        for instr in &body.instrs {
+            if let Instr::Uniform(binding) = instr {
+                self.scalar_let(binding)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn piece(&mut self, body: &Body<'k>, lanes: usize, first: Binding) -> Result<(), Error> {
+        self.vars.insert(body.lane.id, first);
+        let mut piece = Piece { body, lanes, first, values: SecondaryMap::new() };
+        for instr in &body.instrs {
+            let (val, value) = match instr {
+                Instr::Uniform(_) => continue,
+                Instr::Store { buffer, access, val } => {
+                    self.store_lanes(&piece, *buffer, access, *val)?;
+                    continue;
+                }
+                Instr::Load { val, buffer, access, guards } => {
+                    (*val, self.load_lanes(&piece, *buffer, access, guards)?)
+                }
+                Instr::Index { val, index } => (*val, self.index_lanes(&piece, index)?),
+                Instr::Inside { val, guards } => (*val, self.inside_lanes(&piece, guards)?),
+                Instr::Apply { val, function, args } => (*val, self.apply_lanes(&piece, *function, args)?),
+            };
+            piece.values[val] = value.into();
+        }
+        Ok(())
+    }
+
+    /// Runs `each` with the loop's variable, and the values it indexes with, bound to one lane.
+    fn in_lane<T>(
+        &mut self,
+        piece: &Piece<'_, 'k>,
+        lane: usize,
+        indices: &[&Index],
+        each: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let Binding { base, offset } = piece.first;
+        self.vars.insert(piece.body.lane.id, Binding { base, offset: offset + lane as i64 });
+        for val in indices.iter().flat_map(|i| i.values()) {
+            if let Some(vector) = piece.values[val].expand() {
+                let value = self.at(self.top_index(), |ins| ins.extractlane(vector, lane as u8));
+                self.constants[val] = None;
+                self.scalars[val] = value.into();
+            }
+        }
+        let result = each(self);
+        self.vars.insert(piece.body.lane.id, piece.first);
+        result
+    }
+
+    fn load_lanes(
+        &mut self,
+        piece: &Piece<'_, 'k>,
+        buffer: Buffer,
+        access: &Access<'_>,
+        guards: &[Guard],
+    ) -> Result<ir::Value, Error> {
+        let data = &self.kernel.buffers[buffer];
+        let dtype = data.dtype;
+        let index = access.index();
+        let lanes = piece.lanes;
+        if data.role == Role::Register {
+            if access.is_contiguous() && guards.is_empty() && self.registers[buffer].lanes > 1 {
+                let at = self.register_position(buffer, index)?;
+                return Ok(self.read_register_lanes(buffer, at, lanes));
+            }
+        } else if access.is_contiguous() && self.whole_width(dtype, lanes) {
+            // What holds for the first and the last lane holds between them if it moves with the lane.
+            let steady = guards.iter().all(|g| {
+                g.index.values().iter().all(|&v| !piece.body.varies(v))
+                    && matches!(g.index.coefficient(piece.body.lane), Some(-1..=1))
+            });
+            let moving =
+                guards.iter().filter(|g| g.index.mentions(piece.body.lane)).cloned().collect::<Vec<_>>();
+            let last = self.in_lane(piece, lanes - 1, &[], |e| e.guards(&moving))?;
+            let first = self.guards(guards)?;
+            if steady && matches!(last, None) && !matches!(first, Some(Number::Known(_))) && {
+                let moving_first = self.guards(&moving)?;
+                moving_first.is_none()
+            } {
+                let address = self.address(buffer, index)?;
+                let address = match first {
+                    Some(Number::Value(condition)) => (self.guarded_address(address, condition), 0),
+                    Some(Number::Known(_)) | None => address,
+                };
+                return Ok(self.load_vector(buffer, address, lanes));
+            }
+        }
+        let mut elements: SmallVec<[ir::Value; 16]> = SmallVec::new();
+        let indices: Vec<&Index> = std::iter::once(index).chain(guards.iter().map(|g| &g.index)).collect();
+        for lane in 0..lanes {
+            elements.push(self.in_lane(piece, lane, &indices, |e| e.scalar_load(buffer, index, guards))?);
+        }
+        Ok(self.scalars_to_lanes(dtype, &elements))
+    }
+
+    /// Whether this many elements can be loaded and stored as one piece.
+    fn whole_width(&self, dtype: DType, lanes: usize) -> bool {
+        lanes * dtype.size() == 16 || (self.machine.little_endian && lanes > 1)
+    }
+
+    /// Loads contiguous elements into the low lanes of a vector.
+    fn load_vector(&mut self, buffer: Buffer, address: (ir::Value, i32), lanes: usize) -> ir::Value {
+        let dtype = self.kernel.buffers[buffer].dtype;
+        let ty = vector_type(dtype);
+        let (part, spread) = match lanes * dtype.size() {
+            16 => (ty, ty),
+            8 => (types::F64, types::F64X2),
+            4 => (types::F32, types::F32X4),
+            _ => (types::I16, types::I16X8),
+        };
+        let loaded = self.load(buffer, address, part);
+        let region = self.home[loaded] as usize;
+        let vector = match part == ty {
+            true => loaded,
+            false => {
+                let wide = self
+                    .cached(region, Key::Splat(loaded, spread), |ins| ins.scalar_to_vector(spread, loaded));
+                self.as_type(region, ty, wide)
+            }
+        };
+        match dtype {
+            DType::Bool => {
+                let zero = self.bits_for(region, 0, ty);
+                self.at(region, |ins| ins.icmp(IntCC::NotEqual, vector, zero))
+            }
+            _ => vector,
+        }
+    }
+
+    /// The same 128 bits as another type.
+    fn as_type(&mut self, region: usize, ty: Type, vector: ir::Value) -> ir::Value {
+        if self.func.dfg.value_type(vector) == ty {
+            return vector;
+        }
+        let endianness = match self.machine.little_endian {
+            true => ir::Endianness::Little,
+            false => ir::Endianness::Big,
+        };
+        let flags = MemFlagsData::new().with_endianness(endianness);
+        self.at(region, |ins| ins.bitcast(ty, flags, vector))
+    }
+
+    fn store_lanes(
+        &mut self,
+        piece: &Piece<'_, 'k>,
+        buffer: Buffer,
+        access: &Access<'_>,
+        val: Val,
+    ) -> Result<(), Error> {
+        let data = &self.kernel.buffers[buffer];
+        let dtype = data.dtype;
+        let index = access.index();
+        let lanes = piece.lanes;
+        let value = self.lanes_of(piece, val)?;
+        if access.is_contiguous() && data.role == Role::Register && self.registers[buffer].lanes > 1 {
+            let at = self.register_position(buffer, index)?;
+            self.write_register_lanes(buffer, at, lanes, value);
+            return Ok(());
+        }
+        if access.is_contiguous() && data.role != Role::Register && self.whole_width(dtype, lanes) {
+            let top = self.top_index();
+            let stored = match dtype {
+                DType::Bool => {
+                    let bytes = self.mask(top, value, 1);
+                    let one = self.bits(0x01, types::I8X16);
+                    self.at(top, |ins| ins.band(bytes, one))
+                }
+                _ => value,
+            };
+            let (address, displacement) = self.address(buffer, index)?;
+            let stored = match lanes * dtype.size() {
+                16 => stored,
+                bytes => {
+                    let (wide, lane) = match bytes {
+                        8 => (types::F64X2, types::F64),
+                        4 => (types::F32X4, types::F32),
+                        _ => (types::I16X8, types::I16),
+                    };
+                    debug_assert_eq!(wide.lane_type(), lane);
+                    let wide = self.as_type(top, wide, stored);
+                    self.at(top, |ins| ins.extractlane(wide, 0))
+                }
+            };
+            self.ins(|ins| ins.store(memory(), stored, address, displacement));
+            return Ok(());
+        }
+        for lane in 0..lanes {
+            let element = match piece.body.varies(val) {
+                true => self.lane_scalar(self.top_index(), dtype, value, lane),
+                false => self.scalar(val)?,
+            };
+            self.in_lane(piece, lane, &[index], |e| e.store_scalar(buffer, index, element))?;
+        }
+        Ok(())
+    }
+
+    /// One lane as a scalar.
+    fn lane_scalar(&mut self, region: usize, dtype: DType, vector: ir::Value, lane: usize) -> ir::Value {
+        let element = self.at(region, |ins| ins.extractlane(vector, lane as u8));
+        match dtype {
+            DType::Bool => {
+                let zero = self.bits_for(region, 0, self.func.dfg.value_type(element));
+                self.at(region, |ins| ins.icmp(IntCC::NotEqual, element, zero))
+            }
+            _ => element,
+        }
+    }
+
+    /// Scalars as the low lanes of a vector.
+    fn scalars_to_lanes(&mut self, dtype: DType, elements: &[ir::Value]) -> ir::Value {
+        let vector = self.gather_lanes(vector_type(dtype), elements);
+        match dtype {
+            DType::Bool => {
+                let region = self.home[vector] as usize;
+                self.at(region, |ins| ins.ineg(vector))
+            }
+            _ => vector,
+        }
+    }
+
+    fn index_lanes(&mut self, piece: &Piece<'_, 'k>, index: &Index) -> Result<ir::Value, Error> {
+        let steady = index.values().iter().all(|&v| !piece.body.varies(v));
+        if let (Some(stride), true) = (index.coefficient(piece.body.lane), steady) {
+            let number = self.index(index)?;
+            let first = self.number(number);
+            let region = self.hoisted(&[first]);
+            let spread =
+                self.cached(region, Key::Splat(first, types::I64X2), |ins| ins.splat(types::I64X2, first));
+            let mut steps = [0u8; 16];
+            steps[8..].copy_from_slice(&stride.to_le_bytes());
+            if !self.machine.little_endian {
+                steps.reverse();
+            }
+            let steps = self.func.dfg.constants.insert(steps.to_vec().into());
+            let constants = self.constant_region();
+            let steps = self.cached(constants, Key::Iota(stride), |ins| ins.vconst(types::I64X2, steps));
+            let region = self.hoisted(&[spread, steps]);
+            return Ok(self.at(region, |ins| ins.iadd(spread, steps)));
+        }
+        let mut elements: SmallVec<[ir::Value; 16]> = SmallVec::new();
+        for lane in 0..piece.lanes {
+            elements.push(self.in_lane(piece, lane, &[index], |e| {
+                let number = e.index(index)?;
+                Ok(e.number(number))
+            })?);
+        }
+        Ok(self.gather_lanes(types::I64X2, &elements))
+    }
+
+    fn inside_lanes(&mut self, piece: &Piece<'_, 'k>, guards: &[Guard]) -> Result<ir::Value, Error> {
+        let indices: Vec<&Index> = guards.iter().map(|g| &g.index).collect();
+        let mut elements: SmallVec<[ir::Value; 16]> = SmallVec::new();
+        for lane in 0..piece.lanes {
+            elements.push(self.in_lane(piece, lane, &indices, |e| {
+                Ok(match e.guards(guards)? {
+                    None => e.bits(1, types::I8),
+                    Some(Number::Known(n)) => e.bits(n as u64, types::I8),
+                    Some(Number::Value(value)) => value,
+                })
+            })?);
+        }
+        Ok(self.scalars_to_lanes(DType::Bool, &elements))
+    }
+
+    /// A value in every lane.
+    fn lanes_of(&mut self, piece: &Piece<'_, 'k>, val: Val) -> Result<ir::Value, Error> {
+        if let Some(value) = piece.values[val].expand() {
+            return Ok(value);
+        }
+        let dtype = self.kernel.vals[val];
+        let ty = vector_type(dtype);
+        if let Some(bits) = self.constants[val] {
+            let bits = if dtype == DType::Bool { bits.wrapping_neg() } else { bits };
+            return Ok(self.bits(bits, ty));
+        }
+        let scalar = self.scalar(val)?;
+        let region = self.hoisted(&[scalar]);
+        let spread = self.cached(region, Key::Splat(scalar, ty), |ins| ins.splat(ty, scalar));
+        Ok(match dtype {
+            DType::Bool => self.at(region, |ins| ins.ineg(spread)),
+            _ => spread,
+        })
+    }
+
+    fn apply_lanes(&mut self, piece: &Piece<'_, 'k>, f: ScalarFn, args: &[Val]) -> Result<ir::Value, Error> {
+        let last = *args.last().expect("a function has operands");
+        let dtype = self.kernel.vals[last];
+        let mut values: SmallVec<[ir::Value; 3]> = SmallVec::new();
+        for &arg in args {
+            values.push(self.lanes_of(piece, arg)?);
+        }
+        // The instruction overwrites its first factor, so let that be the one that is not needed again.
+        if f == ScalarFn::Fma && !piece.body.varies(args[0]) {
+            values.swap(0, 1);
+        }
+        let region = self.hoisted(&values);
+        let count = args.get(1).filter(|&&a| !piece.body.varies(a)).and_then(|&a| self.constants[a]);
+        if let Some(value) = self.vector_function(region, f, dtype, &values, count) {
+            return Ok(value);
+        }
+        let types: SmallVec<[DType; 3]> = args.iter().map(|&a| self.kernel.vals[a]).collect();
+        let mut elements: SmallVec<[ir::Value; 16]> = SmallVec::new();
+        for lane in 0..piece.lanes {
+            let mut scalars: SmallVec<[ir::Value; 3]> = SmallVec::new();
+            for (&value, &ty) in values.iter().zip(&types) {
+                scalars.push(self.lane_scalar(region, ty, value, lane));
+            }
+            elements.push(self.scalar_apply(region, f, dtype, &scalars)?);
+        }
+        let result = f.result_type(&types).unwrap_or(dtype);
+        Ok(self.scalars_to_lanes(result, &elements))
+    }
+
+    /// A function as vector instructions, or `None` if there are none for it. `count` is the second
+    /// operand if that is the same known constant in every lane.
+    fn vector_function(
+        &mut self,
+        region: usize,
+        f: ScalarFn,
+        dtype: DType,
+        args: &[ir::Value],
+        count: Option<u64>,
+    ) -> Option<ir::Value> {
+        let (a, b) = (args[0], args.get(1).copied().unwrap_or(args[0]));
+        match f {
+            ScalarFn::Select => {
+                let (a, b, c) = match dtype {
+                    DType::Bool => self.same_masks(region, args[0], args[1], args[2]),
+                    _ => (self.mask(region, args[0], dtype.size()), args[1], args[2]),
+                };
+                let condition = self.as_type(region, self.func.dfg.value_type(b), a);
+                Some(self.at(region, |ins| ins.bitselect(condition, b, c)))
+            }
+            ScalarFn::Bitcast(to) => Some(self.as_type(region, vector_type(to), a)),
+            ScalarFn::Cast(to) if to == dtype => Some(a),
+            ScalarFn::Cast(to) => self.vector_cast(region, dtype, to, a),
+            _ if dtype == DType::Bool => {
+                let (a, b, _) = self.same_masks(region, a, b, b);
+                if f == ScalarFn::Eq {
+                    let differ = self.at(region, |ins| ins.bxor(a, b));
+                    return Some(self.at(region, |ins| ins.bnot(differ)));
+                }
+                Some(self.at(region, |ins| match f {
+                    ScalarFn::And => ins.band(a, b),
+                    ScalarFn::Or => ins.bor(a, b),
+                    ScalarFn::Xor | ScalarFn::Ne => ins.bxor(a, b),
+                    ScalarFn::Not => ins.bnot(a),
+                    ScalarFn::Lt => ins.band_not(b, a),
+                    ScalarFn::Gt => ins.band_not(a, b),
+                    ScalarFn::Le => ins.bor_not(b, a),
+                    ScalarFn::Ge => ins.bor_not(a, b),
+                    _ => unreachable!("{f} is not defined on bool"),
+                }))
+            }
+            _ if dtype.is_float() => self.float_function(region, f, args),
+            _ => self.vector_int_function(region, f, dtype, a, b, count),
+        }
+    }
+
+    fn vector_int_function(
+        &mut self,
+        region: usize,
+        f: ScalarFn,
+        dtype: DType,
+        a: ir::Value,
+        b: ir::Value,
+        count: Option<u64>,
+    ) -> Option<ir::Value> {
+        let signed = dtype.is_signed_int();
+        let size = dtype.size();
+        Some(match f {
+            ScalarFn::Add => self.at(region, |ins| ins.iadd(a, b)),
+            ScalarFn::Sub => self.at(region, |ins| ins.isub(a, b)),
+            ScalarFn::Mul if size > 1 => self.at(region, |ins| ins.imul(a, b)),
+            ScalarFn::Min if size < 8 => {
+                self.at(region, |ins| if signed { ins.smin(a, b) } else { ins.umin(a, b) })
+            }
+            ScalarFn::Max if size < 8 => {
+                self.at(region, |ins| if signed { ins.smax(a, b) } else { ins.umax(a, b) })
+            }
+            ScalarFn::Neg => self.at(region, |ins| ins.ineg(a)),
+            ScalarFn::Abs if !signed => a,
+            ScalarFn::Abs => self.at(region, |ins| ins.iabs(a)),
+            ScalarFn::And => self.at(region, |ins| ins.band(a, b)),
+            ScalarFn::Or => self.at(region, |ins| ins.bor(a, b)),
+            ScalarFn::Xor => self.at(region, |ins| ins.bxor(a, b)),
+            ScalarFn::Not => self.at(region, |ins| ins.bnot(a)),
+            ScalarFn::Shl | ScalarFn::Shr if count.is_some_and(|c| c < 8 * size as u64) => {
+                let count = self.bits_for(region, count?, types::I32);
+                self.at(region, |ins| match (f, signed) {
+                    (ScalarFn::Shl, _) => ins.ishl(a, count),
+                    (_, true) => ins.sshr(a, count),
+                    (_, false) => ins.ushr(a, count),
+                })
+            }
+            ScalarFn::Eq | ScalarFn::Ne | ScalarFn::Lt | ScalarFn::Le | ScalarFn::Gt | ScalarFn::Ge
+                if size < 8 || signed || matches!(f, ScalarFn::Eq | ScalarFn::Ne) =>
+            {
+                let condition = int_condition(f, signed)?;
+                self.at(region, |ins| ins.icmp(condition, a, b))
+            }
+            _ => return None,
+        })
+    }
+
+    /// A mask in lanes of this many bytes.
+    fn mask(&mut self, region: usize, mask: ir::Value, size: usize) -> ir::Value {
+        let have = self.func.dfg.value_type(mask).lane_type().bytes() as usize;
+        let ints = [types::I8X16, types::I16X8, types::I32X4, types::I64X2];
+        let int = ints[have.trailing_zeros() as usize];
+        let mask = self.as_type(region, int, mask);
+        match have.cmp(&size) {
+            std::cmp::Ordering::Equal => mask,
+            std::cmp::Ordering::Less => {
+                let wider = self.at(region, |ins| ins.swiden_low(mask));
+                self.mask(region, wider, size)
+            }
+            std::cmp::Ordering::Greater => {
+                let narrower = match have {
+                    8 => self.low_halves(region, mask),
+                    _ => self.at(region, |ins| ins.snarrow(mask, mask)),
+                };
+                self.mask(region, narrower, size)
+            }
+        }
+    }
+
+    /// The low halves of two 64-bit lanes, as the low 32-bit lanes.
+    fn low_halves(&mut self, region: usize, vector: ir::Value) -> ir::Value {
+        let low: [ir::Value; 2] = [0u8, 1].map(|lane| {
+            let word = self.at(region, |ins| ins.extractlane(vector, lane));
+            self.at(region, |ins| ins.ireduce(types::I32, word))
+        });
+        let first = self.at(region, |ins| ins.splat(types::I32X4, low[0]));
+        self.at(region, |ins| ins.insertlane(first, low[1], 1))
+    }
+
+    /// Masks in lanes of one width, the widest.
+    fn same_masks(
+        &mut self,
+        region: usize,
+        a: ir::Value,
+        b: ir::Value,
+        c: ir::Value,
+    ) -> (ir::Value, ir::Value, ir::Value) {
+        let sizes = [a, b, c].map(|v| self.func.dfg.value_type(v).lane_type().bytes() as usize);
+        let widest = sizes.into_iter().max().unwrap_or(1);
+        (self.mask(region, a, widest), self.mask(region, b, widest), self.mask(region, c, widest))
+    }
+
+    fn vector_cast(&mut self, region: usize, from: DType, to: DType, x: ir::Value) -> Option<ir::Value> {
+        if matches!(from, DType::F16 | DType::BF16) || matches!(to, DType::F16 | DType::BF16) {
+            return None;
+        }
+        if to == DType::Bool {
+            let zero = self.bits_for(region, 0, vector_type(from));
+            return Some(self.at(region, |ins| match from.is_float() {
+                true => ins.fcmp(FloatCC::NotEqual, x, zero),
+                false => ins.icmp(IntCC::NotEqual, x, zero),
+            }));
+        }
+        if from == DType::Bool {
+            let mask = self.mask(region, x, to.size());
+            let ty = vector_type(to);
+            let mask = self.as_type(region, ty, mask);
+            let one = windlass_ir::Tensor::from_f64s(to, &[], &[1.0]);
+            let mut bits = [0u8; 8];
+            bits[..to.size()].copy_from_slice(one.bytes());
+            let one = self.bits_for(region, u64::from_ne_bytes(bits), ty);
+            return Some(self.at(region, |ins| ins.band(mask, one)));
+        }
+        match (from, to) {
+            (DType::F32, DType::F64) => Some(self.at(region, |ins| ins.fvpromote_low(x))),
+            (DType::F64, DType::F32) => Some(self.at(region, |ins| ins.fvdemote(x))),
+            (DType::F32, DType::I32) => Some(self.at(region, |ins| ins.fcvt_to_sint_sat(types::I32X4, x))),
+            (DType::F32, DType::U32) => Some(self.at(region, |ins| ins.fcvt_to_uint_sat(types::I32X4, x))),
+            (DType::F32, _) if to.size() < 4 => {
+                let word = self.at(region, |ins| ins.fcvt_to_sint_sat(types::I32X4, x));
+                let (low, high) = to.int_range();
+                let low = self.bits_for(region, u64::from(low as u32), types::I32X4);
+                let high = self.bits_for(region, u64::from(high as u32), types::I32X4);
+                let word = self.at(region, |ins| ins.smax(word, low));
+                let word = self.at(region, |ins| ins.smin(word, high));
+                Some(self.narrow(region, 4, to.size(), word))
+            }
+            (_, DType::F32) if from.size() <= 4 && from.is_int() => {
+                let word = self.widen(region, from, 4, x);
+                Some(self.at(region, |ins| match from {
+                    DType::U32 => ins.fcvt_from_uint(types::F32X4, word),
+                    _ => ins.fcvt_from_sint(types::F32X4, word),
+                }))
+            }
+            _ if from.is_int() && to.is_int() => Some(match from.size() <= to.size() {
+                true => self.widen(region, from, to.size(), x),
+                false => self.narrow(region, from.size(), to.size(), x),
+            }),
+            _ => None,
+        }
+    }
+
+    /// The low lanes of integers, extended to lanes of this many bytes.
+    fn widen(&mut self, region: usize, from: DType, size: usize, x: ir::Value) -> ir::Value {
+        let mut x = x;
+        let mut have = from.size();
+        while have < size {
+            x = self.at(region, |ins| match from.is_signed_int() {
+                true => ins.swiden_low(x),
+                false => ins.uwiden_low(x),
+            });
+            have *= 2;
+        }
+        x
+    }
+
+    /// The low lanes of integers, cut to lanes of this many bytes.
+    fn narrow(&mut self, region: usize, from: usize, size: usize, x: ir::Value) -> ir::Value {
+        let (mut x, mut have) = (x, from);
+        while have > size {
+            x = match have {
+                8 => self.low_halves(region, x),
+                _ => {
+                    // Keep the low half of each lane, which the saturating instruction then leaves alone.
+                    let ty = if have == 4 { types::I32X4 } else { types::I16X8 };
+                    let mask = self.bits_for(region, if have == 4 { 0xffff } else { 0xff }, ty);
+                    let low = self.at(region, |ins| ins.band(x, mask));
+                    self.at(region, |ins| ins.unarrow(low, low))
+                }
+            };
+            have /= 2;
+        }
+        x
+    }
+}
+
+/// How many copies of a piece one iteration holds: enough that counting and jumping do not show.
+fn copies(body: &Body<'_>) -> i64 {
+    match body.instrs.len() {
+        0..=6 => 4,
+        7..=20 => 2,
+        _ => 1,
+    }
+}

@@ -1,0 +1,289 @@
+//! Register buffers as SSA values.
+//!
+//! A buffer that some vector loop walks with stride 1 is kept as whole vectors, any other as scalars.
+//! A loop carries the buffers that its body writes as block parameters, unless the buffer lives within
+//! one iteration: all of its accesses are in the body, and there it is written before it is read.
+
+use std::collections::HashMap;
+
+use cranelift_codegen::ir::{self, InstBuilder, Type, types};
+use cranelift_entity::packed_option::PackedOption;
+use cranelift_entity::{EntityRef, SecondaryMap};
+use windlass_ir::DType;
+use windlass_ir::loops::{Block, Buffer, Index, Kernel, Let, LoopKind, Rhs, Role, Stmt, Var};
+
+use super::lanes::vector_type;
+use super::{Emitter, scalar_type};
+use crate::error::Error;
+
+/// A loop of at most this many iterations is written out if register indices ask for it.
+pub(super) const WRITTEN_OUT: usize = 1024;
+
+/// The values of a register buffer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RegisterFile {
+    pub ty: Type,
+    /// Elements per value.
+    pub lanes: usize,
+    pub chunks: Vec<PackedOption<ir::Value>>,
+}
+
+impl RegisterFile {
+    pub fn new(kernel: &Kernel, buffer: Buffer, vectors: bool) -> RegisterFile {
+        let data = &kernel.buffers[buffer];
+        let wide = vectors && data.dtype != DType::Bool && is_walked(&kernel.body, buffer);
+        let (ty, lanes) = match wide {
+            true => (vector_type(data.dtype), 16 / data.dtype.size()),
+            false => (scalar_type(data.dtype), 1),
+        };
+        RegisterFile { ty, lanes, chunks: vec![PackedOption::default(); data.len.div_ceil(lanes)] }
+    }
+
+    /// Ends the life of the values.
+    pub fn forget(&mut self) {
+        self.chunks.fill(PackedOption::default());
+    }
+}
+
+/// Whether a vector loop in the block steps through the buffer one element a lane.
+fn is_walked(block: &Block, buffer: Buffer) -> bool {
+    block.iter().any(|stmt| match stmt {
+        Stmt::For { var, kind: LoopKind::Vector, body, .. } => {
+            let mut walked = false;
+            visit_accesses(body, &mut |b, index, _| {
+                walked |= b == buffer && index.coefficient(*var) == Some(1);
+            });
+            walked
+        }
+        Stmt::For { body, .. } => is_walked(body, buffer),
+        Stmt::If { then, otherwise, .. } => is_walked(then, buffer) || is_walked(otherwise, buffer),
+        Stmt::Let(_) | Stmt::Store { .. } => false,
+    })
+}
+
+/// Every access in a block, with whether it writes.
+fn visit_accesses(block: &Block, visit: &mut impl FnMut(Buffer, &Index, bool)) {
+    block.iter().for_each(|stmt| visit_stmt(stmt, visit));
+}
+
+fn visit_stmt(stmt: &Stmt, visit: &mut impl FnMut(Buffer, &Index, bool)) {
+    match stmt {
+        Stmt::For { body, .. } => visit_accesses(body, visit),
+        Stmt::If { then, otherwise, .. } => {
+            visit_accesses(then, visit);
+            visit_accesses(otherwise, visit);
+        }
+        Stmt::Let(Let { rhs: Rhs::Load { buffer, index, .. }, .. }) => visit(*buffer, index, false),
+        Stmt::Let(_) => {}
+        Stmt::Store { buffer, index, .. } => visit(*buffer, index, true),
+    }
+}
+
+/// Adds the accesses in a block to each buffer's count.
+pub(super) fn count_accesses(block: &Block, counts: &mut SecondaryMap<Buffer, u32>) {
+    visit_accesses(block, &mut |buffer, _, _| counts[buffer] += 1);
+}
+
+/// Whether the block writes all of a buffer before it reads any of it (or does not touch it).
+fn kills(block: &Block, buffer: Buffer, len: usize) -> bool {
+    let mut written = vec![false; len];
+    for stmt in block {
+        let (mut reads, mut writes) = (false, false);
+        visit_stmt(stmt, &mut |b, _, write| {
+            writes |= b == buffer && write;
+            reads |= b == buffer && !write;
+        });
+        match stmt {
+            _ if !reads && !writes => {}
+            Stmt::For { body, .. } if reads => return kills(body, buffer, len),
+            Stmt::If { then, otherwise, .. } if reads => {
+                return kills(then, buffer, len) && kills(otherwise, buffer, len);
+            }
+            Stmt::Let(_) => return false,
+            Stmt::If { .. } => {}
+            Stmt::For { .. } | Stmt::Store { .. } => {
+                let mut budget = 1 << 14;
+                mark_written(stmt, buffer, &mut HashMap::new(), &mut written, &mut budget);
+                if written.iter().all(|&w| w) {
+                    return true;
+                }
+            }
+        }
+    }
+    // Read nowhere, or written in part and never read.
+    true
+}
+
+/// Marks the elements that a statement certainly writes.
+fn mark_written(
+    stmt: &Stmt,
+    buffer: Buffer,
+    vars: &mut HashMap<u32, i64>,
+    written: &mut [bool],
+    budget: &mut usize,
+) {
+    let known = |index: &Index, vars: &HashMap<u32, i64>| {
+        let closed = index.values().is_empty() && index.vars().iter().all(|v| vars.contains_key(&v.id));
+        closed.then(|| index.eval(&|v: Var| vars[&v.id], &|_| 0))
+    };
+    match stmt {
+        Stmt::Store { buffer: b, index, .. } if *b == buffer => {
+            if let Some(at) = known(index, vars)
+                && let Some(slot) = written.get_mut(at as usize)
+            {
+                *slot = true;
+            }
+        }
+        Stmt::For { var, extent, body, .. } => {
+            let Some(extent) = known(extent, vars) else { return };
+            for i in 0..extent {
+                if *budget == 0 {
+                    return;
+                }
+                *budget -= 1;
+                vars.insert(var.id, i);
+                body.iter().for_each(|s| mark_written(s, buffer, vars, written, budget));
+            }
+            vars.remove(&var.id);
+        }
+        Stmt::Store { .. } | Stmt::Let(_) | Stmt::If { .. } => {}
+    }
+}
+
+impl Emitter<'_> {
+    /// The register buffers that blocks write: those whose values flow in or out, and those that live in
+    /// there only.
+    pub(super) fn carried(&self, blocks: &[&Block]) -> (Vec<Buffer>, Vec<Buffer>) {
+        let mut counts: SecondaryMap<Buffer, u32> = SecondaryMap::new();
+        let mut stored: Vec<Buffer> = Vec::new();
+        for block in blocks {
+            visit_accesses(block, &mut |buffer, _, write| {
+                counts[buffer] += 1;
+                if write && self.kernel.buffers[buffer].role == Role::Register {
+                    stored.push(buffer);
+                }
+            });
+        }
+        stored.sort_unstable_by_key(|b| b.index());
+        stored.dedup();
+        stored.into_iter().partition(|&buffer| {
+            let len = self.kernel.buffers[buffer].len;
+            counts[buffer] != self.accesses[buffer] || !blocks.iter().all(|b| kills(b, buffer, len))
+        })
+    }
+
+    /// Whether a block indexes a register buffer by this variable.
+    pub(super) fn needs_constants(&self, var: Var, block: &Block) -> bool {
+        let mut found = false;
+        visit_accesses(block, &mut |buffer, index, _| {
+            found |= self.kernel.buffers[buffer].role == Role::Register && index.mentions(var);
+        });
+        found
+    }
+
+    /// Part of a register buffer; zero if nothing was written yet.
+    pub(super) fn chunk_or_zero(&mut self, buffer: Buffer, at: usize) -> ir::Value {
+        let RegisterFile { ty, chunks, .. } = &self.registers[buffer];
+        let ty = *ty;
+        match chunks[at].expand() {
+            Some(value) => value,
+            None => self.bits(0, ty),
+        }
+    }
+
+    /// The constant position of a register access.
+    pub(super) fn register_position(&mut self, buffer: Buffer, index: &Index) -> Result<usize, Error> {
+        let name = &self.kernel.buffers[buffer].name;
+        let len = self.kernel.buffers[buffer].len;
+        match self.index(index)? {
+            super::Number::Known(at) if at >= 0 && (at as usize) < len => Ok(at as usize),
+            super::Number::Known(at) => self.error(format!("element {at} of register buffer `{name}`")),
+            super::Number::Value(_) => {
+                self.error(format!("register buffer `{name}` is indexed by {index}, which is not a constant"))
+            }
+        }
+    }
+
+    pub(super) fn read_register(&mut self, buffer: Buffer, at: usize) -> ir::Value {
+        let lanes = self.registers[buffer].lanes;
+        let chunk = self.chunk_or_zero(buffer, at / lanes);
+        match lanes {
+            1 => chunk,
+            _ => self.at(self.top_index(), |ins| ins.extractlane(chunk, (at % lanes) as u8)),
+        }
+    }
+
+    pub(super) fn write_register(&mut self, buffer: Buffer, at: usize, value: ir::Value) {
+        let lanes = self.registers[buffer].lanes;
+        let value = match lanes {
+            1 => value,
+            _ => {
+                let chunk = self.chunk_or_zero(buffer, at / lanes);
+                self.at(self.top_index(), |ins| ins.insertlane(chunk, value, (at % lanes) as u8))
+            }
+        };
+        self.registers[buffer].chunks[at / lanes] = value.into();
+    }
+
+    /// `count` elements from a position on, in the low lanes of a vector.
+    pub(super) fn read_register_lanes(&mut self, buffer: Buffer, at: usize, count: usize) -> ir::Value {
+        let RegisterFile { lanes, .. } = self.registers[buffer];
+        if lanes > 1 && at % lanes + count <= lanes {
+            let chunk = self.chunk_or_zero(buffer, at / lanes);
+            if at % lanes == 0 {
+                return chunk;
+            }
+        }
+        let elements: Vec<ir::Value> = (at..at + count).map(|i| self.read_register(buffer, i)).collect();
+        self.gather_lanes(vector_type(self.kernel.buffers[buffer].dtype), &elements)
+    }
+
+    /// Writes the low lanes of a vector from a position on.
+    pub(super) fn write_register_lanes(&mut self, buffer: Buffer, at: usize, count: usize, value: ir::Value) {
+        let RegisterFile { lanes, .. } = self.registers[buffer];
+        if lanes == count && at % lanes == 0 {
+            self.registers[buffer].chunks[at / lanes] = value.into();
+            return;
+        }
+        for lane in 0..count {
+            let element = self.at(self.top_index(), |ins| ins.extractlane(value, lane as u8));
+            self.write_register(buffer, at + lane, element);
+        }
+    }
+
+    /// A vector whose low lanes are these scalars.
+    pub(super) fn gather_lanes(&mut self, ty: Type, elements: &[ir::Value]) -> ir::Value {
+        let region = self.hoisted(elements);
+        let first = elements[0];
+        let mut vector = self.at(region, |ins| ins.splat(ty, first));
+        for (lane, &element) in elements.iter().enumerate().skip(1) {
+            vector = self.at(region, |ins| ins.insertlane(vector, element, lane as u8));
+        }
+        vector
+    }
+
+    /// A constant of any type by the bits of one lane.
+    pub(super) fn bits(&mut self, bits: u64, ty: Type) -> ir::Value {
+        let region = self.constant_region();
+        self.bits_at(region, bits, ty)
+    }
+
+    /// A constant for code in a region that may be further out than the current one.
+    pub(super) fn bits_for(&mut self, region: usize, bits: u64, ty: Type) -> ir::Value {
+        self.bits_at(self.constant_region().min(region), bits, ty)
+    }
+
+    pub(super) fn bits_at(&mut self, region: usize, bits: u64, ty: Type) -> ir::Value {
+        let constant = ty.is_vector().then(|| {
+            let lane = &bits.to_le_bytes()[..ty.lane_type().bytes() as usize];
+            let bytes: Vec<u8> = lane.iter().copied().cycle().take(16).collect();
+            self.func.dfg.constants.insert(bytes.into())
+        });
+        self.cached(region, super::region::Key::Bits(bits, ty), |ins| match (constant, ty) {
+            (Some(constant), _) => ins.vconst(ty, constant),
+            (None, types::F32) => ins.f32const(ir::immediates::Ieee32::with_bits(bits as u32)),
+            (None, types::F64) => ins.f64const(ir::immediates::Ieee64::with_bits(bits)),
+            (None, _) => ins.iconst(ty, bits as i64),
+        })
+    }
+}

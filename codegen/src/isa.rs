@@ -1,0 +1,119 @@
+//! Instruction sets: what code is made for, and with which of Cranelift's settings.
+
+use std::sync::Arc;
+
+use cranelift_codegen::isa::{self, OwnedTargetIsa, TargetIsa};
+use cranelift_codegen::settings::{self, Configurable};
+use target_lexicon::{Architecture, Triple};
+
+use crate::error::Error;
+
+/// What an object file is made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Processor, operating system and object format.
+    pub triple: Triple,
+    /// The processor's level: `native`, or a name that Cranelift knows such as `x86-64-v3`. `None` is
+    /// the least that generated code needs.
+    pub cpu: Option<String>,
+}
+
+impl Target {
+    /// This machine.
+    pub fn host() -> Target {
+        Target { triple: Triple::host(), cpu: Some("native".to_string()) }
+    }
+
+    /// The least processor of a triple that generated code runs on, `x86_64-unknown-linux-gnu` and such.
+    pub fn parse(triple: &str) -> Result<Target, Error> {
+        let unsupported = |reason: String| Error::Target { target: triple.to_string(), reason };
+        let parsed: Triple = triple.parse().map_err(|e| unsupported(format!("{e}")))?;
+        Ok(Target { triple: parsed, cpu: None })
+    }
+
+    /// The triples that objects are made for, as examples of their kind.
+    pub const TRIPLES: [&str; 5] = [
+        "x86_64-unknown-linux-gnu",
+        "aarch64-unknown-linux-gnu",
+        "aarch64-apple-darwin",
+        "riscv64gc-unknown-linux-gnu",
+        "s390x-unknown-linux-gnu",
+    ];
+}
+
+/// The settings that kernels are compiled with.
+fn flags(verify: bool, position_independent: bool) -> Result<settings::Flags, Error> {
+    let mut builder = settings::builder();
+    let settings = [
+        // Addresses, constants and loads are placed by the emitter. The optimiser would sink splats and
+        // multiplications into register tiles and spill the accumulators.
+        ("opt_level", "none"),
+        ("enable_verifier", if verify { "true" } else { "false" }),
+        ("is_pic", if position_independent { "true" } else { "false" }),
+        ("unwind_info", "true"),
+        ("enable_probestack", "true"),
+        ("probestack_strategy", "inline"),
+        ("enable_llvm_abi_extensions", "false"),
+    ];
+    for (name, value) in settings {
+        builder.set(name, value).map_err(|e| Error::Module(format!("setting {name}: {e}")))?;
+    }
+    Ok(settings::Flags::new(builder))
+}
+
+/// The instruction set of this machine.
+pub(crate) fn host(verify: bool) -> Result<OwnedTargetIsa, Error> {
+    build(&Target::host(), verify, false)
+}
+
+/// The instruction set of a target, once it is known to have what generated code needs.
+pub(crate) fn build(
+    target: &Target,
+    verify: bool,
+    position_independent: bool,
+) -> Result<OwnedTargetIsa, Error> {
+    let unsupported = |reason: String| Error::Target { target: target.triple.to_string(), reason };
+    let host = target.triple.architecture == Triple::host().architecture;
+    let mut builder = match target.cpu.as_deref() {
+        Some("native") if host => cranelift_native::builder().map_err(|e| unsupported(e.to_string()))?,
+        Some("native") => return Err(unsupported("it is not this machine's architecture".to_string())),
+        _ => isa::lookup(target.triple.clone()).map_err(|e| unsupported(e.to_string()))?,
+    };
+    let named = match (target.cpu.as_deref(), target.triple.architecture) {
+        (Some("native"), _) => None,
+        (Some(cpu), _) => Some(cpu),
+        (None, Architecture::X86_64) => Some("x86-64-v3"),
+        (None, _) => None,
+    };
+    if let Some(name) = named {
+        builder.enable(name).map_err(|e| unsupported(format!("`{name}`: {e}")))?;
+    }
+    let flags = flags(verify, position_independent)?;
+    let isa = builder.finish(flags).map_err(|e| unsupported(e.to_string()))?;
+    check(&*isa)?;
+    Ok(isa)
+}
+
+fn check(isa: &dyn TargetIsa) -> Result<(), Error> {
+    // Without fused multiply-add, or rounding, Cranelift would call functions of a C library.
+    let needed: &[(&str, &str)] = match isa.triple().architecture {
+        Architecture::X86_64 => &[("has_fma", "FMA"), ("has_avx", "AVX"), ("has_sse41", "SSE4.1")],
+        Architecture::Aarch64(_) | Architecture::Riscv64(_) | Architecture::S390x => &[],
+        other => {
+            return Err(Error::Target {
+                target: isa.triple().to_string(),
+                reason: format!("no code is made for {other}"),
+            });
+        }
+    };
+    let flags = isa.isa_flags();
+    let has = |name: &str| flags.iter().any(|f| f.name == name && f.as_bool() == Some(true));
+    let missing: Vec<&str> = needed.iter().filter(|(flag, _)| !has(flag)).map(|(_, name)| *name).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Features { missing: missing.join(", ") }),
+    }
+}
+
+/// An instruction set that several threads compile for.
+pub(crate) type SharedIsa = Arc<dyn TargetIsa>;

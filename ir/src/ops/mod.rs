@@ -271,6 +271,8 @@ mod quantize;
 mod range;
 mod reduce;
 mod reshape;
+mod resize;
+mod resize_lower;
 mod reverse_sequence;
 mod scan;
 mod scatter;
@@ -317,6 +319,7 @@ pub use quantize::{DequantizeLinear, QuantizeLinear};
 pub use range::{Iota, Range};
 pub use reduce::{Reduce, ReduceKind};
 pub use reshape::Reshape;
+pub use resize::{AspectPolicy, Coordinates, Interpolation, NearestMode, Resize};
 pub use reverse_sequence::ReverseSequence;
 pub use scan::Scan;
 pub use scatter::{ScatterElements, ScatterNd, ScatterReduction};
@@ -359,6 +362,7 @@ define_ops! {
     range::Range,
     reduce::Reduce,
     reshape::Reshape,
+    resize::Resize,
     reverse_sequence::ReverseSequence,
     scatter::ScatterElements,
     scatter::ScatterNd,

@@ -1,0 +1,481 @@
+//! `resize`: a tensor sampled at other sizes.
+//!
+//! This file holds the op, its shapes and its meaning; `resize_lower.rs` holds its formula.
+
+use super::movement::{late_count, pick, position, unknown};
+use super::{Lowered, OpDef, arity};
+use crate::attrs::{AttrError, Codec, Keyword, Late, Slot};
+use crate::dtype::Element;
+use crate::error::{Error, Violation};
+use crate::tensor::Tensor;
+use crate::types::{Dim, TensorType, normalize_axis, strides};
+use crate::{require, with_element};
+
+macro_rules! keyword {
+    ($(#[$doc:meta])* $name:ident { $($(#[$case:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$case])* $variant,)*
+        }
+
+        impl Keyword for $name {
+            const ALL: &'static [(&'static str, $name)] = &[$(($word, $name::$variant),)*];
+        }
+    };
+}
+
+keyword! {
+    /// How values between elements are found.
+    Interpolation {
+        /// The nearest element.
+        Nearest = "nearest",
+        /// A straight line between two elements along each axis.
+        Linear = "linear",
+        /// A cubic convolution of four elements along each axis.
+        Cubic = "cubic",
+    }
+}
+
+keyword! {
+    /// How a position in the result maps to one in the operand, along one axis of size `n` that is scaled
+    /// by `s` to a width of `w = s * n`.
+    Coordinates {
+        /// `(x + 0.5) / s - 0.5`.
+        HalfPixel = "half_pixel",
+        /// As half pixel, about the middle of the result when its size is not exactly `w`.
+        HalfPixelSymmetric = "half_pixel_symmetric",
+        /// As half pixel, but -0.5 if the width is 1.
+        PytorchHalfPixel = "pytorch_half_pixel",
+        /// `x * (n - 1) / (w - 1)`.
+        AlignCorners = "align_corners",
+        /// `x / s`.
+        Asymmetric = "asymmetric",
+        /// Positions within the region of interest, and the extrapolation value outside of the operand.
+        TfCropAndResize = "tf_crop_and_resize",
+    }
+}
+
+keyword! {
+    /// Which element is nearest.
+    NearestMode {
+        /// The closer one, the lower of two as close.
+        RoundPreferFloor = "round_prefer_floor",
+        /// The closer one, the higher of two as close.
+        RoundPreferCeil = "round_prefer_ceil",
+        /// The lower one.
+        Floor = "floor",
+        /// The higher one.
+        Ceil = "ceil",
+    }
+}
+
+keyword! {
+    /// What becomes of sizes that would change the aspect ratio.
+    AspectPolicy {
+        /// They are the result's.
+        Stretch = "stretch",
+        /// All axes scale alike, so that no size exceeds its bound.
+        NotLarger = "not_larger",
+        /// All axes scale alike, so that no size is below its bound.
+        NotSmaller = "not_smaller",
+    }
+}
+
+/// The operand sampled at other sizes along axes: exactly one of sizes and scales is given.
+///
+/// - (C1) axes (all, if none are given) are distinct and within the rank;
+/// - (C2) there is one size or one scale for each axis, and no or two bounds of a region;
+/// - (C3) sizes are not negative, scales are positive and finite;
+/// - (C4) an empty dimension stays empty;
+/// - (C5) linear and cubic take floats; nearest takes any element type.
+///
+/// ONNX: `Resize` (10..) and `Upsample` (7..=9), by their own importers. Formulas as in `Resize` 19.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resize {
+    /// The sizes along the axes.
+    pub sizes: Late,
+    /// The factors along the axes; a size is the product rounded down.
+    pub scales: Vec<f64>,
+    /// For `tf_crop_and_resize`, the first positions along the axes, then the last, as fractions.
+    pub roi: Vec<f64>,
+    /// Which axes; none given means all.
+    pub axes: Vec<i64>,
+    /// How values between elements are found.
+    pub mode: Interpolation,
+    /// Where positions come from.
+    pub coordinates: Coordinates,
+    /// Which element is nearest.
+    pub nearest: NearestMode,
+    /// The cubic's parameter.
+    pub cubic_coeff_a: f64,
+    /// Whether elements outside count for nothing, rather than as the nearest inside.
+    pub exclude_outside: bool,
+    /// The value outside of the operand for `tf_crop_and_resize`.
+    pub extrapolation_value: f64,
+    /// Whether a smaller result is made from all elements it covers.
+    pub antialias: bool,
+    /// What becomes of sizes that would change the aspect ratio.
+    pub aspect: AspectPolicy,
+}
+
+/// One axis of the operand, and what becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct AxisScale {
+    /// The operand's size and the result's.
+    pub(super) from: usize,
+    pub(super) to: usize,
+    /// The factor, and the size before it was rounded.
+    pub(super) scale: f64,
+    pub(super) width: f64,
+    /// The region of interest.
+    pub(super) roi: (f64, f64),
+}
+
+impl AxisScale {
+    fn unchanged(n: usize) -> AxisScale {
+        AxisScale { from: n, to: n, scale: 1.0, width: n as f64, roi: (0.0, 1.0) }
+    }
+}
+
+impl Resize {
+    /// Which dimensions the axes are.
+    fn places(&self, rank: usize) -> Result<Vec<usize>, Violation> {
+        if self.axes.is_empty() {
+            return Ok((0..rank).collect());
+        }
+        let mut places = Vec::with_capacity(self.axes.len());
+        for &axis in &self.axes {
+            let place = normalize_axis(axis, rank).filter(|p| !places.contains(p));
+            require!(place.is_some(), "C1", "axis {axis} is outside rank {rank}, or given twice");
+            places.push(place.unwrap_or(0));
+        }
+        Ok(places)
+    }
+
+    /// Every axis of an operand of this shape. The sizes are known.
+    pub(super) fn axis_scales(&self, shape: &[usize]) -> Result<Vec<AxisScale>, Violation> {
+        let places = self.places(shape.len())?;
+        let mut axes: Vec<AxisScale> = shape.iter().map(|&n| AxisScale::unchanged(n)).collect();
+        let sizes = self.sizes.as_known().unwrap_or(&[]);
+        for (i, &place) in places.iter().enumerate() {
+            let axis = &mut axes[place];
+            let n = axis.from as f64;
+            if let Some(&scale) = self.scales.get(i) {
+                (axis.to, axis.scale, axis.width) = ((n * scale) as usize, scale, n * scale);
+            } else if let Some(&size) = sizes.get(i) {
+                require!(size >= 0, "C3", "the size {size} is negative");
+                (axis.to, axis.scale, axis.width) = (size as usize, size as f64 / n, size as f64);
+            }
+            if !self.roi.is_empty() {
+                axis.roi = (self.roi[i], self.roi[places.len() + i]);
+            }
+        }
+        if self.scales.is_empty() && self.aspect != AspectPolicy::Stretch {
+            let factors = places.iter().map(|&place| axes[place].scale);
+            let scale = match self.aspect {
+                AspectPolicy::NotSmaller => factors.fold(f64::NEG_INFINITY, f64::max),
+                AspectPolicy::NotLarger | AspectPolicy::Stretch => factors.fold(f64::INFINITY, f64::min),
+            };
+            for &place in &places {
+                let axis = &mut axes[place];
+                axis.width = scale * axis.from as f64;
+                (axis.to, axis.scale) = ((axis.width + 0.5) as usize, scale);
+            }
+        }
+        for axis in &axes {
+            let fits = axis.from > 0 || axis.to == 0;
+            require!(fits, "C4", "an empty dimension cannot be resized to {}", axis.to);
+        }
+        Ok(axes)
+    }
+
+    /// The position in the operand that position `x` of the result is at.
+    pub(super) fn source(&self, axis: &AxisScale, x: usize) -> f64 {
+        let (x, n, w, s) = (x as f64, axis.from as f64, axis.width, axis.scale);
+        match self.coordinates {
+            Coordinates::AlignCorners if w == 1.0 => 0.0,
+            Coordinates::AlignCorners => x * (n - 1.0) / (w - 1.0),
+            Coordinates::Asymmetric => x / s,
+            Coordinates::TfCropAndResize => {
+                let (start, end) = axis.roi;
+                let along = match w == 1.0 {
+                    true => (end - start) * (n - 1.0) / 2.0,
+                    false => x * (end - start) * (n - 1.0) / (w - 1.0),
+                };
+                along + start * (n - 1.0)
+            }
+            Coordinates::PytorchHalfPixel if w == 1.0 => -0.5,
+            Coordinates::PytorchHalfPixel | Coordinates::HalfPixel => (x + 0.5) / s - 0.5,
+            Coordinates::HalfPixelSymmetric => n / 2.0 * (1.0 - axis.to as f64 / w) + (x + 0.5) / s - 0.5,
+        }
+    }
+
+    /// The element nearest to a position, which may lie outside.
+    pub(super) fn nearest_to(&self, at: f64) -> f64 {
+        match self.nearest {
+            NearestMode::RoundPreferFloor => (at - 0.5).ceil(),
+            NearestMode::RoundPreferCeil => (at + 0.5).floor(),
+            NearestMode::Floor => at.floor(),
+            NearestMode::Ceil => at.ceil(),
+        }
+    }
+
+    /// The elements along an axis that position `x` of the result is made from, with their weights, or
+    /// `None` where it is extrapolated.
+    fn taps(&self, axis: &AxisScale, x: usize) -> Option<Vec<(usize, f64)>> {
+        let at = self.source(axis, x);
+        let last = axis.from as f64 - 1.0;
+        if self.coordinates == Coordinates::TfCropAndResize && !(0.0..=last).contains(&at) {
+            return None;
+        }
+        let inside = |i: f64| i.clamp(0.0, last) as usize;
+        if self.mode == Interpolation::Nearest {
+            return Some(vec![(inside(self.nearest_to(at)), 1.0)]);
+        }
+        let shrink = if self.antialias { axis.scale.min(1.0) } else { 1.0 };
+        let radius = self.radius() / shrink;
+        let first = (at - radius).floor() + 1.0;
+        let mut taps = Vec::new();
+        let mut i = first;
+        while i < at + radius {
+            let excluded = self.exclude_outside && !(0.0..=last).contains(&i);
+            let weight = if excluded { 0.0 } else { self.kernel((i - at) * shrink) };
+            taps.push((inside(i), weight));
+            i += 1.0;
+        }
+        if self.antialias || self.exclude_outside {
+            let total: f64 = taps.iter().map(|(_, weight)| weight).sum();
+            taps.iter_mut().for_each(|(_, weight)| *weight /= total);
+        }
+        Some(taps)
+    }
+
+    /// How far from a position elements have a weight.
+    pub(super) fn radius(&self) -> f64 {
+        if self.mode == Interpolation::Cubic { 2.0 } else { 1.0 }
+    }
+
+    /// The weight of an element at a distance. Cubic: Keys, "Cubic Convolution Interpolation for
+    /// Digital Image Processing", 1981.
+    fn kernel(&self, distance: f64) -> f64 {
+        let (x, a) = (distance.abs(), self.cubic_coeff_a);
+        match self.mode {
+            Interpolation::Nearest | Interpolation::Linear => (1.0 - x).max(0.0),
+            Interpolation::Cubic if x <= 1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
+            Interpolation::Cubic if x < 2.0 => ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a,
+            Interpolation::Cubic => 0.0,
+        }
+    }
+}
+
+impl OpDef for Resize {
+    const NAMES: &'static [&'static str] = &["resize"];
+
+    fn with_name(_: &str) -> Resize {
+        Resize {
+            sizes: Late::default(),
+            scales: Vec::new(),
+            roi: Vec::new(),
+            axes: Vec::new(),
+            mode: Interpolation::Nearest,
+            coordinates: Coordinates::HalfPixel,
+            nearest: NearestMode::RoundPreferFloor,
+            cubic_coeff_a: -0.75,
+            exclude_outside: false,
+            extrapolation_value: 0.0,
+            antialias: false,
+            aspect: AspectPolicy::Stretch,
+        }
+    }
+
+    fn attrs(&mut self, codec: &mut dyn Codec) -> Result<(), AttrError> {
+        codec.attr("sizes", Slot::Late(&mut self.sizes))?;
+        codec.attr("scales", Slot::Floats(&mut self.scales))?;
+        codec.attr("roi", Slot::Floats(&mut self.roi))?;
+        codec.attr("axes", Slot::Ints(&mut self.axes))?;
+        codec.attr("mode", Slot::Keyword(&mut self.mode))?;
+        codec.attr("coordinate_transformation_mode", Slot::Keyword(&mut self.coordinates))?;
+        codec.attr("nearest_mode", Slot::Keyword(&mut self.nearest))?;
+        codec.attr("cubic_coeff_a", Slot::Float(&mut self.cubic_coeff_a))?;
+        codec.attr("exclude_outside", Slot::Bool(&mut self.exclude_outside))?;
+        codec.attr("extrapolation_value", Slot::Float(&mut self.extrapolation_value))?;
+        codec.attr("antialias", Slot::Bool(&mut self.antialias))?;
+        codec.attr("keep_aspect_ratio_policy", Slot::Keyword(&mut self.aspect))
+    }
+
+    fn infer(&self, ins: &[&TensorType]) -> Result<Vec<TensorType>, Violation> {
+        arity(ins, 1..=2)?;
+        let x = ins[0];
+        let any = self.mode == Interpolation::Nearest || x.dtype.is_float();
+        require!(any, "C5", "{} does not interpolate {x}", self.mode.word());
+        let places = self.places(x.rank())?;
+        let count = places.len();
+        let by_size = self.scales.is_empty();
+        let given = if by_size { late_count(&self.sizes, ins) } else { Some(self.scales.len()) };
+        require!(
+            given.is_none_or(|n| n == count),
+            "C2",
+            "{count} sizes or scales are needed, found {given:?}"
+        );
+        let sizes_too = !by_size && self.sizes != Late::default();
+        require!(!sizes_too, "C2", "both sizes and scales are given");
+        let roi = self.roi.is_empty() || self.roi.len() == 2 * count;
+        require!(roi, "C2", "a region of {count} axes has not {} bounds", self.roi.len());
+        let positive = self.scales.iter().all(|s| s.is_finite() && *s > 0.0);
+        require!(positive, "C3", "the scales {:?} are not positive and finite", self.scales);
+        if by_size && self.sizes.as_known().is_none() {
+            let mut dims = unknown(x.dtype, x.rank()).dims;
+            for (d, dim) in dims.iter_mut().enumerate().filter(|(d, _)| !places.contains(d)) {
+                *dim = x.dims[d].clone();
+            }
+            return Ok(vec![TensorType { dtype: x.dtype, dims }]);
+        }
+        // Where sizes depend on others only through the aspect ratio, one unknown makes all unknown.
+        let shape: Vec<usize> = x.dims.iter().map(|d| d.as_fixed().unwrap_or(1)).collect();
+        let axes = self.axis_scales(&shape)?;
+        let all_known = places.iter().all(|&p| x.dims[p].as_fixed().is_some());
+        let dims = x.dims.iter().zip(&axes).enumerate().map(|(d, (dim, axis))| match dim {
+            dim if !places.contains(&d) => dim.clone(),
+            dim if !by_size && axis.scale == 1.0 => dim.clone(),
+            _ if by_size && self.aspect == AspectPolicy::Stretch => Dim::Fixed(axis.to),
+            Dim::Fixed(_) if all_known || !by_size => Dim::Fixed(axis.to),
+            _ => Dim::Unknown,
+        });
+        Ok(vec![TensorType::new(x.dtype, dims)])
+    }
+
+    fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
+        let x = &ins[0];
+        let axes = self.axis_scales(x.shape()).map_err(|v| v.to_string())?;
+        let shape: Vec<usize> = axes.iter().map(|axis| axis.to).collect();
+        let taps: Vec<Vec<Option<Vec<(usize, f64)>>>> =
+            axes.iter().map(|axis| (0..axis.to).map(|i| self.taps(axis, i)).collect()).collect();
+        let stride = strides(x.shape());
+        if self.mode == Interpolation::Nearest {
+            let fill = Tensor::from_f64s(x.dtype(), &[], &[self.extrapolation_value]);
+            let mut at = shape.clone();
+            return Ok(vec![pick(&[x, &fill], &shape, |index| {
+                for ((slot, &i), taps) in at.iter_mut().zip(index).zip(&taps) {
+                    let Some(taps) = &taps[i] else { return (1, 0) };
+                    *slot = taps[0].0;
+                }
+                (0, position(&at, &stride))
+            })]);
+        }
+        // One axis after another, the last first.
+        let mut values = x.to_f64s();
+        let mut sizes = x.shape().to_vec();
+        for d in (0..sizes.len()).rev() {
+            let (outer, n, inner) = super::movement::around(&sizes, d);
+            let mut next = Vec::with_capacity(outer * axes[d].to * inner);
+            for o in 0..outer {
+                for taps in &taps[d] {
+                    for i in 0..inner {
+                        let at = |k: usize| values[(o * n + k) * inner + i];
+                        next.push(match taps {
+                            None => self.extrapolation_value,
+                            Some(taps) => taps.iter().map(|&(k, weight)| weight * at(k)).sum(),
+                        });
+                    }
+                }
+            }
+            values = next;
+            sizes[d] = axes[d].to;
+        }
+        Ok(vec![with_element!(x.dtype(), T => Tensor::from_fn::<T>(&shape, |i| T::from_f64(values[i])))])
+    }
+
+    fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
+        super::resize_lower::lower(self, &ins[0], &outs[0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check;
+    use super::*;
+    use crate::DType;
+
+    fn op(mode: Interpolation) -> Resize {
+        Resize { mode, ..Resize::with_name("") }
+    }
+
+    fn run(op: &Resize, x: &[f32]) -> Vec<f64> {
+        check(op.clone(), &[Tensor::new(&[x.len()], x)])[0].to_f64s()
+    }
+
+    #[test]
+    fn nearest_repeats_and_skips() {
+        let twice = Resize { scales: vec![1.0, 2.0], ..op(Interpolation::Nearest) };
+        let x = Tensor::new(&[2, 2], &[1u8, 2, 3, 4]);
+        assert_eq!(check(twice, &[x])[0].to_ints(), [1, 1, 2, 2, 3, 3, 4, 4]);
+        let sizes = |sizes: &[i64], coordinates, nearest| Resize {
+            sizes: sizes.into(),
+            coordinates,
+            nearest,
+            ..op(Interpolation::Nearest)
+        };
+        let x = [1.0, 2.0, 3.0, 4.0];
+        let floor = sizes(&[7], Coordinates::Asymmetric, NearestMode::Floor);
+        assert_eq!(run(&floor, &x), [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0]);
+        let ceil = sizes(&[7], Coordinates::Asymmetric, NearestMode::Ceil);
+        assert_eq!(run(&ceil, &x), [1.0, 2.0, 3.0, 3.0, 4.0, 4.0, 4.0]);
+        let half = sizes(&[8], Coordinates::AlignCorners, NearestMode::RoundPreferCeil);
+        assert_eq!(run(&half, &x), [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]);
+    }
+
+    /// Values from the examples of ONNX's `Resize`.
+    #[test]
+    fn linear_and_cubic_agree_with_onnx() {
+        let x = Tensor::new(&[2, 2], &[1.0f32, 2.0, 3.0, 4.0]);
+        let linear = Resize { scales: vec![2.0, 2.0], ..op(Interpolation::Linear) };
+        let y = check(linear, &[x.clone()])[0].to_f64s();
+        assert_eq!(y[..8], [1.0, 1.25, 1.75, 2.0, 1.5, 1.75, 2.25, 2.5]);
+        let corners = Resize {
+            scales: vec![2.0, 2.0],
+            coordinates: Coordinates::AlignCorners,
+            ..op(Interpolation::Linear)
+        };
+        let y = check(corners, &[x])[0].to_f64s();
+        let close = |found: &[f64], expected: &[f64]| {
+            found.iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{found:?}"));
+        };
+        close(&y[..4], &[1.0, 1.333_333_3, 1.666_666_6, 2.0]);
+        let x: Vec<f32> = (1..=16).map(|i| i as f32).collect();
+        let x = Tensor::new(&[4, 4], &x);
+        let cubic = Resize { scales: vec![2.0, 2.0], ..op(Interpolation::Cubic) };
+        let y = check(cubic.clone(), &[x.clone()])[0].to_f64s();
+        close(&y[..4], &[0.472_656_25, 0.769_531_25, 1.246_093_8, 1.875]);
+        let excluded = Resize { exclude_outside: true, cubic_coeff_a: -0.5, ..cubic };
+        let y = check(excluded, &[x.clone()])[0].to_f64s();
+        close(&y[..4], &[0.558_823_5, 0.814_942, 1.356_982_5, 1.897_058_8]);
+        let smaller = Resize { scales: vec![0.6, 0.6], antialias: true, ..op(Interpolation::Linear) };
+        let y = check(smaller, &[x])[0].to_f64s();
+        close(&y, &[2.875, 4.5, 9.375, 11.0]);
+    }
+
+    #[test]
+    fn crops_and_policies() {
+        let crop = Resize {
+            sizes: vec![3].into(),
+            roi: vec![0.4, 1.2],
+            coordinates: Coordinates::TfCropAndResize,
+            extrapolation_value: 10.0,
+            ..op(Interpolation::Linear)
+        };
+        let y = run(&crop, &[1.0, 2.0, 3.0, 4.0]);
+        assert!((y[0] - 2.2).abs() < 1e-5 && y[2] == 10.0, "{y:?}");
+        let policy = |aspect| Resize { sizes: vec![7, 8].into(), aspect, ..op(Interpolation::Nearest) };
+        let x = TensorType::fixed(DType::F32, &[2, 4]);
+        let dims = |aspect| policy(aspect).infer(&[&x]).unwrap()[0].to_string();
+        assert_eq!(dims(AspectPolicy::Stretch), "f32[7, 8]");
+        assert_eq!(dims(AspectPolicy::NotLarger), "f32[4, 8]");
+        assert_eq!(dims(AspectPolicy::NotSmaller), "f32[7, 14]");
+        let named = TensorType::new(DType::F32, [Dim::named("n"), Dim::Fixed(4)]);
+        assert_eq!(policy(AspectPolicy::NotLarger).infer(&[&named]).unwrap()[0].to_string(), "f32[?, ?]");
+        assert_eq!(policy(AspectPolicy::Stretch).infer(&[&named]).unwrap()[0].to_string(), "f32[7, 8]");
+        let empty = TensorType::fixed(DType::F32, &[0, 4]);
+        assert_eq!(policy(AspectPolicy::Stretch).infer(&[&empty]).unwrap_err().constraint, "C4");
+    }
+}

@@ -235,11 +235,13 @@ pub(crate) fn arity(ins: &[&TensorType], counts: std::ops::RangeInclusive<usize>
     Err(Violation::new("C0", format!("takes {wanted} operands, found {}", ins.len())))
 }
 
+mod activation;
 mod arg_reduce;
 mod attention;
 mod batch_norm;
 mod body;
 mod broadcast;
+mod cell;
 mod concat;
 mod constant;
 mod conv;
@@ -269,6 +271,8 @@ mod points;
 mod pool;
 mod quantize;
 mod range;
+mod recurrent;
+mod recurrent_steps;
 mod reduce;
 mod reshape;
 mod resize;
@@ -291,6 +295,7 @@ pub use arg_reduce::{ArgKind, ArgReduce};
 pub use attention::{Attention, Scores};
 pub use batch_norm::BatchNorm;
 pub use broadcast::Broadcast;
+pub use cell::{Cell, CellKind};
 pub use concat::Concat;
 pub use constant::Constant;
 pub use conv::Conv;
@@ -317,6 +322,8 @@ pub use pad::{Pad, PadMode};
 pub use pool::{Pool, PoolKind};
 pub use quantize::{DequantizeLinear, QuantizeLinear};
 pub use range::{Iota, Range};
+pub use recurrent::{Direction, Recurrent};
+pub use recurrent_steps::RecurrentSteps;
 pub use reduce::{Reduce, ReduceKind};
 pub use reshape::Reshape;
 pub use resize::{AspectPolicy, Coordinates, Interpolation, NearestMode, Resize};
@@ -386,4 +393,6 @@ define_ops! {
     if_op::If,
     loop_op::Loop,
     scan::Scan,
+    recurrent::Recurrent,
+    recurrent_steps::RecurrentSteps,
 }

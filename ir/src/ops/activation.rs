@@ -178,7 +178,8 @@ impl Activation {
             Activation::HardSigmoid(alpha, beta) => {
                 let line = Activation::Affine(alpha, beta).emit(b, x);
                 let (zero, one) = (constant(b, 0.0), constant(b, 1.0));
-                b.apply(ScalarFn::Clamp, &[line, zero, one])
+                let raised = b.apply(ScalarFn::Max, &[line, zero]);
+                b.apply(ScalarFn::Min, &[raised, one])
             }
             Activation::Elu(alpha) => {
                 let grown = b.apply(ScalarFn::Expm1, &[x]);

@@ -253,6 +253,7 @@ mod elementwise;
 mod formula;
 mod gather;
 mod gelu;
+mod grid_sample;
 mod group_norm;
 mod hardmax;
 mod if_op;
@@ -306,6 +307,7 @@ pub use einsum::Einsum;
 pub use elementwise::Elementwise;
 pub use gather::{Gather, GatherElements, GatherNd};
 pub use gelu::{Gelu, GeluForm, Silu};
+pub use grid_sample::{GridSample, SampleMode, SamplePadding};
 pub use group_norm::GroupNorm;
 pub use hardmax::Hardmax;
 pub use if_op::If;
@@ -395,4 +397,5 @@ define_ops! {
     scan::Scan,
     recurrent::Recurrent,
     recurrent_steps::RecurrentSteps,
+    grid_sample::GridSample,
 }

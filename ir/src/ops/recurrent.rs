@@ -423,6 +423,9 @@ mod tests {
             for direction in [Direction::Forward, Direction::Reverse, Direction::Bidirectional] {
                 for (on, batch_first) in [(false, false), (true, false), (true, true)] {
                     let mut cell = Cell::plain(kind);
+                    let directions = direction.reversed().len();
+                    cell.activations = ["HardSigmoid"].repeat(kind.activations() * directions).join(" ");
+                    cell.activation_alpha = vec![0.4; kind.activations() * directions];
                     (cell.linear_before_reset, cell.clip) = (on, if on { 0.8 } else { 0.0 });
                     let op = Recurrent {
                         cell,

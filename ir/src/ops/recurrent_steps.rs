@@ -327,7 +327,8 @@ impl<'a> Emit<'a> {
         if self.op.cell.clip > 0.0 {
             let clip = self.op.cell.clip;
             let (low, high) = (b.constant(self.dtype, -clip), b.constant(self.dtype, clip));
-            x = b.apply(ScalarFn::Clamp, &[x, low, high]);
+            let raised = b.apply(ScalarFn::Max, &[x, low]);
+            x = b.apply(ScalarFn::Min, &[raised, high]);
         }
         self.f[which].emit(b, x)
     }

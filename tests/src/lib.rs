@@ -1,4 +1,5 @@
 //! Shared helpers of the Windlass test suites.
 
+pub mod generate;
 pub mod golden;
 pub mod lowering;

@@ -39,7 +39,7 @@ fn graphs_are_valid_and_print_and_run() {
     }
     assert_eq!(dtypes.len(), DType::ALL.len(), "only {dtypes:?}");
     let missing: Vec<_> = op_names().into_iter().filter(|name| !names.contains(name)).collect();
-    assert!(missing.is_empty(), "never generated: {missing:?}");
+    assert!(missing.is_empty(), "never generated: {missing:?} (they need a row in generate/propose.rs)");
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn every_op_can_be_asked_for() {
             let generated = check(seed, &with(seed));
             generated.graph.nodes().any(|(_, data)| data.op.name() == name)
         });
-        assert!(found, "{name} has no graph");
+        assert!(found, "{name} has no graph: it needs a row in generate/propose.rs");
     }
 }
 

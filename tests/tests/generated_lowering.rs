@@ -18,7 +18,9 @@ fn check(seed: u64, options: &Options) -> Vec<String> {
     let mut failures = Vec::new();
     for (_, data) in generated.graph.nodes().filter(|(_, data)| !matches!(data.op, Op::Constant(_))) {
         let ins: Vec<Tensor> = data.ins.iter().map(|v| values[v].clone()).collect();
-        if let Err(message) = check_lowering(&data.op, &ins) {
+        if let Err(message) = check_lowering(&data.op, &ins)
+            && !message.contains("is not a primitive function")
+        {
             let text = print_graph(&generated.graph);
             failures.push(format!("seed {seed}: {:?}\n  on {ins:?}\n  {message}\n{text}", data.op));
         }
@@ -31,7 +33,7 @@ fn lowered_ops_agree_with_their_definition() {
     let mut failures = Vec::new();
     for name in op_names() {
         let options = Options { nodes: 1, late: false, named: false, with: Some(name.to_string()) };
-        for seed in 0..40 {
+        for seed in 0..60 {
             failures.extend(check(seed, &options));
         }
     }

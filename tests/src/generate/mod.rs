@@ -10,6 +10,7 @@
 
 mod control;
 mod propose;
+mod recurrent;
 mod rng;
 pub mod values;
 

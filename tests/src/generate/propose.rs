@@ -10,13 +10,14 @@ use super::values::{Values, is_dyadic};
 use super::{Growing, Precision, Proposal, Wanted};
 
 /// An attribute's value.
-enum Set {
+pub(super) enum Set {
     Int(i64),
     Ints(Vec<i64>),
     Floats(Vec<f64>),
     Float(f64),
     Bool(bool),
     Text(String),
+    Word(&'static str),
     DType(DType),
     Tensor(Tensor),
 }
@@ -85,6 +86,17 @@ impl Growing<'_> {
                 (self.op(name, vec![("trans_a", Bool(a)), ("trans_b", Bool(b))]), ins, Sums, false)
             }
             "if" | "loop" | "scan" => return self.control(name),
+            "rnn" | "gru" | "lstm" | "rnn_steps" | "gru_steps" | "lstm_steps" => return self.recurrent(name),
+            "grid_sample" => {
+                let dtype = self.dtype(is_float);
+                let (spatial, _) = self.window();
+                let batch = 1 + self.rng.below(2);
+                let x = [&[batch, 1 + self.rng.below(3)], &spatial[..]].concat();
+                let out: Vec<usize> = spatial.iter().map(|_| 1 + self.rng.below(3)).collect();
+                let grid = [&[batch], &out[..], &[spatial.len()]].concat();
+                let ins = vec![New(dtype, x, Values::Any), New(dtype, grid, Values::Within(-1.25, 1.25))];
+                (self.op(name, vec![]), ins, Approximate, true)
+            }
             "quantize_linear" | "dequantize_linear" => {
                 let (float, int) = (self.dtype(is_float), *self.rng.choose(&[DType::I8, DType::U8]));
                 let (shape, down) = (self.shape(0, 3), name == "quantize_linear");
@@ -614,7 +626,7 @@ impl Growing<'_> {
     }
 
     /// The op of this name with these attributes; other flags and keywords are chosen at random.
-    fn op(&mut self, name: &str, sets: Vec<(&'static str, Set)>) -> Op {
+    pub(super) fn op(&mut self, name: &str, sets: Vec<(&'static str, Set)>) -> Op {
         let mut op = Op::from_name(name).unwrap_or_else(|| panic!("there is no op {name}"));
         let mut left: Vec<&str> = sets.iter().map(|(name, _)| *name).collect();
         let rng = &mut self.rng;
@@ -631,6 +643,9 @@ impl Growing<'_> {
                 (Slot::Text(text), Some(Text(value))) => *text = value.clone(),
                 (Slot::DType(dtype), Some(Set::DType(value))) => *dtype = *value,
                 (Slot::Tensor(tensor), Some(Set::Tensor(value))) => *tensor = value.clone(),
+                (Slot::Keyword(keyword), Some(Set::Word(word))) => {
+                    assert!(keyword.set_word(word), "{name} has no {attr} {word}");
+                }
                 (Slot::Bool(flag), None) => *flag = rng.flag(),
                 (Slot::Keyword(keyword), None) => {
                     let words = keyword.words();
@@ -673,7 +688,7 @@ impl Growing<'_> {
     }
 
     /// An element type; floats are as likely as all others together.
-    fn dtype(&mut self, accept: impl Fn(DType) -> bool) -> DType {
+    pub(super) fn dtype(&mut self, accept: impl Fn(DType) -> bool) -> DType {
         let all: Vec<DType> = DType::ALL.into_iter().filter(|&d| accept(d)).collect();
         let floats: Vec<DType> = FLOATS.into_iter().filter(|&d| accept(d)).collect();
         match !floats.is_empty() && self.rng.flag() {

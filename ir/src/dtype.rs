@@ -166,6 +166,9 @@ pub trait Element: bytemuck::Pod + PartialEq + fmt::Debug + Send + Sync + 'stati
     /// The value as f64 (64-bit integers round to nearest).
     fn to_f64(self) -> f64;
     /// The nearest value; integers truncate towards zero and saturate, NaN becomes 0; bool is `x != 0`.
+    ///
+    /// Call it as `<T as Element>::from_f64`: halves have a method of that name which rounds wrongly
+    /// near ties.
     fn from_f64(x: f64) -> Self;
     /// The value as an integer; floats truncate and saturate.
     fn to_i128(self) -> i128;
@@ -239,13 +242,24 @@ macro_rules! half_elements {
         impl Element for $t {
             const DTYPE: DType = DType::$d;
             fn to_f64(self) -> f64 { self.to_f64() }
-            fn from_f64(x: f64) -> Self { <$t>::from_f64(x) }
+            fn from_f64(x: f64) -> Self { <$t>::from_f32(to_odd_f32(x)) }
             fn to_i128(self) -> i128 { self.to_f64() as i128 }
-            fn from_i128(x: i128) -> Self { <$t>::from_f64(x as f64) }
+            fn from_i128(x: i128) -> Self { <Self as Element>::from_f64(x as f64) }
         }
     )*};
 }
 half_elements!(f16 => F16, bf16 => BF16);
+
+/// An f64 as f32, with an odd last bit if that is inexact: then rounding to a half rounds the f64 once.
+fn to_odd_f32(x: f64) -> f32 {
+    let near = x as f32;
+    let back = f64::from(near);
+    if back == x || x.is_nan() {
+        return near;
+    }
+    let cut = if back.abs() > x.abs() { near.to_bits() - 1 } else { near.to_bits() };
+    f32::from_bits(cut | 1)
+}
 
 /// Runs `$body` with `$T` bound to the Rust type of a [`DType`] known only at run time.
 #[macro_export]

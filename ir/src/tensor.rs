@@ -87,7 +87,7 @@ impl Tensor {
 
     /// A tensor of `dtype` from f64 values, each rounded once.
     pub fn from_f64s(dtype: DType, shape: &[usize], values: &[f64]) -> Tensor {
-        with_element!(dtype, T => Tensor::from_fn::<T>(shape, |i| T::from_f64(values[i])))
+        with_element!(dtype, T => Tensor::from_fn::<T>(shape, |i| <T as Element>::from_f64(values[i])))
     }
 
     /// A tensor of `dtype` from integers, each wrapped to the type.

@@ -19,14 +19,14 @@ mod verify;
 
 use cranelift_entity::entity_impl;
 
-pub use expand::expand_kernel;
+pub use expand::{check_expanded, expand_kernel, is_emitted};
 pub use index::{Atom, Index, Var};
 pub use kernel::{Block, Buffer, BufferData, Kernel, KernelBuilder, Let, LoopKind, Rhs, Role, Stmt};
 pub use machine::{MachineFn, machine_fn};
-pub use nest::{Expr, Guard, Nest, NestBuilder, Reduction};
+pub use nest::{Expr, Guard, Nest, NestBuilder, Operand, Reduction};
 pub use nest_interpret::interpret_nest;
 pub use program::{Place, Program, Step, Work};
-pub use text::{parse_kernel, print_kernel};
+pub use text::{parse_kernel, print_kernel, print_nest, print_program};
 pub use verify::verify_kernel;
 
 /// Identifies a scalar value of a nest or kernel body.

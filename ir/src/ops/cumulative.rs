@@ -113,7 +113,7 @@ impl OpDef for Cumulative {
                         }
                     }
                     let (f, i) = if self.exclusive { before } else { (float, int) };
-                    to[at] = if T::DTYPE.is_float() { T::from_f64(f) } else { T::from_i128(i) };
+                    to[at] = if T::DTYPE.is_float() { <T as Element>::from_f64(f) } else { T::from_i128(i) };
                 }
             }
         });

@@ -78,7 +78,7 @@ impl OpDef for Elementwise {
             scalar::eval(self.f, dtype, &args)
         };
         Ok(vec![with_element!(out.dtype, T => Tensor::from_fn::<T>(&shape, |i| match element(i) {
-            Operand::Float(x) => T::from_f64(x),
+            Operand::Float(x) => <T as Element>::from_f64(x),
             Operand::Int(x) => T::from_i128(x),
         }))])
     }

@@ -104,7 +104,7 @@ impl OpDef for MatMul {
                 let (sa, sb) = (start(a.shape(), at_batch) + row, start(b.shape(), at_batch) + col);
                 (0..k).map(|k| x[sa + k * step_a] * y[sb + k * step_b]).sum::<f64>()
             };
-            with_element!(a.dtype(), T => Tensor::from_fn::<T>(&out, |i| T::from_f64(element(i))))
+            with_element!(a.dtype(), T => Tensor::from_fn::<T>(&out, |i| <T as Element>::from_f64(element(i))))
         } else {
             let (x, y) = (a.to_i128s(), b.to_i128s());
             let element = |i: usize| {

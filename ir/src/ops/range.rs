@@ -68,7 +68,7 @@ impl OpDef for Range {
             let len = check(((limit - start) / delta).ceil().max(0.0) as u128)?;
             let element = |i: usize| start + i as f64 * delta;
             return Ok(vec![
-                with_element!(dtype, T => Tensor::from_fn::<T>(&[len], |i| T::from_f64(element(i)))),
+                with_element!(dtype, T => Tensor::from_fn::<T>(&[len], |i| <T as Element>::from_f64(element(i)))),
             ]);
         }
         let [start, limit, delta] = [0, 1, 2].map(|i| ins[i].to_i128s()[0]);

@@ -109,7 +109,7 @@ fn apply(data: &Tensor, updates: &Tensor, reduction: ScatterReduction, moves: &[
             slots[to] = match reduction.combine() {
                 None => updates[from],
                 Some(f) => match scalar::eval(f, T::DTYPE, &[operand(slots[to]), operand(updates[from])]) {
-                    Operand::Float(x) => T::from_f64(x),
+                    Operand::Float(x) => <T as Element>::from_f64(x),
                     Operand::Int(x) => T::from_i128(x),
                 },
             };

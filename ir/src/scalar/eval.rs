@@ -115,9 +115,12 @@ fn eval_float(f: ScalarFn, dtype: DType, x: &[f64]) -> Operand {
         ScalarFn::Cosh => libm::cosh(a),
         ScalarFn::Tanh => libm::tanh(a),
         ScalarFn::Asinh => libm::asinh(a),
+        // libm's is not NaN everywhere below 1.
+        ScalarFn::Acosh if a < 1.0 => f64::NAN,
         ScalarFn::Acosh => libm::acosh(a),
         ScalarFn::Atanh => libm::atanh(a),
         ScalarFn::Erf => libm::erf(a),
+        ScalarFn::Sigmoid if a < 0.0 => libm::exp(a) / (1.0 + libm::exp(a)),
         ScalarFn::Sigmoid => 1.0 / (1.0 + libm::exp(-a)),
         ScalarFn::Eq => return truth(a == b),
         ScalarFn::Ne => return truth(a != b),

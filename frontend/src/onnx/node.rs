@@ -189,6 +189,16 @@ impl<'i, 'm> NodeCx<'i, 'm> {
         Ok(self.string(name)?.unwrap_or_else(|| default.to_string()))
     }
 
+    pub fn strings(&mut self, name: &str) -> Imported<Option<Vec<String>>> {
+        let Some(attribute) = self.attribute(name, AttributeType::Strings)? else { return Ok(None) };
+        let texts: Result<Vec<String>, _> =
+            attribute.strings.iter().map(|s| String::from_utf8(s.to_vec())).collect();
+        match texts {
+            Ok(texts) => Ok(Some(texts)),
+            Err(_) => invalid!("attribute `{name}` is not UTF-8"),
+        }
+    }
+
     /// An element type.
     pub fn dtype(&mut self, name: &str) -> Imported<Option<DType>> {
         self.int(name)?.map(|i| tensor::dtype(i32::try_from(i).unwrap_or(-1))).transpose()

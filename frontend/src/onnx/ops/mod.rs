@@ -12,6 +12,7 @@ mod movement;
 mod normalization;
 mod quantization;
 mod reduce;
+mod resize;
 
 use super::registry::Entry;
 
@@ -29,4 +30,5 @@ pub(super) const FAMILIES: &[&[Entry]] = &[
     normalization::ENTRIES,
     quantization::ENTRIES,
     reduce::ENTRIES,
+    resize::ENTRIES,
 ];

@@ -1,0 +1,98 @@
+//! Resize and its forerunner Upsample.
+
+use windlass_ir::attrs::KeywordSlot;
+use windlass_ir::ops::{AspectPolicy, Coordinates, Interpolation, NearestMode};
+use windlass_ir::{Late, Tensor, Value, ops};
+
+use crate::onnx::node::{Imported, NodeCx, late};
+use crate::onnx::problem::{invalid, unsupported};
+use crate::onnx::registry::{Entry, entry_at};
+
+pub(super) const ENTRIES: &[Entry] = &[
+    entry_at("Upsample", 7..=9, upsample),
+    entry_at("Resize", 10..=10, upsample),
+    entry_at("Resize", 11..=u32::MAX, resize),
+];
+
+/// Sets a keyword from an attribute, if that is given.
+fn keyword(cx: &mut NodeCx<'_, '_>, name: &str, field: &mut dyn KeywordSlot) -> Imported<()> {
+    if let Some(word) = cx.string(name)?
+        && !field.set_word(&word)
+    {
+        unsupported!("attribute `{name}` is `{word}`");
+    }
+    Ok(())
+}
+
+fn plain() -> ops::Resize {
+    ops::Resize {
+        sizes: Late::default(),
+        scales: Vec::new(),
+        roi: Vec::new(),
+        axes: Vec::new(),
+        mode: Interpolation::Nearest,
+        coordinates: Coordinates::HalfPixel,
+        nearest: NearestMode::RoundPreferFloor,
+        cubic_coeff_a: -0.75,
+        exclude_outside: false,
+        extrapolation_value: 0.0,
+        antialias: false,
+        aspect: AspectPolicy::Stretch,
+    }
+}
+
+/// A list of floats that must be known.
+fn known_floats(cx: &NodeCx<'_, '_>, value: Value, what: &str) -> Imported<Vec<f64>> {
+    match cx.constant(value).map(Tensor::to_f64s) {
+        Some(floats) => Ok(floats),
+        None => unsupported!("{what} that are not constant"),
+    }
+}
+
+/// The first forms: scales only, and the element before a position is the nearest.
+fn upsample(cx: &mut NodeCx<'_, '_>) -> Imported {
+    let x = cx.input(0)?;
+    let mut op =
+        ops::Resize { coordinates: Coordinates::Asymmetric, nearest: NearestMode::Floor, ..plain() };
+    keyword(cx, "mode", &mut op.mode)?;
+    op.scales = match cx.floats("scales")? {
+        Some(scales) => scales,
+        None => {
+            let scales = cx.input(1)?;
+            known_floats(cx, scales, "scales")?
+        }
+    };
+    cx.push_whole(op, &[x])
+}
+
+/// An operand that is given and not an empty list.
+fn given(cx: &NodeCx<'_, '_>, index: usize) -> Option<Value> {
+    cx.optional(index).filter(|&value| cx.ty(value).as_len() != Some(0))
+}
+
+/// Operands: x, region of interest, scales, sizes.
+fn resize(cx: &mut NodeCx<'_, '_>) -> Imported {
+    let x = cx.input(0)?;
+    let mut op = plain();
+    keyword(cx, "mode", &mut op.mode)?;
+    keyword(cx, "coordinate_transformation_mode", &mut op.coordinates)?;
+    keyword(cx, "nearest_mode", &mut op.nearest)?;
+    keyword(cx, "keep_aspect_ratio_policy", &mut op.aspect)?;
+    op.cubic_coeff_a = cx.float_or("cubic_coeff_a", -0.75)?;
+    op.exclude_outside = cx.bool_or("exclude_outside", false)?;
+    op.extrapolation_value = cx.float_or("extrapolation_value", 0.0)?;
+    op.antialias = cx.bool_or("antialias", false)?;
+    op.axes = cx.ints("axes")?.unwrap_or_default();
+    if let Some(roi) = given(cx, 1)
+        && op.coordinates == Coordinates::TfCropAndResize
+    {
+        op.roi = known_floats(cx, roi, "regions of interest")?;
+    }
+    let mut ins = vec![x];
+    match (given(cx, 2), given(cx, 3)) {
+        (Some(scales), None) => op.scales = known_floats(cx, scales, "scales")?,
+        (None, Some(sizes)) => op.sizes = late(&mut ins, sizes),
+        _ => invalid!("exactly one of scales and sizes is given"),
+    }
+    cx.push_whole(op, &ins)
+}

@@ -42,7 +42,8 @@ fn names_that_are_defined_twice() {
 
 #[test]
 fn functions_that_call_themselves() {
-    let mut cyclic = model(18, graph(vec![call("F", "x", "y", vec![])], vec![floats("x", &[1])], vec![any("y")]));
+    let mut cyclic =
+        model(18, graph(vec![call("F", "x", "y", vec![])], vec![floats("x", &[1])], vec![any("y")]));
     cyclic.functions = vec![
         function("F", "x", "y", vec![call("G", "x", "y", vec![])]),
         function("G", "x", "y", vec![call("F", "x", "y", vec![])]),
@@ -60,7 +61,8 @@ fn functions_that_double_without_end_meet_the_limit_of_nodes() {
         };
         function(&format!("F{i}"), "x", "y", nodes)
     });
-    let mut bomb = model(18, graph(vec![call("F0", "x", "y", vec![])], vec![floats("x", &[1])], vec![any("y")]));
+    let mut bomb =
+        model(18, graph(vec![call("F0", "x", "y", vec![])], vec![floats("x", &[1])], vec![any("y")]));
     bomb.functions = functions.collect();
     let limits = Limits { nodes: 10_000, ..Limits::default() };
     let error = from_bytes(bomb.encode_to_vec(), &limits).unwrap_err();
@@ -119,7 +121,10 @@ fn data_that_does_not_fill_its_shape() {
 #[test]
 fn attributes_of_another_type_and_given_twice() {
     let with = |attributes| {
-        model(18, graph(vec![node("Flatten", "x", "y", attributes)], vec![floats("x", &[2, 2])], vec![any("y")]))
+        model(
+            18,
+            graph(vec![node("Flatten", "x", "y", attributes)], vec![floats("x", &[2, 2])], vec![any("y")]),
+        )
     };
     let message = invalid(&with(vec![float("axis", 1.)]));
     assert_eq!(message, "Flatten (of `y`): attribute `axis` is of type FLOAT, not INT");
@@ -136,7 +141,8 @@ fn models_without_what_they_need() {
     let mut negative = negate("x");
     negative.opset_import[0].version = Some(-1);
     assert!(invalid(&negative).contains("version"));
-    let newer = model(999, graph(vec![node("Neg", "x", "y", vec![])], vec![floats("x", &[1])], vec![any("y")]));
+    let newer =
+        model(999, graph(vec![node("Neg", "x", "y", vec![])], vec![floats("x", &[1])], vec![any("y")]));
     assert!(unsupported(&newer)[0].reason.contains("999"));
 }
 
@@ -155,7 +161,8 @@ fn external(folder: &Path, location: &str, entries: &[(&str, &str)]) -> Result<V
     };
     let mut tensor = float_tensor("w", &[2], &[]);
     tensor.data_location = Some(DataLocation::External.into());
-    tensor.external_data = std::iter::once(("location", location)).chain(entries.iter().copied()).map(entry).collect();
+    tensor.external_data =
+        std::iter::once(("location", location)).chain(entries.iter().copied()).map(entry).collect();
     let path = folder.join("model.onnx");
     std::fs::write(&path, with_initializer(tensor).encode_to_vec()).unwrap();
     let model = load(&path, &Limits::default())?;
@@ -179,21 +186,34 @@ fn external_data_is_read_from_inside_the_folder_only() {
         other => panic!("{location} {entries:?}: {other:?}"),
     };
     let absolute = outside.path().join("secret");
-    for location in
-        ["../secret", "inside/../../secret", absolute.to_str().unwrap(), "", "none", "inside", "..\\secret", "a\0b"]
-    {
+    for location in [
+        "../secret",
+        "inside/../../secret",
+        absolute.to_str().unwrap(),
+        "",
+        "none",
+        "inside",
+        "..\\secret",
+        "a\0b",
+    ] {
         refused(location, &[]);
     }
-    for (key, text) in
-        [("offset", "12"), ("offset", "-1"), ("offset", "18446744073709551615"), ("length", "4"), ("other", "1")]
-    {
+    for (key, text) in [
+        ("offset", "12"),
+        ("offset", "-1"),
+        ("offset", "18446744073709551615"),
+        ("length", "4"),
+        ("other", "1"),
+    ] {
         refused("data", &[(key, text)]);
     }
-    assert!(invalid(&with_initializer(TensorProto {
-        data_location: Some(DataLocation::External.into()),
-        ..float_tensor("w", &[2], &[])
-    }))
-    .contains("location"));
+    assert!(
+        invalid(&with_initializer(TensorProto {
+            data_location: Some(DataLocation::External.into()),
+            ..float_tensor("w", &[2], &[])
+        }))
+        .contains("location")
+    );
 }
 
 #[cfg(unix)]
@@ -239,7 +259,8 @@ fn sample() -> Vec<u8> {
         node("Pad", "f pads", "z", vec![]),
         node("Resize", "f _ scales", "u", vec![text("mode", "linear")]),
     ];
-    let inputs = vec![value("x", DataType::Float, &[Size::Named("n"), Size::Of(4)]), value("c", DataType::Bool, &[])];
+    let inputs =
+        vec![value("x", DataType::Float, &[Size::Named("n"), Size::Of(4)]), value("c", DataType::Bool, &[])];
     let mut g = graph(nodes, inputs, vec![any("y"), any("z"), any("u")]);
     g.initializer = vec![
         int_tensor("axes", &[1], &[1]),
@@ -251,11 +272,16 @@ fn sample() -> Vec<u8> {
         "F",
         "x",
         "y",
-        vec![node("Elu", "x", "y", vec![reference(
-            "alpha",
-            windlass_frontend::onnx::proto::attribute_proto::AttributeType::Float,
-            "by",
-        )])],
+        vec![node(
+            "Elu",
+            "x",
+            "y",
+            vec![reference(
+                "alpha",
+                windlass_frontend::onnx::proto::attribute_proto::AttributeType::Float,
+                "by",
+            )],
+        )],
     );
     f.attribute.push("by".into());
     let mut model = model(18, g);
@@ -267,7 +293,8 @@ fn sample() -> Vec<u8> {
 fn damaged_files_never_panic() {
     // Small limits: what a damaged size asks for is refused rather than made.
     let limits = Limits { elements: 1 << 20, memory_bytes: 1 << 22, nodes: 10_000, ..Limits::default() };
-    let digits = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/digits/digits.onnx")).unwrap();
+    let digits =
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/digits/digits.onnx")).unwrap();
     let (mut accepted, mut refused) = (0, 0);
     for (seed, (file, rounds)) in [(sample(), 4000), (digits, 400)].into_iter().enumerate() {
         assert!(from_bytes(file.clone(), &limits).is_ok());

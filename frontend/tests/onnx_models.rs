@@ -9,8 +9,12 @@ use windlass_frontend::onnx::proto::{AttributeProto, SparseTensorProto, TensorPr
 use windlass_ir::{DType, Dim, Tensor, TensorType};
 
 fn typed(ty: DataType, fill: impl FnOnce(&mut TensorProto)) -> TensorProto {
-    let mut tensor =
-        TensorProto { name: Some("w".into()), dims: vec![2], data_type: Some(ty as i32), ..TensorProto::default() };
+    let mut tensor = TensorProto {
+        name: Some("w".into()),
+        dims: vec![2],
+        data_type: Some(ty as i32),
+        ..TensorProto::default()
+    };
     fill(&mut tensor);
     tensor
 }
@@ -102,8 +106,11 @@ fn shapes_computed_in_the_model_are_known_once_sizes_are() {
         vec![x],
         vec![any("y")],
     );
-    g.initializer =
-        vec![int_tensor("zero", &[], &[0]), int_tensor("axes", &[1], &[0]), int_tensor("rest", &[2], &[2, -1])];
+    g.initializer = vec![
+        int_tensor("zero", &[], &[0]),
+        int_tensor("axes", &[1], &[0]),
+        int_tensor("rest", &[2], &[2, -1]),
+    ];
     let graph = import(&model(18, g)).unwrap().graph;
     let bound = graph.bind(|_| Some(3)).unwrap();
     assert_eq!(bound.node_count(), 1);
@@ -144,7 +151,8 @@ fn functions_are_inlined_with_their_attributes() {
 #[test]
 fn nodes_inside_functions_are_named_after_the_call() {
     let f = function("F", "x", "y", vec![node("Neg", "x", "y", vec![])]);
-    let mut model = model(18, graph(vec![call("F", "x", "y", vec![])], vec![floats("x", &[1])], vec![any("y")]));
+    let mut model =
+        model(18, graph(vec![call("F", "x", "y", vec![])], vec![floats("x", &[1])], vec![any("y")]));
     model.functions = vec![f];
     let graph = import(&model).unwrap().graph;
     let names: Vec<_> = graph.nodes().map(|(_, data)| data.name.as_deref().unwrap().to_string()).collect();
@@ -220,7 +228,8 @@ fn a_scan_sums_rows() {
         vec![node("Scan", "x y", "last all", vec![body("body", body_graph), int("num_scan_inputs", 1)])];
     let mut g = graph(nodes, vec![floats("x", &[2]), floats("y", &[3, 2])], vec![any("last"), any("all")]);
     g.initializer.push(float_tensor("w", &[], &[10.]));
-    let inputs = [Tensor::new::<f32>(&[2], &[0., 0.]), Tensor::new::<f32>(&[3, 2], &[1., 2., 3., 4., 5., 6.])];
+    let inputs =
+        [Tensor::new::<f32>(&[2], &[0., 0.]), Tensor::new::<f32>(&[3, 2], &[1., 2., 3., 4., 5., 6.])];
     let y = run(&model(18, g), &inputs);
     assert_eq!(y[0], Tensor::new::<f32>(&[2], &[9., 12.]));
     assert_eq!(y[1], Tensor::new::<f32>(&[3, 2], &[10., 20., 40., 60., 90., 120.]));
@@ -262,7 +271,10 @@ fn types_without_arithmetic_here_are_unsupported() {
 #[test]
 fn a_result_that_nothing_reads_may_be_missing() {
     let nodes = |read: &str| {
-        vec![node("Dropout", "x", "y mask", vec![]), node("Cast", read, "z", vec![int("to", DataType::Float as i64)])]
+        vec![
+            node("Dropout", "x", "y mask", vec![]),
+            node("Cast", read, "z", vec![int("to", DataType::Float as i64)]),
+        ]
     };
     let with = |read| model(9, graph(nodes(read), vec![floats("x", &[1])], vec![any("z")]));
     assert!(import(&with("y")).is_ok());
@@ -276,6 +288,9 @@ fn a_result_that_nothing_reads_may_be_missing() {
 fn attributes_of_files_that_leave_their_type_out() {
     let axis = AttributeProto { name: Some("axis".into()), i: Some(0), ..AttributeProto::default() };
     let nodes = vec![node("Concat", "x x", "y", vec![axis])];
-    let y = run(&model(9, graph(nodes, vec![floats("x", &[1])], vec![any("y")])), &[Tensor::new::<f32>(&[1], &[3.])]);
+    let y = run(
+        &model(9, graph(nodes, vec![floats("x", &[1])], vec![any("y")])),
+        &[Tensor::new::<f32>(&[1], &[3.])],
+    );
     assert_eq!(y[0], Tensor::new::<f32>(&[2], &[3., 3.]));
 }

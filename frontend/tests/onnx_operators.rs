@@ -130,7 +130,11 @@ fn pow_has_the_type_of_its_base() {
 
 #[test]
 fn depth_to_space_and_back() {
-    let x = Tensor::from_f64s(windlass_ir::DType::F32, &[1, 8, 1, 2], &(0..16).map(f64::from).collect::<Vec<_>>());
+    let x = Tensor::from_f64s(
+        windlass_ir::DType::F32,
+        &[1, 8, 1, 2],
+        &(0..16).map(f64::from).collect::<Vec<_>>(),
+    );
     for mode in ["DCR", "CRD"] {
         let y = run_node("DepthToSpace", 13, 1, vec![int("blocksize", 2), text("mode", mode)], &[x.clone()]);
         assert_eq!(y[0].shape(), [1, 2, 2, 4]);

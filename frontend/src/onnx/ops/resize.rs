@@ -52,8 +52,7 @@ fn known_floats(cx: &NodeCx<'_, '_>, value: Value, what: &str) -> Imported<Vec<f
 /// The first forms: scales only, and the element before a position is the nearest.
 fn upsample(cx: &mut NodeCx<'_, '_>) -> Imported {
     let x = cx.input(0)?;
-    let mut op =
-        ops::Resize { coordinates: Coordinates::Asymmetric, nearest: NearestMode::Floor, ..plain() };
+    let mut op = ops::Resize { coordinates: Coordinates::Asymmetric, nearest: NearestMode::Floor, ..plain() };
     keyword(cx, "mode", &mut op.mode)?;
     op.scales = match cx.floats("scales")? {
         Some(scales) => scales,

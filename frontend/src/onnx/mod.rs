@@ -1,5 +1,6 @@
-//! ONNX: models in ([`load`], [`from_bytes`]) and test cases ([`testcase`]).
+//! ONNX: models in ([`load`], [`from_bytes`]) and out ([`to_bytes`]), and test cases ([`testcase`]).
 
+mod export;
 mod external;
 mod import;
 mod node;
@@ -9,6 +10,8 @@ pub mod proto;
 mod registry;
 mod tensor;
 pub mod testcase;
+
+pub use export::{VERSION as EXPORT_VERSION, to_bytes};
 
 use std::io::Read;
 use std::path::Path;

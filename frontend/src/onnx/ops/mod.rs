@@ -11,6 +11,7 @@ mod loss;
 mod movement;
 mod normalization;
 mod quantization;
+mod recurrent;
 mod reduce;
 mod resize;
 
@@ -29,6 +30,7 @@ pub(super) const FAMILIES: &[&[Entry]] = &[
     movement::ENTRIES,
     normalization::ENTRIES,
     quantization::ENTRIES,
+    recurrent::ENTRIES,
     reduce::ENTRIES,
     resize::ENTRIES,
 ];

@@ -1,7 +1,7 @@
-//! Resize and its forerunner Upsample.
+//! Resize, its forerunner Upsample, and the first form of GridSample.
 
 use windlass_ir::attrs::KeywordSlot;
-use windlass_ir::ops::{AspectPolicy, Coordinates, Interpolation, NearestMode};
+use windlass_ir::ops::{AspectPolicy, Coordinates, Interpolation, NearestMode, SampleMode, SamplePadding};
 use windlass_ir::{Late, Tensor, Value, ops};
 
 use crate::onnx::node::{Imported, NodeCx, late};
@@ -12,6 +12,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     entry_at("Upsample", 7..=9, upsample),
     entry_at("Resize", 10..=10, upsample),
     entry_at("Resize", 11..=u32::MAX, resize),
+    entry_at("GridSample", 16..=19, old_grid_sample),
 ];
 
 /// Sets a keyword from an attribute, if that is given.
@@ -94,4 +95,19 @@ fn resize(cx: &mut NodeCx<'_, '_>) -> Imported {
         _ => invalid!("exactly one of scales and sizes is given"),
     }
     cx.push_whole(op, &ins)
+}
+
+/// Before operator set 20 the modes had the names of two dimensions.
+fn old_grid_sample(cx: &mut NodeCx<'_, '_>) -> Imported {
+    let mode = match cx.string_or("mode", "bilinear")?.as_str() {
+        "bilinear" => SampleMode::Linear,
+        "bicubic" => SampleMode::Cubic,
+        "nearest" => SampleMode::Nearest,
+        other => unsupported!("attribute `mode` is `{other}`"),
+    };
+    let mut padding_mode = SamplePadding::Zeros;
+    keyword(cx, "padding_mode", &mut padding_mode)?;
+    let align_corners = cx.bool_or("align_corners", false)?;
+    let ins = cx.inputs()?;
+    cx.push_whole(ops::GridSample { mode, padding_mode, align_corners }, &ins)
 }

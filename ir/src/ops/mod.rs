@@ -242,11 +242,15 @@ mod batch_norm;
 mod body;
 mod broadcast;
 mod cell;
+mod col2im;
 mod concat;
 mod constant;
 mod conv;
 mod conv_transpose;
 mod cumulative;
+mod deform_conv;
+mod det;
+mod dft;
 mod dynamic_quantize;
 mod einsum;
 mod elementwise;
@@ -265,6 +269,7 @@ mod lrn;
 mod matmul;
 mod max_pool_indices;
 mod movement;
+mod non_max_suppression;
 mod non_zero;
 mod one_hot;
 mod pad;
@@ -279,6 +284,7 @@ mod reshape;
 mod resize;
 mod resize_lower;
 mod reverse_sequence;
+mod roi_align;
 mod scan;
 mod scatter;
 mod shape_of;
@@ -297,11 +303,15 @@ pub use attention::{Attention, Scores};
 pub use batch_norm::BatchNorm;
 pub use broadcast::Broadcast;
 pub use cell::{Cell, CellKind};
+pub use col2im::Col2Im;
 pub use concat::Concat;
 pub use constant::Constant;
 pub use conv::Conv;
 pub use conv_transpose::ConvTranspose;
 pub use cumulative::{Cumulative, CumulativeKind};
+pub use deform_conv::DeformConv;
+pub use det::Det;
+pub use dft::Dft;
 pub use dynamic_quantize::DynamicQuantizeLinear;
 pub use einsum::Einsum;
 pub use elementwise::Elementwise;
@@ -318,6 +328,7 @@ pub use lp_norm::LpNorm;
 pub use lrn::Lrn;
 pub use matmul::MatMul;
 pub use max_pool_indices::MaxPoolIndices;
+pub use non_max_suppression::NonMaxSuppression;
 pub use non_zero::{Compress, NonZero};
 pub use one_hot::{OneHot, Trilu};
 pub use pad::{Pad, PadMode};
@@ -330,6 +341,7 @@ pub use reduce::{Reduce, ReduceKind};
 pub use reshape::Reshape;
 pub use resize::{AspectPolicy, Coordinates, Interpolation, NearestMode, Resize};
 pub use reverse_sequence::ReverseSequence;
+pub use roi_align::{RoiAlign, RoiMode};
 pub use scan::Scan;
 pub use scatter::{ScatterElements, ScatterNd, ScatterReduction};
 pub use shape_of::ShapeOf;
@@ -398,4 +410,10 @@ define_ops! {
     recurrent::Recurrent,
     recurrent_steps::RecurrentSteps,
     grid_sample::GridSample,
+    dft::Dft,
+    col2im::Col2Im,
+    non_max_suppression::NonMaxSuppression,
+    det::Det,
+    roi_align::RoiAlign,
+    deform_conv::DeformConv,
 }

@@ -3,10 +3,11 @@
 use super::conv::Layout;
 use super::formula::power;
 use super::window::Window;
-use super::{Lowered, OpDef, arity};
+use super::{Lowered, OpDef, Pad, PadMode, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
+use crate::graph::{Builder, Value, Values};
 use crate::loops::{Index, NestBuilder, Reduction, Val};
 use crate::ops::points::points;
 use crate::require;
@@ -182,6 +183,11 @@ impl OpDef for Pool {
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let (x, dtype) = (ins[0].shape(), ins[0].dtype);
+        if self.kind == PoolKind::Max
+            && let Some(border) = self.border(&x, &outs[0].shape())
+        {
+            return Lowered::graph(ins, |b, ins| self.over_padded(b, ins[0], border));
+        }
         let layout = Layout::new(x.len(), self.channels_last);
         let window = self.window(layout.spatial.len()).expect("infer accepted the window");
         let mut n = NestBuilder::new(&outs[0].shape());
@@ -202,12 +208,7 @@ impl OpDef for Pool {
             let value = n.load_guarded(operand, &index, &guards);
             let value = n.cast(value, accumulator);
             match self.kind {
-                PoolKind::Max => {
-                    let inside = n.inside(&guards);
-                    let lowest = n.constant_bits(dtype, kind.identity(dtype));
-                    n.apply(ScalarFn::Select, &[inside, value, lowest])
-                }
-                PoolKind::Average => value,
+                PoolKind::Max | PoolKind::Average => value,
                 PoolKind::Lp => {
                     let size = n.apply(ScalarFn::Abs, &[value]);
                     power(n, size, self.p as f64)
@@ -229,6 +230,36 @@ impl OpDef for Pool {
 }
 
 impl Pool {
+    /// What windows read before and after each spatial dimension, if anything.
+    fn border(&self, x: &[usize], out: &[usize]) -> Option<Vec<i64>> {
+        let layout = Layout::new(x.len(), self.channels_last);
+        let window = self.window(layout.spatial.len()).expect("infer accepted the window");
+        let (x, out) = (&x[layout.spatial.clone()], &out[layout.spatial]);
+        let end = |d: usize| {
+            let reach = (self.kernel[d] as usize - 1) * window.dilations[d] + 1;
+            let last = out[d].saturating_sub(1) * window.strides[d] + reach;
+            last.saturating_sub(x[d] + window.begin[d])
+        };
+        let border: Vec<i64> =
+            window.begin.iter().copied().chain((0..x.len()).map(end)).map(|n| n as i64).collect();
+        border.iter().any(|&n| n != 0).then_some(border)
+    }
+
+    /// The border as an op of its own, of what no maximum is below.
+    fn over_padded(&self, b: &mut Builder, x: Value, border: Vec<i64>) -> Result<Values, Error> {
+        let ty = b.ty(x);
+        let (dtype, layout) = (ty.dtype, Layout::new(ty.rank(), self.channels_last));
+        let lowest = b.constant(match dtype.is_float() {
+            true => Tensor::from_f64s(dtype, &[], &[f64::NEG_INFINITY]),
+            false => Tensor::from_i128s(dtype, &[], &[dtype.int_range().0]),
+        });
+        let axes: Vec<i64> = layout.spatial.map(|d| d as i64).collect();
+        let pad = Pad { pads: border.into(), axes: axes.into(), mode: PadMode::Constant };
+        let padded = b.push1(pad, &[x, lowest])?;
+        let pool = Pool { pads: Vec::new(), ceil_mode: false, ..self.clone() };
+        Ok(Values::from_slice(&[b.push1(pool, &[padded])?]))
+    }
+
     /// Folds every window's elements that lie inside the operand.
     fn reduced<T: Copy>(&self, x: &[usize], out: &[usize], start: T, fold: impl Fn(T, usize) -> T) -> Vec<T> {
         let layout = Layout::new(x.len(), self.channels_last);

@@ -14,6 +14,8 @@ mod quantization;
 mod recurrent;
 mod reduce;
 mod resize;
+mod signal;
+mod vision;
 
 use super::registry::Entry;
 
@@ -33,4 +35,6 @@ pub(super) const FAMILIES: &[&[Entry]] = &[
     recurrent::ENTRIES,
     reduce::ENTRIES,
     resize::ENTRIES,
+    signal::ENTRIES,
+    vision::ENTRIES,
 ];

@@ -1,0 +1,286 @@
+//! `dft`: the discrete Fourier transform along an axis.
+
+use super::{Concat, Einsum, Lowered, OpDef, Pad, PadMode, Slice, arity};
+use crate::attrs::{AttrError, Codec, Late, Slot};
+use crate::error::{Error, Violation};
+use crate::graph::{Builder, Value, Values};
+use crate::ops::movement::around;
+use crate::require;
+use crate::scalar::ScalarFn;
+use crate::tensor::Tensor;
+use crate::types::{Dim, TensorType, normalize_axis};
+
+/// `X[k] = sum(x[n] * e^(-2 pi i k n / N))` along an axis; `inverse` has the other sign and divides by N.
+///
+/// The last dimension of the operand holds real numbers (size 1) or real and imaginary parts (size 2); that
+/// of the result holds both. The operand is cut or filled with zeros to N along the axis; N is `length`, or
+/// if that is empty the operand's size. `onesided` keeps the first N/2 + 1 of the result, which determine
+/// it if the operand is real; with `inverse` it is the operand that is given so, `length` is by default
+/// twice its size less 2, and the result is real.
+///
+/// - (C1) the operand is a float of rank 2 or more, whose last dimension is 1 or 2;
+/// - (C2) the axis lies within the rank and is not the last;
+/// - (C3) the length is one positive integer, if given, and the axis is not empty.
+///
+/// ONNX: `DFT` (17..), by its importer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dft {
+    /// Along which axis.
+    pub axis: i64,
+    /// Whether frequencies become a signal.
+    pub inverse: bool,
+    /// Whether the symmetric half of the frequencies is left out.
+    pub onesided: bool,
+    /// N, or empty for the operand's size.
+    pub length: Late,
+}
+
+/// Transforms of more terms than this do not become a product with a constant matrix.
+const LARGEST_MATRIX: usize = 1 << 20;
+
+impl Dft {
+    fn axis(&self, rank: usize) -> Result<usize, Violation> {
+        let axis = normalize_axis(self.axis, rank).filter(|&a| a + 1 < rank);
+        axis.ok_or_else(|| {
+            Violation::new("C2", format!("axis {} of rank {rank} is not transformed", self.axis))
+        })
+    }
+
+    /// N for an operand of this size along the axis.
+    fn length(&self, size: usize) -> Option<usize> {
+        match self.length.as_known()? {
+            [] if self.inverse && self.onesided => Some(2 * size.checked_sub(1)?),
+            [] => Some(size),
+            [length, ..] => usize::try_from(*length).ok(),
+        }
+    }
+
+    /// The real and imaginary part of each term's factor: (frequency or time out, term in).
+    fn factor(&self, length: usize, out: usize, term: usize) -> (f64, f64) {
+        // Reduced before it is scaled, so that long transforms keep their precision.
+        let turn = (out as u128 * term as u128 % length as u128) as f64 / length as f64;
+        let angle = 2.0 * std::f64::consts::PI * turn;
+        let (cos, sin) = (libm::cos(angle), libm::sin(angle));
+        match self.inverse {
+            false => (cos, -sin),
+            true => (cos / length as f64, sin / length as f64),
+        }
+    }
+
+    /// How often a term counts: those between the ends of half a spectrum stand for two.
+    fn weight(&self, length: usize, term: usize) -> f64 {
+        let paired = self.inverse && self.onesided && term != 0 && 2 * term != length;
+        if paired { 2.0 } else { 1.0 }
+    }
+
+    /// The number of terms that are read, and the size of the result.
+    fn sizes(&self, length: usize) -> (usize, usize) {
+        let half = length / 2 + 1;
+        match (self.onesided, self.inverse) {
+            (false, _) => (length, length),
+            (true, false) => (length, half),
+            (true, true) => (half, length),
+        }
+    }
+}
+
+impl OpDef for Dft {
+    const NAMES: &'static [&'static str] = &["dft"];
+
+    fn with_name(_: &str) -> Dft {
+        Dft { axis: -2, inverse: false, onesided: false, length: Late::default() }
+    }
+
+    fn attrs(&mut self, codec: &mut dyn Codec) -> Result<(), AttrError> {
+        codec.attr("axis", Slot::Int(&mut self.axis))?;
+        codec.attr("inverse", Slot::Bool(&mut self.inverse))?;
+        codec.attr("onesided", Slot::Bool(&mut self.onesided))?;
+        codec.attr("length", Slot::Late(&mut self.length))
+    }
+
+    fn infer(&self, ins: &[&TensorType]) -> Result<Vec<TensorType>, Violation> {
+        arity(ins, 1..=2)?;
+        let x = ins[0];
+        let parts = x.dims.last().cloned().unwrap_or(Dim::Fixed(0));
+        let fits = parts.may_equal(&Dim::Fixed(1)) || parts.may_equal(&Dim::Fixed(2));
+        require!(x.dtype.is_float() && x.rank() >= 2 && fits, "C1", "{x} does not hold complex numbers");
+        let axis = self.axis(x.rank())?;
+        let mut dims = x.dims.clone();
+        dims[axis] = match x.dims[axis].as_fixed() {
+            _ if self.length.as_known().is_none() => Dim::Unknown,
+            None if self.length.known().is_empty() && !self.onesided => x.dims[axis].clone(),
+            None if self.length.known().is_empty() => Dim::Unknown,
+            size => {
+                let length = self.length(size.unwrap_or(1)).filter(|n| (1..1 << 31).contains(n));
+                let single = self.length.known().len() <= 1;
+                require!(
+                    single && length.is_some() && size != Some(0),
+                    "C3",
+                    "{x} has no transform of length {:?}",
+                    self.length
+                );
+                Dim::Fixed(self.sizes(length.unwrap_or(1)).1)
+            }
+        };
+        dims[x.rank() - 1] = Dim::Fixed(if self.inverse && self.onesided { 1 } else { 2 });
+        Ok(vec![TensorType { dtype: x.dtype, dims }])
+    }
+
+    fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
+        let x = &ins[0];
+        let out = self.infer(&[&x.ty()]).map_err(|v| v.to_string())?.remove(0).shape();
+        let axis = self.axis(x.rank()).map_err(|v| v.to_string())?;
+        let parts = x.shape()[x.rank() - 1];
+        let length = self.length(x.shape()[axis]).ok_or("the transform has no length")?;
+        let (terms, count) = self.sizes(length);
+        let kept = terms.min(x.shape()[axis]);
+        // Dimensions after the axis, without the one that holds real and imaginary parts.
+        let (before, size, inner) = around(x.shape(), axis);
+        let (after, out_parts) = (inner / parts.max(1), out[x.rank() - 1]);
+        let values = x.to_f64s();
+        let mut result = vec![0.0; out.iter().product()];
+        for line in 0..before * after {
+            let (outer, inner) = (line / after, line % after);
+            for k in 0..count {
+                let (mut real, mut imaginary) = (0.0, 0.0);
+                for n in 0..kept {
+                    let at = ((outer * size + n) * after + inner) * parts;
+                    let (a, b) = (values[at], if parts == 2 { values[at + 1] } else { 0.0 });
+                    let ((c, s), weight) = (self.factor(length, k, n), self.weight(length, n));
+                    real += weight * (a * c - b * s);
+                    imaginary += weight * (a * s + b * c);
+                }
+                let to = ((outer * count + k) * after + inner) * out_parts;
+                result[to] = real;
+                if out_parts == 2 {
+                    result[to + 1] = imaginary;
+                }
+            }
+        }
+        Ok(vec![Tensor::from_f64s(x.dtype(), &out, &result)])
+    }
+
+    fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
+        let axis = self.axis(ins[0].rank()).expect("infer accepted the axis");
+        let Some(length) = self.length(ins[0].shape()[axis]) else { return Ok(Lowered::Interpret) };
+        let (terms, count) = self.sizes(length);
+        let letters = ins[0].rank() <= 40;
+        match letters && terms.saturating_mul(count) <= LARGEST_MATRIX && outs[0].as_len() != Some(0) {
+            true => Lowered::graph(ins, |b, ins| self.products(b, ins[0], axis, length)),
+            false => Ok(Lowered::Interpret),
+        }
+    }
+}
+
+impl Dft {
+    /// Products with the matrices of cosines and sines.
+    fn products(&self, b: &mut Builder, x: Value, axis: usize, length: usize) -> Result<Values, Error> {
+        let dtype = b.ty(x).dtype;
+        let wide = dtype.accumulator();
+        let (terms, count) = self.sizes(length);
+        let x = b.cast(x, wide)?;
+        let shape = b.ty(x).shape();
+        let last = shape.len() - 1;
+        let cut = Slice::along(axis, 0, terms as i64);
+        let mut x = b.push1(cut, &[x])?;
+        if terms > shape[axis] {
+            let missing = (terms - shape[axis]) as i64;
+            let pad = Pad {
+                pads: vec![0, missing].into(),
+                axes: vec![axis as i64].into(),
+                mode: PadMode::Constant,
+            };
+            let zero = b.scalar(wide, 0.0);
+            x = b.push1(pad, &[x, zero])?;
+        }
+        let matrix = |pick: fn((f64, f64)) -> f64| {
+            let element = |i: usize| {
+                let (n, k) = (i / count, i % count);
+                self.weight(length, n) * pick(self.factor(length, k, n))
+            };
+            Tensor::from_f64s(wide, &[terms, count], &(0..terms * count).map(element).collect::<Vec<_>>())
+        };
+        let (cos, sin) = (b.constant(matrix(|f| f.0)), b.constant(matrix(|f| f.1)));
+        // "abc,bz->azc" transforms dimension b.
+        let names: Vec<char> = ('a'..='y').chain('A'..='Y').take(shape.len()).collect();
+        let from: String = names.iter().collect();
+        let to: String = names.iter().enumerate().map(|(d, &c)| if d == axis { 'z' } else { c }).collect();
+        let equation = format!("{from},{}z->{to}", names[axis]);
+        let product = |b: &mut Builder, part: Value, matrix: Value| {
+            b.push1(Einsum { equation: equation.clone() }, &[part, matrix])
+        };
+        let part = |b: &mut Builder, i: i64| b.push1(Slice::along(last, i, i + 1), &[x]);
+        let real = part(b, 0)?;
+        let imaginary = if shape[last] == 2 { Some(part(b, 1)?) } else { None };
+        let mut results = vec![product(b, real, cos)?];
+        if let Some(imaginary) = imaginary {
+            let crossed = product(b, imaginary, sin)?;
+            results[0] = b.map(ScalarFn::Sub, &[results[0], crossed])?;
+        }
+        if !(self.inverse && self.onesided) {
+            let mut crossed = product(b, real, sin)?;
+            if let Some(imaginary) = imaginary {
+                let straight = product(b, imaginary, cos)?;
+                crossed = b.map(ScalarFn::Add, &[crossed, straight])?;
+            }
+            results.push(crossed);
+        }
+        let joined = match results.as_slice() {
+            [single] => *single,
+            parts => b.push1(Concat { axis: last as i64 }, parts)?,
+        };
+        Ok(Values::from_slice(&[b.cast(joined, dtype)?]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+    use crate::ops::testing::{assert_close, check, sample};
+
+    fn plain() -> Dft {
+        Dft::with_name("dft")
+    }
+
+    #[test]
+    fn an_impulse_has_every_frequency() {
+        let x = Tensor::new(&[1, 4, 1], &[0f64, 1., 0., 0.]);
+        let y = check(plain(), &[x]);
+        assert_close(&y, &[Tensor::new(&[1, 4, 2], &[1., 0., 0., -1., -1., 0., 0., 1f64])], "dft");
+    }
+
+    #[test]
+    fn the_inverse_gives_the_signal_back() {
+        for n in [1, 4, 5] {
+            let x = sample(DType::F64, &[2, n, 3, 2], 1);
+            let y = check(Dft { axis: 1, ..plain() }, std::slice::from_ref(&x));
+            assert_close(&check(Dft { axis: 1, inverse: true, ..plain() }, &y), &[x], "dft");
+            let x = sample(DType::F64, &[2, n, 1], 2);
+            let half = check(Dft { onesided: true, ..plain() }, std::slice::from_ref(&x));
+            let back = Dft { onesided: true, inverse: true, length: vec![n as i64].into(), ..plain() };
+            assert_close(&check(back, &half), &[x], "dft");
+        }
+    }
+
+    #[test]
+    fn lengths_cut_and_fill() {
+        for length in [2, 7] {
+            for dtype in [DType::F32, DType::F16] {
+                for onesided in [false, true] {
+                    let op = Dft { onesided, length: vec![length].into(), ..plain() };
+                    check(op, &[sample(dtype, &[2, 5, 1], 3)]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn constraints_are_named() {
+        let f32 = |shape: &[usize]| TensorType::fixed(DType::F32, shape);
+        let violated = |op: Dft, x: &TensorType| op.infer(&[x]).unwrap_err().constraint;
+        assert_eq!(violated(plain(), &f32(&[4, 3])), "C1");
+        assert_eq!(violated(Dft { axis: -1, ..plain() }, &f32(&[4, 2])), "C2");
+        assert_eq!(violated(Dft { length: vec![0].into(), ..plain() }, &f32(&[4, 2])), "C3");
+    }
+}

@@ -25,8 +25,8 @@ use crate::types::{Dim, TensorType, normalize_axis};
 /// ONNX: `DFT` (17..), by its importer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dft {
-    /// Along which axis.
-    pub axis: i64,
+    /// Along which axis: one integer.
+    pub axis: Late,
     /// Whether frequencies become a signal.
     pub inverse: bool,
     /// Whether the symmetric half of the frequencies is left out.
@@ -39,11 +39,15 @@ pub struct Dft {
 const LARGEST_MATRIX: usize = 1 << 20;
 
 impl Dft {
-    fn axis(&self, rank: usize) -> Result<usize, Violation> {
-        let axis = normalize_axis(self.axis, rank).filter(|&a| a + 1 < rank);
-        axis.ok_or_else(|| {
-            Violation::new("C2", format!("axis {} of rank {rank} is not transformed", self.axis))
-        })
+    /// The axis, if it is known.
+    fn axis(&self, rank: usize) -> Result<Option<usize>, Violation> {
+        let Some(axis) = self.axis.as_known() else { return Ok(None) };
+        let found = match axis {
+            [axis] => normalize_axis(*axis, rank).filter(|&a| a + 1 < rank),
+            _ => None,
+        };
+        require!(found.is_some(), "C2", "axis {axis:?} of rank {rank} is not transformed");
+        Ok(found)
     }
 
     /// N for an operand of this size along the axis.
@@ -88,24 +92,28 @@ impl OpDef for Dft {
     const NAMES: &'static [&'static str] = &["dft"];
 
     fn with_name(_: &str) -> Dft {
-        Dft { axis: -2, inverse: false, onesided: false, length: Late::default() }
+        Dft { axis: vec![-2].into(), inverse: false, onesided: false, length: Late::default() }
     }
 
     fn attrs(&mut self, codec: &mut dyn Codec) -> Result<(), AttrError> {
-        codec.attr("axis", Slot::Int(&mut self.axis))?;
+        codec.attr("axis", Slot::Late(&mut self.axis))?;
         codec.attr("inverse", Slot::Bool(&mut self.inverse))?;
         codec.attr("onesided", Slot::Bool(&mut self.onesided))?;
         codec.attr("length", Slot::Late(&mut self.length))
     }
 
     fn infer(&self, ins: &[&TensorType]) -> Result<Vec<TensorType>, Violation> {
-        arity(ins, 1..=2)?;
+        arity(ins, 1..=3)?;
         let x = ins[0];
         let parts = x.dims.last().cloned().unwrap_or(Dim::Fixed(0));
         let fits = parts.may_equal(&Dim::Fixed(1)) || parts.may_equal(&Dim::Fixed(2));
         require!(x.dtype.is_float() && x.rank() >= 2 && fits, "C1", "{x} does not hold complex numbers");
-        let axis = self.axis(x.rank())?;
         let mut dims = x.dims.clone();
+        dims[x.rank() - 1] = Dim::Fixed(if self.inverse && self.onesided { 1 } else { 2 });
+        let Some(axis) = self.axis(x.rank())? else {
+            dims[..x.rank() - 1].fill(Dim::Unknown);
+            return Ok(vec![TensorType { dtype: x.dtype, dims }]);
+        };
         dims[axis] = match x.dims[axis].as_fixed() {
             _ if self.length.as_known().is_none() => Dim::Unknown,
             None if self.length.known().is_empty() && !self.onesided => x.dims[axis].clone(),
@@ -122,14 +130,13 @@ impl OpDef for Dft {
                 Dim::Fixed(self.sizes(length.unwrap_or(1)).1)
             }
         };
-        dims[x.rank() - 1] = Dim::Fixed(if self.inverse && self.onesided { 1 } else { 2 });
         Ok(vec![TensorType { dtype: x.dtype, dims }])
     }
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let x = &ins[0];
         let out = self.infer(&[&x.ty()]).map_err(|v| v.to_string())?.remove(0).shape();
-        let axis = self.axis(x.rank()).map_err(|v| v.to_string())?;
+        let axis = self.axis(x.rank()).map_err(|v| v.to_string())?.ok_or("the axis is not known")?;
         let parts = x.shape()[x.rank() - 1];
         let length = self.length(x.shape()[axis]).ok_or("the transform has no length")?;
         let (terms, count) = self.sizes(length);
@@ -161,7 +168,7 @@ impl OpDef for Dft {
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
-        let axis = self.axis(ins[0].rank()).expect("infer accepted the axis");
+        let axis = self.axis(ins[0].rank()).ok().flatten().expect("infer accepted the axis");
         let Some(length) = self.length(ins[0].shape()[axis]) else { return Ok(Lowered::Interpret) };
         let (terms, count) = self.sizes(length);
         let letters = ins[0].rank() <= 40;
@@ -254,8 +261,8 @@ mod tests {
     fn the_inverse_gives_the_signal_back() {
         for n in [1, 4, 5] {
             let x = sample(DType::F64, &[2, n, 3, 2], 1);
-            let y = check(Dft { axis: 1, ..plain() }, std::slice::from_ref(&x));
-            assert_close(&check(Dft { axis: 1, inverse: true, ..plain() }, &y), &[x], "dft");
+            let y = check(Dft { axis: vec![1].into(), ..plain() }, std::slice::from_ref(&x));
+            assert_close(&check(Dft { axis: vec![1].into(), inverse: true, ..plain() }, &y), &[x], "dft");
             let x = sample(DType::F64, &[2, n, 1], 2);
             let half = check(Dft { onesided: true, ..plain() }, std::slice::from_ref(&x));
             let back = Dft { onesided: true, inverse: true, length: vec![n as i64].into(), ..plain() };
@@ -280,7 +287,7 @@ mod tests {
         let f32 = |shape: &[usize]| TensorType::fixed(DType::F32, shape);
         let violated = |op: Dft, x: &TensorType| op.infer(&[x]).unwrap_err().constraint;
         assert_eq!(violated(plain(), &f32(&[4, 3])), "C1");
-        assert_eq!(violated(Dft { axis: -1, ..plain() }, &f32(&[4, 2])), "C2");
+        assert_eq!(violated(Dft { axis: vec![-1].into(), ..plain() }, &f32(&[4, 2])), "C2");
         assert_eq!(violated(Dft { length: vec![0].into(), ..plain() }, &f32(&[4, 2])), "C3");
     }
 }

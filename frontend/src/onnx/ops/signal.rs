@@ -16,21 +16,18 @@ pub(super) const ENTRIES: &[Entry] = &[
 
 /// Operands: x, the length, and since version 20 the axis.
 fn dft(cx: &mut NodeCx<'_, '_>) -> Imported {
-    let axis = match cx.version() {
-        ..20 => cx.int_or("axis", 1)?,
-        _ => match cx.optional(2) {
-            None => -2,
-            Some(axis) => match cx.constant(axis).map(Tensor::to_ints).as_deref() {
-                Some([axis]) => *axis,
-                _ => unsupported!("an axis that is not known"),
-            },
-        },
-    };
     let (inverse, onesided) = (cx.bool_or("inverse", false)?, cx.bool_or("onesided", false)?);
     let mut ins = vec![cx.input(0)?];
     let length = match cx.optional(1) {
         Some(length) => late(&mut ins, length),
         None => Late::default(),
+    };
+    let axis = match cx.version() {
+        ..20 => vec![cx.int_or("axis", 1)?].into(),
+        _ => match cx.optional(2) {
+            Some(axis) => late(&mut ins, axis),
+            None => vec![-2].into(),
+        },
     };
     cx.push_whole(ops::Dft { axis, inverse, onesided, length }, &ins)
 }
@@ -62,7 +59,10 @@ fn stft(cx: &mut NodeCx<'_, '_>) -> Imported {
         let column = cx.reshape(window, &[-1, 1], false)?;
         cut = cx.map(ScalarFn::Mul, &[cut, column])?;
     }
-    cx.push_whole(ops::Dft { axis: 2, inverse: false, onesided, length: Late::default() }, &[cut])
+    cx.push_whole(
+        ops::Dft { axis: vec![2].into(), inverse: false, onesided, length: Late::default() },
+        &[cut],
+    )
 }
 
 /// `a - b cos(2 pi n / N) + c cos(4 pi n / N)`, N being the size, or one less if the window is symmetric.

@@ -1,7 +1,7 @@
 //! Sampling, regions and boxes: what detection models are made of besides convolutions.
 
 use windlass_ir::ops::{PadMode, RoiMode, SampleMode, SamplePadding, ScatterElements};
-use windlass_ir::{DType, ops};
+use windlass_ir::{DType, Late, ScalarFn, ops};
 
 use crate::onnx::node::{Imported, NodeCx, late};
 use crate::onnx::ops::convolution::spatial_list;
@@ -88,16 +88,13 @@ fn max_unpool(cx: &mut NodeCx<'_, '_>) -> Imported {
     let flat = cx.push(ScatterElements::default(), &[zeros, places, values])?;
     let mut result = cx.reshape(flat, &shape, false)?;
     if let Some(wanted) = cx.optional(2) {
-        let Some(wanted) = cx.constant(wanted).map(|t| t.to_ints()) else {
-            unsupported!("a result whose shape is not known");
-        };
-        if wanted.len() != shape.len() {
-            invalid!("a result of shape {wanted:?} for {}", cx.ty(x));
-        }
-        let pads: Vec<i64> =
-            vec![0; n + 2].into_iter().chain(wanted.iter().zip(&shape).map(|(w, s)| w - s)).collect();
-        let pad = ops::Pad { pads: pads.into(), axes: Vec::new().into(), mode: PadMode::Constant };
-        result = cx.push(pad, &[result, zero])?;
+        let inner = cx.int_list(&shape);
+        let after = cx.map(ScalarFn::Sub, &[wanted, inner])?;
+        let before = cx.int_list(&vec![0; n + 2]);
+        let pads = cx.push(ops::Concat { axis: 0 }, &[before, after])?;
+        let mut ins = vec![result, zero];
+        let pads = late(&mut ins, pads);
+        result = cx.push(ops::Pad { pads, axes: Late::default(), mode: PadMode::Constant }, &ins)?;
     }
     Ok(vec![result])
 }

@@ -49,6 +49,8 @@ pub struct Report {
     pub counts: Counts,
     /// Distinct kernels.
     pub kernels: usize,
+    /// Bytes of machine code.
+    pub code_bytes: u64,
     /// Steps of one run.
     pub steps: usize,
     /// The size of the arena.

@@ -38,6 +38,12 @@ pub enum Error {
     /// A pass failed.
     #[error(transparent)]
     Passes(#[from] windlass_passes::Error),
+    /// Code could not be made.
+    #[error(transparent)]
+    Codegen(#[from] windlass_codegen::Error),
+    /// Compiled code could not be run.
+    #[error(transparent)]
+    Runtime(#[from] windlass_runtime::Error),
     /// A program was asked for, but a part of the model can only be compiled while it runs.
     #[error("{node}: its sizes depend on data, so it can run but not be compiled ahead")]
     DataDependent {
@@ -78,6 +84,8 @@ impl Error {
             }
             Error::Frontend(_)
             | Error::Passes(_)
+            | Error::Codegen(_)
+            | Error::Runtime(_)
             | Error::DataDependent { .. }
             | Error::Io { .. }
             | Error::UnknownFormat { .. }

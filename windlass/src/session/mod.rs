@@ -13,10 +13,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use windlass_ir::{Dim, Graph, Op, Tensor, TensorType, check_inputs, interpret};
+use windlass_runtime::Pool;
 
 use self::cache::Cache;
 use self::plan::Plan;
 pub use self::stage::KernelProfile;
+use self::stage::Setup;
 pub use crate::compile::{Counts, Phase, Report};
 use crate::error::Error;
 use crate::model::Model;
@@ -26,7 +28,7 @@ use crate::values::{Inputs, Outputs};
 /// A model ready to run. It can be shared by threads; runs do not wait for each other.
 pub struct Session {
     graph: Graph,
-    options: Options,
+    setup: Setup,
     plans: Cache<Vec<TensorType>, Plan>,
 }
 
@@ -36,7 +38,8 @@ impl Session {
         let graph = model.into().graph;
         windlass_ir::verify(&graph)?;
         let plans = Cache::new(options.cache);
-        Ok(Session { graph, options, plans })
+        let pool = Pool::new(options.threads);
+        Ok(Session { graph, setup: Setup { options, pool }, plans })
     }
 
     /// A session for a model file: `.onnx` or `.wir`.
@@ -52,7 +55,7 @@ impl Session {
 
     /// The options it was made with.
     pub fn options(&self) -> &Options {
-        &self.options
+        &self.setup.options
     }
 
     /// The inputs' names and types, in order.
@@ -75,7 +78,7 @@ impl Session {
         let inputs = inputs.into().in_order(&self.graph)?;
         check_inputs(&self.graph, &inputs)?;
         let mut counts = Counts::default();
-        let tensors = match self.options.engine {
+        let tensors = match self.setup.options.engine {
             Engine::Interpreter => {
                 counts.interpreted =
                     self.graph.nodes().filter(|(_, data)| !matches!(data.op, Op::Constant(_))).count();
@@ -83,7 +86,7 @@ impl Session {
             }
             Engine::Jit | Engine::Loops => {
                 let plan = self.plan(inputs.iter().map(Tensor::ty).collect())?;
-                plan.run(inputs, &self.options, &mut counts)?
+                plan.run(inputs, &self.setup, &mut counts)?
             }
         };
         Ok((Outputs::new(&self.graph, tensors), counts))
@@ -120,6 +123,6 @@ impl Session {
     }
 
     fn plan(&self, types: Vec<TensorType>) -> Result<Arc<Plan>, Error> {
-        self.plans.obtain(types, |types| Plan::new(&self.graph, types, &self.options))
+        self.plans.obtain(types, |types| Plan::new(&self.graph, types, &self.setup))
     }
 }

@@ -21,10 +21,9 @@ use windlass_ir::{Builder, Graph, Tensor, TensorType, eval_op};
 
 use super::cache::Cache;
 use super::parts::{Parts, copy_nodes, extract, mapped};
-use super::stage::Stage;
+use super::stage::{Setup, Stage};
 use crate::compile::Counts;
 use crate::error::Error;
-use crate::options::Options;
 
 /// What runs for inputs of given types.
 pub(super) struct Plan {
@@ -60,17 +59,17 @@ enum Key {
 
 impl Plan {
     /// Plans a graph whose inputs have these types, all sizes known.
-    pub(super) fn new(graph: &Graph, types: &[TensorType], options: &Options) -> Result<Plan, Error> {
-        Plan::of_bound(graph.with_input_types(types)?, options)
+    pub(super) fn new(graph: &Graph, types: &[TensorType], setup: &Setup) -> Result<Plan, Error> {
+        Plan::of_bound(graph.with_input_types(types)?, setup)
     }
 
-    fn of_bound(graph: Graph, options: &Options) -> Result<Plan, Error> {
+    fn of_bound(graph: Graph, setup: &Setup) -> Result<Plan, Error> {
         let parts = Parts::of(&graph);
         let head = match parts.head_outs.is_empty() {
             true => None,
             false => {
                 let head = extract(&graph, &parts.head, &parts.head_ins, &parts.head_outs)?;
-                let stage = Stage::new(&head, options)?;
+                let stage = Stage::new(&head, &setup.options)?;
                 Some(Head { stage, ins: parts.head_ins, outs: parts.head_outs })
             }
         };
@@ -82,7 +81,7 @@ impl Plan {
                     graph: extract(&graph, &parts.rest, &parts.rest_ins, &outs)?,
                     is_late: parts.rest_ins.iter().map(|&v| parts.late[v]).collect(),
                     ins: parts.rest_ins,
-                    plans: Cache::new(options.cache),
+                    plans: Cache::new(setup.options.cache),
                 })
             }
         };
@@ -98,13 +97,13 @@ impl Plan {
     pub(super) fn run(
         self: &Arc<Plan>,
         inputs: Vec<Tensor>,
-        options: &Options,
+        setup: &Setup,
         counts: &mut Counts,
     ) -> Result<Vec<Tensor>, Error> {
         let mut plan = self.clone();
         let mut inputs = inputs;
         loop {
-            let values = plan.run_here(inputs, counts)?;
+            let values = plan.run_here(inputs, setup, counts)?;
             let Some(rest) = &plan.rest else {
                 let outputs = plan.graph.outputs().iter();
                 return Ok(outputs.map(|(_, v)| value_of(&plan.graph, &values, *v)).collect());
@@ -114,7 +113,7 @@ impl Plan {
                 true => Key::Value(tensor.clone()),
                 false => Key::Type(tensor.ty()),
             });
-            let next = rest.plans.obtain(key.collect(), |key| rest.plan(key, options))?;
+            let next = rest.plans.obtain(key.collect(), |key| rest.plan(key, setup))?;
             inputs = tensors
                 .into_iter()
                 .zip(&rest.is_late)
@@ -128,6 +127,7 @@ impl Plan {
     fn run_here(
         &self,
         inputs: Vec<Tensor>,
+        setup: &Setup,
         counts: &mut Counts,
     ) -> Result<SecondaryMap<Value, Option<Tensor>>, Error> {
         let mut values = SecondaryMap::with_capacity(self.graph.value_count());
@@ -136,7 +136,7 @@ impl Plan {
         }
         if let Some(head) = &self.head {
             let ins: Vec<Tensor> = head.ins.iter().map(|&v| value_of(&self.graph, &values, v)).collect();
-            let outs = head.stage.run(&ins)?;
+            let outs = head.stage.run(&ins, setup)?;
             for (&value, tensor) in head.outs.iter().zip(outs) {
                 values[value] = Some(tensor);
             }
@@ -158,9 +158,9 @@ impl Plan {
 
 impl Rest {
     /// The plan for the types and late values at hand.
-    fn plan(&self, key: &[Key], options: &Options) -> Result<Plan, Error> {
+    fn plan(&self, key: &[Key], setup: &Setup) -> Result<Plan, Error> {
         let mut types = Vec::new();
-        let mut b = Builder::new(&self.graph.name).with_limits(options.limits.clone());
+        let mut b = Builder::new(&self.graph.name).with_limits(setup.options.limits.clone());
         let mut map: SecondaryMap<Value, Option<Value>> =
             SecondaryMap::with_capacity(self.graph.value_count());
         for ((name, value), key) in self.graph.inputs().iter().zip(key) {
@@ -177,7 +177,7 @@ impl Rest {
             let new = mapped(&self.graph, &mut b, &mut map, *value);
             b.output(name, new);
         }
-        Plan::new(&b.finish()?, &types, options)
+        Plan::new(&b.finish()?, &types, setup)
     }
 }
 

@@ -134,6 +134,7 @@ impl Bench {
             "gflops_per_second": measured.rate(),
             "arena_bytes": measured.report.arena_bytes,
             "constant_bytes": measured.report.constant_bytes,
+            "code_bytes": measured.report.code_bytes,
             "kernels": measured.report.kernels,
             "steps": measured.report.steps,
             "nodes": {
@@ -181,7 +182,10 @@ fn print(out: &mut impl Write, measured: &Measured) -> io::Result<()> {
     }
     row("arena", bytes(measured.report.arena_bytes));
     row("constants", bytes(measured.report.constant_bytes));
-    row("code", format!("{} kernels, {} steps", measured.report.kernels, measured.report.steps));
+    row("code", {
+        let report = &measured.report;
+        format!("{} in {} kernels, {} steps", bytes(report.code_bytes), report.kernels, report.steps)
+    });
     row("nodes", format!("{} compiled, {} interpreted", counts.compiled, counts.interpreted));
     writeln!(out, "{}", rows.trim_fmt())?;
     if !measured.profile.is_empty() {

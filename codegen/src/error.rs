@@ -55,13 +55,11 @@ pub enum Error {
         /// What does not fit.
         message: String,
     },
-    /// The step has no native code, and an object file has no interpreter to call.
-    #[error("{origin}: {op} has no native code, so the model cannot be compiled to an object file")]
+    /// Steps without native code, where an object file has no interpreter to call.
+    #[error("no native code for {}, so the model cannot be compiled to an object file", steps.join("; "))]
     Interpreted {
-        /// The graph nodes it came from.
-        origin: String,
-        /// The op.
-        op: String,
+        /// Each step's graph nodes and op.
+        steps: Vec<String>,
     },
     /// The module could not be put together.
     #[error("{0}")]

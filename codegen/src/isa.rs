@@ -74,24 +74,37 @@ pub(crate) fn build(
 ) -> Result<OwnedTargetIsa, Error> {
     let unsupported = |reason: String| Error::Target { target: target.triple.to_string(), reason };
     let host = target.triple.architecture == Triple::host().architecture;
-    let mut builder = match target.cpu.as_deref() {
-        Some("native") if host => cranelift_native::builder().map_err(|e| unsupported(e.to_string()))?,
-        Some("native") => return Err(unsupported("it is not this machine's architecture".to_string())),
-        _ => isa::lookup(target.triple.clone()).map_err(|e| unsupported(e.to_string()))?,
+    let start = || -> Result<isa::Builder, Error> {
+        let mut builder = match target.cpu.as_deref() {
+            Some("native") if host => cranelift_native::builder().map_err(|e| unsupported(e.to_string()))?,
+            Some("native") => return Err(unsupported("it is not this machine's architecture".to_string())),
+            _ => isa::lookup(target.triple.clone()).map_err(|e| unsupported(e.to_string()))?,
+        };
+        let named = match (target.cpu.as_deref(), target.triple.architecture) {
+            (Some("native"), _) => None,
+            (Some(cpu), _) => Some(cpu),
+            (None, Architecture::X86_64) => Some("x86-64-v3"),
+            (None, _) => None,
+        };
+        if let Some(name) = named {
+            builder.enable(name).map_err(|e| unsupported(format!("`{name}`: {e}")))?;
+        }
+        Ok(builder)
     };
-    let named = match (target.cpu.as_deref(), target.triple.architecture) {
-        (Some("native"), _) => None,
-        (Some(cpu), _) => Some(cpu),
-        (None, Architecture::X86_64) => Some("x86-64-v3"),
-        (None, _) => None,
-    };
-    if let Some(name) = named {
-        builder.enable(name).map_err(|e| unsupported(format!("`{name}`: {e}")))?;
-    }
     let flags = flags(verify, position_independent)?;
-    let isa = builder.finish(flags).map_err(|e| unsupported(e.to_string()))?;
+    let mut isa = start()?.finish(flags.clone()).map_err(|e| unsupported(e.to_string()))?;
+    // Cranelift's names of processors set AVX2 without AVX, which it includes.
+    if has(&*isa, "has_avx2") && !has(&*isa, "has_avx") {
+        let mut builder = start()?;
+        builder.enable("has_avx").map_err(|e| unsupported(e.to_string()))?;
+        isa = builder.finish(flags).map_err(|e| unsupported(e.to_string()))?;
+    }
     check(&*isa)?;
     Ok(isa)
+}
+
+fn has(isa: &dyn TargetIsa, name: &str) -> bool {
+    isa.isa_flags().iter().any(|f| f.name == name && f.as_bool() == Some(true))
 }
 
 fn check(isa: &dyn TargetIsa) -> Result<(), Error> {
@@ -106,9 +119,8 @@ fn check(isa: &dyn TargetIsa) -> Result<(), Error> {
             });
         }
     };
-    let flags = isa.isa_flags();
-    let has = |name: &str| flags.iter().any(|f| f.name == name && f.as_bool() == Some(true));
-    let missing: Vec<&str> = needed.iter().filter(|(flag, _)| !has(flag)).map(|(_, name)| *name).collect();
+    let missing: Vec<&str> =
+        needed.iter().filter(|(flag, _)| !has(isa, flag)).map(|(_, name)| *name).collect();
     match missing.is_empty() {
         true => Ok(()),
         false => Err(Error::Features { missing: missing.join(", ") }),

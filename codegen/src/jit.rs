@@ -122,7 +122,7 @@ fn arguments(program: &Program, step: &Step) -> Vec<(windlass_runtime::Place, us
     places.zip(sizes).collect()
 }
 
-pub(crate) fn step_name(program: &Program, step: &Step) -> String {
+fn step_name(program: &Program, step: &Step) -> String {
     match &step.work {
         Work::Kernel(kernel) => program.kernels[*kernel as usize].name.clone(),
         Work::Interpret { op, .. } => op.name().to_string(),
@@ -170,7 +170,7 @@ pub(crate) fn check(program: &Program) -> Result<(), Error> {
 const WORTH_A_THREAD: u64 = 100_000;
 
 /// The fewest iterations worth another thread.
-fn grain(kernel: &Kernel, step: &Step, extent: i64) -> i64 {
+pub(crate) fn grain(kernel: &Kernel, step: &Step, extent: i64) -> i64 {
     let bytes: usize = kernel.params().map(|(_, b)| b.len * b.dtype.size()).sum();
     let work = step.flops.max(bytes as u64).max(1);
     (WORTH_A_THREAD * extent.max(1) as u64).div_ceil(work).max(1) as i64

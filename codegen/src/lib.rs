@@ -1,6 +1,7 @@
 //! From loops to machine code.
 //!
-//! A [`Program`](windlass_ir::loops::Program) goes in; an executable in memory ([`jit`]) comes out.
+//! A [`Program`](windlass_ir::loops::Program) goes in; an executable in memory ([`jit`]) or an object
+//! file ([`object`]) comes out.
 //! Each kernel becomes one function, compiled by Cranelift on several threads:
 //!
 //! ```text
@@ -47,6 +48,7 @@
 //!
 //! Unsafe code stands in `jit` only.
 
+mod aot;
 mod compile;
 mod emit;
 mod error;
@@ -54,6 +56,7 @@ mod isa;
 mod jit;
 pub mod vector;
 
+pub use aot::{ObjectArtifact, ObjectOptions, archive, object, shared_library};
 pub use compile::{Options, Statistics, asm_text, clif_text};
 pub use emit::clif;
 pub use error::Error;

@@ -1,0 +1,205 @@
+//! The entry of an object: a function that calls the kernels in order.
+//!
+//! A model of many steps is cut into parts of [`PART`] steps, so that no function grows without bound;
+//! the entry checks the arena and calls the parts. All of them pass on the same arguments.
+
+use cranelift_codegen::Context;
+use cranelift_codegen::cursor::{Cursor, FuncCursor};
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{
+    self, AbiParam, Function, InstBuilder, MemFlagsData, Signature, StackSlotData, StackSlotKind, types,
+};
+use cranelift_module::{DataId, FuncId, Linkage, Module};
+use cranelift_object::ObjectModule;
+use windlass_ir::loops::{Place, Program, Step, Work};
+
+use super::{Weights, fail};
+use crate::error::Error;
+use crate::jit::grain;
+
+/// The most steps of one function.
+const PART: usize = 128;
+
+/// What an entry is made from.
+pub(super) struct Model<'a> {
+    pub program: &'a Program,
+    /// The function of each kernel.
+    pub kernels: &'a [FuncId],
+    pub weights: &'a Weights,
+    /// The constants, if they are in the object and there are any.
+    pub data: Option<DataId>,
+    /// Whether the caller passes the constants.
+    pub pass_weights: bool,
+    pub name: &'a str,
+}
+
+/// The values that every part gets: inputs, outputs, arena; then weights; then the callback and its
+/// context.
+struct Arguments {
+    inputs: ir::Value,
+    outputs: ir::Value,
+    arena: ir::Value,
+    weights: Option<ir::Value>,
+    parallel: Option<(ir::Value, ir::Value)>,
+}
+
+impl Model<'_> {
+    fn signature(&self, module: &ObjectModule, parallel: bool) -> Signature {
+        let mut signature = Signature::new(module.isa().default_call_conv());
+        let count = 3 + usize::from(self.pass_weights) + 2 * usize::from(parallel);
+        signature.params.extend(vec![AbiParam::new(types::I64); count]);
+        signature
+    }
+
+    /// Defines `NAME_run` or `NAME_run_parallel`.
+    pub fn define(&self, module: &mut ObjectModule, parallel: bool) -> Result<(), Error> {
+        let suffix = if parallel { "run_parallel" } else { "run" };
+        let mut parts = Vec::new();
+        for (at, steps) in self.program.steps.chunks(PART).enumerate() {
+            let signature = self.signature(module, parallel);
+            let symbol = format!("{}_{suffix}_part{at}", self.name);
+            let id = module.declare_function(&symbol, Linkage::Local, &signature).map_err(fail)?;
+            let function = self.part(module, signature, steps, parallel);
+            define(module, id, function, &symbol)?;
+            parts.push(id);
+        }
+        let mut signature = self.signature(module, parallel);
+        signature.returns.push(AbiParam::new(types::I32));
+        let symbol = format!("{}_{suffix}", self.name);
+        let id = module.declare_function(&symbol, Linkage::Export, &signature).map_err(fail)?;
+        let function = self.entry(module, signature, &parts);
+        define(module, id, function, &symbol)
+    }
+
+    /// Refuses an arena that is not aligned, calls the parts and returns 0.
+    fn entry(&self, module: &mut ObjectModule, signature: Signature, parts: &[FuncId]) -> Function {
+        let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
+        let (block, params) = begin(&mut func);
+        let refuse = func.dfg.make_block();
+        let run = func.dfg.make_block();
+        let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
+        match self.program.arena_bytes {
+            0 => {
+                cursor.ins().jump(run, &[]);
+            }
+            _ => {
+                let low = cursor.ins().band_imm_u(params[2], Program::ALIGN as i64 - 1);
+                let null = cursor.ins().icmp_imm_u(IntCC::Equal, params[2], 0);
+                let null = cursor.ins().uextend(types::I64, null);
+                let wrong = cursor.ins().bor(low, null);
+                cursor.ins().brif(wrong, refuse, &[], run, &[]);
+                cursor.func.layout.append_block(refuse);
+                cursor.goto_bottom(refuse);
+                let one = cursor.ins().iconst(types::I32, 1);
+                cursor.ins().return_(&[one]);
+            }
+        }
+        cursor.func.layout.append_block(run);
+        cursor.goto_bottom(run);
+        for &part in parts {
+            let callee = module.declare_func_in_func(part, cursor.func);
+            cursor.ins().call(callee, &params);
+        }
+        let zero = cursor.ins().iconst(types::I32, 0);
+        cursor.ins().return_(&[zero]);
+        func
+    }
+
+    fn part(
+        &self,
+        module: &mut ObjectModule,
+        signature: Signature,
+        steps: &[Step],
+        parallel: bool,
+    ) -> Function {
+        let call_conv = signature.call_conv;
+        let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
+        let (block, params) = begin(&mut func);
+        let widest = steps.iter().map(|s| s.args.len()).max().unwrap_or(0).max(1);
+        let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, 8 * widest as u32, 3);
+        let slot = func.create_sized_stack_slot(slot);
+        let callback = parallel.then(|| {
+            let mut signature = Signature::new(call_conv);
+            signature.params.extend([AbiParam::new(types::I64); 5]);
+            func.import_signature(signature)
+        });
+        let weights = match self.data {
+            Some(data) => {
+                let global = module.declare_data_in_func(data, &mut func);
+                let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
+                Some(cursor.ins().symbol_value(types::I64, global))
+            }
+            None => self.pass_weights.then(|| params[3]),
+        };
+        let last = params.len();
+        let arguments = Arguments {
+            inputs: params[0],
+            outputs: params[1],
+            arena: params[2],
+            weights,
+            parallel: parallel.then(|| (params[last - 2], params[last - 1])),
+        };
+        let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
+        let table = cursor.ins().stack_addr(types::I64, slot, 0);
+        for step in steps {
+            let Work::Kernel(number) = &step.work else { continue };
+            let kernel = &self.program.kernels[*number as usize];
+            for (at, place) in step.args.iter().enumerate() {
+                let pointer = self.pointer(&mut cursor, &arguments, *place);
+                cursor.ins().store(MemFlagsData::trusted(), pointer, table, 8 * at as i32);
+            }
+            let callee = module.declare_func_in_func(self.kernels[*number as usize], cursor.func);
+            let extent = kernel.as_parallel().map_or(1, |(_, extent, _)| extent as i64);
+            let worth = grain(kernel, step, extent);
+            match (arguments.parallel, callback) {
+                (Some((function, context)), Some(signature)) if extent >= 2 * worth => {
+                    let task = cursor.ins().func_addr(types::I64, callee);
+                    let extent = cursor.ins().iconst(types::I64, extent);
+                    let worth = cursor.ins().iconst(types::I64, worth);
+                    cursor.ins().call_indirect(signature, function, &[context, task, table, extent, worth]);
+                }
+                _ => {
+                    let begin = cursor.ins().iconst(types::I64, 0);
+                    let end = cursor.ins().iconst(types::I64, extent);
+                    cursor.ins().call(callee, &[table, begin, end]);
+                }
+            }
+        }
+        cursor.ins().return_(&[]);
+        func
+    }
+
+    fn pointer(&self, cursor: &mut FuncCursor<'_>, arguments: &Arguments, place: Place) -> ir::Value {
+        let flags = MemFlagsData::trusted();
+        match place {
+            Place::Input(i) => cursor.ins().load(types::I64, flags, arguments.inputs, 8 * i as i32),
+            Place::Output(i) => cursor.ins().load(types::I64, flags, arguments.outputs, 8 * i as i32),
+            Place::Arena(offset) => offset_by(cursor, arguments.arena, offset as i64),
+            Place::Constant(i) => match arguments.weights {
+                Some(weights) => offset_by(cursor, weights, self.weights.offsets[i as usize] as i64),
+                // Only empty constants are nowhere.
+                None => cursor.ins().iconst(types::I64, 0),
+            },
+        }
+    }
+}
+
+fn offset_by(cursor: &mut FuncCursor<'_>, base: ir::Value, offset: i64) -> ir::Value {
+    let offset = cursor.ins().iconst(types::I64, offset);
+    cursor.ins().iadd(base, offset)
+}
+
+fn begin(func: &mut Function) -> (ir::Block, Vec<ir::Value>) {
+    let block = func.dfg.make_block();
+    func.layout.append_block(block);
+    let count = func.signature.params.len();
+    let params = (0..count).map(|_| func.dfg.append_block_param(block, types::I64)).collect();
+    (block, params)
+}
+
+fn define(module: &mut ObjectModule, id: FuncId, function: Function, symbol: &str) -> Result<(), Error> {
+    let mut context = Context::for_function(function);
+    module
+        .define_function(id, &mut context)
+        .map_err(|e| Error::Compile { kernel: symbol.to_string(), message: e.to_string() })
+}

@@ -1,0 +1,107 @@
+//! The C header of an object.
+
+use std::fmt::Write;
+
+use windlass_ir::loops::Program;
+use windlass_ir::{DType, TensorType};
+
+use super::ObjectOptions;
+
+/// The header's text, for C99 and C++.
+pub(super) fn header(program: &Program, options: &ObjectOptions, weights: usize) -> String {
+    let name = &options.name;
+    let upper = name.to_ascii_uppercase();
+    let mut text = String::new();
+    let mut line = |s: String| {
+        text.push_str(&s);
+        text.push('\n');
+    };
+    line(
+        "/* Made by Windlass. All buffers are row-major. Any thread may run the model; concurrent runs"
+            .into(),
+    );
+    line("   need an arena each. */".into());
+    line(format!("#ifndef {upper}_H\n#define {upper}_H\n"));
+    line("#include <stdint.h>\n".into());
+    line("#ifdef __cplusplus\nextern \"C\" {\n#endif\n".into());
+    for (what, ports) in [("input", &program.inputs), ("output", &program.outputs)] {
+        line(format!("#define {upper}_{}S {}", what.to_ascii_uppercase(), ports.len()));
+        for (i, (port, ty)) in ports.iter().enumerate() {
+            let bytes = ty.as_len().unwrap_or(0) * ty.dtype.size();
+            let macro_name = format!("{upper}_{}_{i}_BYTES", what.to_ascii_uppercase());
+            line(format!("/* {what} {i}, `{}`: {} */", comment(port), c_type(ty)));
+            line(format!("#define {macro_name} {bytes}"));
+        }
+        line(String::new());
+    }
+    line("/* The size of the arena, which must be aligned to 64 bytes. */".into());
+    line(format!("#define {upper}_ARENA_BYTES {}", program.arena_bytes));
+    line(format!("extern const uint64_t {name}_arena_bytes;\n"));
+    let mut params = "const void *const *inputs, void *const *outputs, void *arena".to_string();
+    if options.separate_weights {
+        line("/* The size of the weights, to be mapped from their file; aligned to 64 bytes. */".into());
+        line(format!("#define {upper}_WEIGHTS_BYTES {weights}\n"));
+        params.push_str(", const void *weights");
+    }
+    line("/* Runs the model. Returns 0, or 1 if the arena is missing or not aligned. */".into());
+    line(format!("int {name}_run({params});\n"));
+    if options.parallel {
+        line(
+            "/* Runs `task(table, begin, end)` for parts that together cover 0..extent, on any threads, and"
+                .into(),
+        );
+        line("   returns when all are done. Parts smaller than `grain` are not worth a thread. */".into());
+        line(format!("typedef void (*{name}_task)(void *const *table, int64_t begin, int64_t end);"));
+        line(format!(
+            "typedef void (*{name}_parallel_for)(void *context, {name}_task task, void *const *table,\n\
+             {:>pad$}int64_t extent, int64_t grain);\n",
+            "",
+            pad = "typedef void (*_parallel_for)(".len() + name.len()
+        ));
+        line("/* Runs the model on the caller's threads. The result has the same bits. */".into());
+        line(format!(
+            "int {name}_run_parallel({params},\n    {name}_parallel_for parallel_for, void *context);\n"
+        ));
+    }
+    line("#ifdef __cplusplus\n}\n#endif\n".into());
+    line(format!("#endif /* {upper}_H */"));
+    text
+}
+
+/// A name that cannot end a comment or a line.
+fn comment(name: &str) -> String {
+    let mut text = String::new();
+    for c in name.chars() {
+        match c {
+            '*' | '/' | '\\' | '?' => text.push('_'),
+            c if c.is_control() => text.push('_'),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+/// The type in C's words.
+fn c_type(ty: &TensorType) -> String {
+    let element = match ty.dtype {
+        DType::Bool => "uint8_t (0 or 1)",
+        DType::I8 => "int8_t",
+        DType::I16 => "int16_t",
+        DType::I32 => "int32_t",
+        DType::I64 => "int64_t",
+        DType::U8 => "uint8_t",
+        DType::U16 => "uint16_t",
+        DType::U32 => "uint32_t",
+        DType::U64 => "uint64_t",
+        DType::F16 => "uint16_t (binary16)",
+        DType::BF16 => "uint16_t (bfloat16)",
+        DType::F32 => "float",
+        DType::F64 => "double",
+    };
+    let mut text = element.to_string();
+    for dim in &ty.dims {
+        // Writing to a string does not fail.
+        let _ = write!(text, "[{dim}]");
+    }
+    text
+}

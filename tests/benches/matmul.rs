@@ -1,0 +1,149 @@
+//! A hand-scheduled 1024 x 1024 x 1024 f32 matrix product against the processor's own peak.
+//!
+//! The peak is that of ten chains of 128-bit fused multiply-adds in registers, written in the same
+//! kernel grammar and compiled by the same emitter. `cargo bench --bench matmul`
+
+use std::time::{Duration, Instant};
+
+use windlass_codegen::{Options, jit};
+use windlass_ir::loops::{Index, Kernel, KernelBuilder, LoopKind, Place, Program, Role, Step, Work};
+use windlass_ir::{DType, ScalarFn, Tensor, TensorType};
+use windlass_runtime::Pool;
+
+const SIZE: usize = 1024;
+/// Rows and columns of the register tile: ten accumulators of four lanes.
+const ROWS: usize = 5;
+const COLS: usize = 8;
+
+/// `rounds` times ten independent fused multiply-adds of four lanes.
+fn peak(rounds: usize) -> Kernel {
+    let lanes = 4 * 10;
+    let mut b = KernelBuilder::new("peak");
+    let x = b.buffer("x", DType::F32, 2, Role::In);
+    let y = b.buffer("y", DType::F32, lanes, Role::Out);
+    let acc = b.buffer("acc", DType::F32, lanes, Role::Register);
+    b.repeat(LoopKind::Vector, lanes, |b, l| {
+        let zero = b.constant(DType::F32, 0.0);
+        b.store(acc, l, zero);
+    });
+    let (p, q) = (b.load(x, Index::constant(0)), b.load(x, Index::constant(1)));
+    b.repeat(LoopKind::Serial, rounds, |b, _| {
+        b.repeat(LoopKind::Vector, lanes, |b, l| {
+            let sum = b.load(acc, l.clone());
+            let sum = b.apply(ScalarFn::Fma, &[sum, p, q]);
+            b.store(acc, l, sum);
+        });
+    });
+    b.repeat(LoopKind::Vector, lanes, |b, l| {
+        let sum = b.load(acc, l.clone());
+        b.store(y, l, sum);
+    });
+    b.finish()
+}
+
+/// `z = x y` for a whole number of tiles, `y` packed as [panel][k][COLS]; a panel stays in the first
+/// cache while all row tiles of a chunk pass over it.
+fn product(m: usize, n: usize, k: usize) -> Kernel {
+    let (tall, wide, deep) = (ROWS as i64, COLS as i64, k as i64);
+    let tiles = m / ROWS;
+    let chunk = 12;
+    assert_eq!(tiles % chunk, 0);
+    let mut b = KernelBuilder::new("product");
+    let x = b.buffer("x", DType::F32, m * k, Role::In);
+    let y = b.buffer("y", DType::F32, k * n, Role::In);
+    let z = b.buffer("z", DType::F32, m * n, Role::Out);
+    let acc = b.buffer("acc", DType::F32, ROWS * COLS, Role::Register);
+    b.repeat(LoopKind::Parallel, tiles / chunk, |b, c| {
+        b.repeat(LoopKind::Serial, n / COLS, |b, j| {
+            b.repeat(LoopKind::Serial, chunk, |b, i| {
+                let tile = c.mul(chunk as i64).add(&i).mul(tall);
+                b.repeat(LoopKind::Unroll, ROWS, |b, r| {
+                    b.repeat(LoopKind::Vector, COLS, |b, l| {
+                        let zero = b.constant(DType::F32, 0.0);
+                        b.store(acc, r.mul(wide).add(&l), zero);
+                    });
+                });
+                b.repeat(LoopKind::Serial, k, |b, p| {
+                    b.repeat(LoopKind::Unroll, ROWS, |b, r| {
+                        b.repeat(LoopKind::Vector, COLS, |b, l| {
+                            let left = b.load(x, tile.add(&r).mul(deep).add(&p));
+                            let right = b.load(y, j.mul(deep).add(&p).mul(wide).add(&l));
+                            let sum = b.load(acc, r.mul(wide).add(&l));
+                            let sum = b.apply(ScalarFn::Fma, &[left, right, sum]);
+                            b.store(acc, r.mul(wide).add(&l), sum);
+                        });
+                    });
+                });
+                b.repeat(LoopKind::Unroll, ROWS, |b, r| {
+                    b.repeat(LoopKind::Vector, COLS, |b, l| {
+                        let sum = b.load(acc, r.mul(wide).add(&l));
+                        b.store(z, tile.add(&r).mul(n as i64).add(&j.mul(wide)).add(&l), sum);
+                    });
+                });
+            });
+        });
+    });
+    b.finish()
+}
+
+fn program(kernel: Kernel, flops: u64) -> Program {
+    let mut program = Program::default();
+    let mut args = Vec::new();
+    for (_, buffer) in kernel.params() {
+        let port = (buffer.name.clone(), TensorType::fixed(buffer.dtype, &[buffer.len]));
+        match buffer.role {
+            Role::In => {
+                args.push(Place::Input(program.inputs.len() as u32));
+                program.inputs.push(port);
+            }
+            _ => {
+                args.push(Place::Output(program.outputs.len() as u32));
+                program.outputs.push(port);
+            }
+        }
+    }
+    program.steps.push(Step { work: Work::Kernel(0), args, origin: Vec::new(), flops });
+    program.kernels.push(kernel);
+    program
+}
+
+/// The GFLOP/s that a quarter of the runs of some seconds reach.
+fn measure(program: &Program, threads: usize) -> f64 {
+    let options = Options { verify: false, ..Options::default() };
+    let (executable, _) = jit(program, &options).expect("the program compiles");
+    let pool = Pool::new(threads);
+    let inputs: Vec<Tensor> = program
+        .inputs
+        .iter()
+        .map(|(_, ty)| Tensor::from_fn::<f32>(&ty.shape(), |i| ((i * 7 + 3) % 17) as f32 / 17.0))
+        .collect();
+    let mut outputs: Vec<Tensor> =
+        program.outputs.iter().map(|(_, ty)| Tensor::zeros(ty.dtype, &ty.shape())).collect();
+    let ins: Vec<&[u8]> = inputs.iter().map(|t| t.bytes()).collect();
+    let mut times = Vec::new();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(2) || times.len() < 5 {
+        let mut outs: Vec<&mut [u8]> = outputs.iter_mut().map(|t| t.bytes_mut()).collect();
+        let start = Instant::now();
+        executable.run(&pool, &ins, &mut outs).expect("the program runs");
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    let quick = times[times.len() / 4];
+    program.steps[0].flops as f64 / quick.as_secs_f64() / 1e9
+}
+
+fn main() {
+    let rounds = 1_000_000;
+    let peak = measure(&program(peak(rounds), 80 * rounds as u64), 1);
+    // The nearest multiple of the tile's rows: 1020.
+    let m = SIZE / (ROWS * 12) * ROWS * 12;
+    let kernel = product(m, SIZE, SIZE);
+    if std::env::var_os("ASM").is_some() {
+        let text = windlass_codegen::asm_text(&kernel, &windlass_codegen::Target::host());
+        println!("{}", text.expect("the kernel compiles"));
+    }
+    let ours = measure(&program(kernel, (2 * m * SIZE * SIZE) as u64), 1);
+    println!("peak of 128-bit fma   {peak:6.1} GFLOP/s");
+    println!("{m}x{SIZE}x{SIZE} product {ours:6.1} GFLOP/s, {:.0} % of the peak", 100.0 * ours / peak);
+}

@@ -5,9 +5,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cranelift_codegen::Context;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::Function;
+use cranelift_codegen::isa::TargetIsa;
+use cranelift_codegen::{CodegenError, CompiledCode, Context};
 use windlass_ir::loops::{Kernel, verify_kernel};
 
 use crate::emit::clif::{self, Machine};
@@ -162,9 +163,8 @@ pub(crate) fn compile_function(
     context.clear();
     context.func = function;
     let refuse = |message: String| Error::Compile { kernel: name.to_string(), message };
-    let compiled = context
-        .compile(&**isa, &mut ControlPlane::default())
-        .map_err(|e| refuse(cranelift_codegen::print_errors::pretty_error(e.func, e.inner)))?;
+    let compiled = lower(context, &**isa, false)
+        .map_err(|e| refuse(cranelift_codegen::print_errors::pretty_error(&context.func, e)))?;
     if let Some(reloc) = compiled.buffer.relocs().first() {
         return Err(refuse(format!("needs {:?}, which is outside the kernel", reloc.target)));
     }
@@ -172,6 +172,23 @@ pub(crate) fn compile_function(
         bytes: compiled.code_buffer().to_vec(),
         alignment: u64::from(compiled.buffer.alignment.max(16)),
     })
+}
+
+/// Compiles the context's function as it stands. `Context::compile` would first replace parameters of
+/// blocks with one predecessor by what they are passed, which undoes the emitter's splitting of blocks.
+fn lower(
+    context: &mut Context,
+    isa: &dyn TargetIsa,
+    disassemble: bool,
+) -> Result<CompiledCode, CodegenError> {
+    context.verify_if(isa)?;
+    context.compute_cfg();
+    context.compute_domtree();
+    let Context { func, domtree, .. } = context;
+    let mut registers = regalloc2::Ctx::default();
+    let stencil =
+        isa.compile_function(func, domtree, &mut registers, disassemble, &mut ControlPlane::default())?;
+    Ok(stencil.apply_params(&func.params))
 }
 
 /// The CLIF of a kernel, for dumps and golden files.
@@ -185,10 +202,8 @@ pub fn asm_text(kernel: &Kernel, target: &crate::Target) -> Result<String, Error
     let isa: SharedIsa = crate::isa::build(target, false, false)?;
     let mut context = Context::new();
     context.func = clif::emit(kernel, Machine::new(&*isa))?;
-    context.set_disasm(true);
     let refuse = |message: String| Error::Compile { kernel: kernel.name.clone(), message };
-    let compiled = context
-        .compile(&*isa, &mut ControlPlane::default())
-        .map_err(|e| refuse(cranelift_codegen::print_errors::pretty_error(e.func, e.inner)))?;
+    let compiled = lower(&mut context, &*isa, true)
+        .map_err(|e| refuse(cranelift_codegen::print_errors::pretty_error(&context.func, e)))?;
     Ok(compiled.vcode.clone().unwrap_or_default())
 }

@@ -39,6 +39,8 @@ pub(super) fn vector_type(dtype: DType) -> Type {
 struct Piece<'b, 'k> {
     body: &'b Body<'k>,
     lanes: usize,
+    /// How many such pieces the loop consists of, as far as it is written out.
+    pieces: usize,
     /// What the loop's variable is in lane 0.
     first: Binding,
     values: SecondaryMap<Val, PackedOption<ir::Value>>,
@@ -73,7 +75,7 @@ impl<'k> Emitter<'k> {
                     self.vars.insert(var.id, first);
                     self.block(block)?;
                 }
-                _ => self.piece(&body, lanes as usize, first)?,
+                _ => self.piece(&body, lanes as usize, (count / widest) as usize, first)?,
             }
             done += lanes;
         }
@@ -99,7 +101,7 @@ impl<'k> Emitter<'k> {
         self.uniforms(body)?;
         let iv = self.loop_region().iv;
         for at in (0..step).step_by(widest as usize) {
-            self.piece(body, widest as usize, Binding { base: Some(iv), offset: at })?;
+            self.piece(body, widest as usize, 1, Binding { base: Some(iv), offset: at })?;
         }
         self.close_loop();
         self.open_loop(whole, count, 1, None, block)?;
@@ -123,25 +125,37 @@ impl<'k> Emitter<'k> {
         self.open_loop(zero, end, step, known, block)?;
         let iv = self.loop_region().iv;
         for at in (0..step).step_by(lanes as usize) {
-            self.piece(body, lanes as usize, Binding { base: Some(iv), offset: at })?;
+            self.piece(body, lanes as usize, 1, Binding { base: Some(iv), offset: at })?;
         }
         self.close_loop();
         Ok(())
     }
 
-    /// Computes what is the same in every lane.
+    /// Computes what is the same in every lane, and spreads to vectors what lanes use of it: straight
+    /// after its load, an instruction that loads and spreads can be chosen.
     fn uniforms(&mut self, body: &Body<'k>) -> Result<(), Error> {
         for instr in &body.instrs {
             if let Instr::Uniform(binding) = instr {
                 self.scalar_let(binding)?;
             }
+            let used: &[Val] = match instr {
+                Instr::Apply { args, .. } => args,
+                Instr::Store { val, .. } => std::slice::from_ref(val),
+                Instr::Uniform(_) | Instr::Load { .. } | Instr::Index { .. } | Instr::Inside { .. } => &[],
+            };
+            for &val in used.iter().filter(|&&v| !body.varies(v)) {
+                let spread = self.spread(val)?;
+                if body.uses_registers && self.constants[val].is_none() {
+                    self.settle(val, spread)?;
+                }
+            }
         }
         Ok(())
     }
 
-    fn piece(&mut self, body: &Body<'k>, lanes: usize, first: Binding) -> Result<(), Error> {
+    fn piece(&mut self, body: &Body<'k>, lanes: usize, pieces: usize, first: Binding) -> Result<(), Error> {
         self.vars.insert(body.lane.id, first);
-        let mut piece = Piece { body, lanes, first, values: SecondaryMap::new() };
+        let mut piece = Piece { body, lanes, pieces, first, values: SecondaryMap::new() };
         for instr in &body.instrs {
             let (val, value) = match instr {
                 Instr::Uniform(_) => continue,
@@ -400,9 +414,14 @@ impl<'k> Emitter<'k> {
 
     /// A value in every lane.
     fn lanes_of(&mut self, piece: &Piece<'_, 'k>, val: Val) -> Result<ir::Value, Error> {
-        if let Some(value) = piece.values[val].expand() {
-            return Ok(value);
+        match piece.values[val].expand() {
+            Some(value) => Ok(value),
+            None => self.spread(val),
         }
+    }
+
+    /// A value that is the same in every lane, in every lane.
+    fn spread(&mut self, val: Val) -> Result<ir::Value, Error> {
         let dtype = self.kernel.vals[val];
         let ty = vector_type(dtype);
         if let Some(bits) = self.constants[val] {
@@ -413,9 +432,44 @@ impl<'k> Emitter<'k> {
         let region = self.hoisted(&[scalar]);
         let spread = self.cached(region, Key::Splat(scalar, ty), |ins| ins.splat(ty, scalar));
         Ok(match dtype {
-            DType::Bool => self.at(region, |ins| ins.ineg(spread)),
+            DType::Bool => self.cached(region, Key::Negated(spread), |ins| ins.ineg(spread)),
             _ => spread,
         })
+    }
+
+    /// Ends the block with a value just loaded and spread, and goes on with it as a parameter of the next.
+    /// A load is only made part of the instruction that spreads it if that has a single use, which the
+    /// parameter is; the jump itself vanishes.
+    fn settle(&mut self, val: Val, spread: ir::Value) -> Result<(), Error> {
+        let scalar = self.scalar(val)?;
+        let top = self.top_index();
+        let fresh = matches!(self.func.dfg.value_def(scalar), ir::ValueDef::Result(inst, _)
+            if self.func.dfg.insts[inst].opcode() == ir::Opcode::Load
+                && self.func.layout.last_inst(self.regions[top].block) == self.func.dfg.value_def(spread).inst());
+        if !fresh || self.home[scalar] as usize != top || self.home[spread] as usize != top {
+            return Ok(());
+        }
+        let ty = self.func.dfg.value_type(spread);
+        let next = self.func.dfg.make_block();
+        let param = self.func.dfg.append_block_param(next, ty);
+        self.home[param] = top as u32;
+        self.ins(|ins| ins.jump(next, &[ir::BlockArg::Value(spread)]));
+        self.func.layout.append_block(next);
+        self.regions[top].block = next;
+        self.regions[top].cache.insert(Key::Splat(scalar, ty), param);
+        Ok(())
+    }
+
+    /// Whether the uniform factor of a sum of products should come first. The instruction overwrites its
+    /// first factor, which costs a copy unless it is the factor's last use. In a tile of some rows by some
+    /// vectors, a uniform factor is used once a vector and a varying one once a row.
+    fn uniform_first(&self, piece: &Piece<'_, 'k>, sum: Val) -> bool {
+        let tile = piece.body.instrs.iter().find_map(|instr| match instr {
+            Instr::Load { val, buffer, .. } if *val == sum => Some(&self.registers[*buffer]),
+            _ => None,
+        });
+        let rows = tile.map_or(1, |file| file.chunks.len() / piece.pieces.max(1));
+        piece.pieces < rows
     }
 
     fn apply_lanes(&mut self, piece: &Piece<'_, 'k>, f: ScalarFn, args: &[Val]) -> Result<ir::Value, Error> {
@@ -425,8 +479,10 @@ impl<'k> Emitter<'k> {
         for &arg in args {
             values.push(self.lanes_of(piece, arg)?);
         }
-        // The instruction overwrites its first factor, so let that be the one that is not needed again.
-        if f == ScalarFn::Fma && !piece.body.varies(args[0]) {
+        if f == ScalarFn::Fma
+            && piece.body.varies(args[0]) != piece.body.varies(args[1])
+            && piece.body.varies(args[0]) == self.uniform_first(piece, args[2])
+        {
             values.swap(0, 1);
         }
         let region = self.hoisted(&values);

@@ -238,17 +238,48 @@ impl<'k> Emitter<'k> {
             return Ok(());
         }
         let zero = self.int(0);
-        let known = match extent {
-            Number::Known(n) => Some(n),
-            Number::Value(_) => None,
+        let (step, known) = match extent {
+            Number::Known(n) => (self.rounds_at_once(body).min(n), Some(n)),
+            Number::Value(_) => (1, None),
         };
-        let end = self.number(extent);
-        self.open_loop(zero, end, 1, known, body)?;
+        let rest = known.map_or(0, |n| n % step);
+        let end = match known {
+            Some(n) => self.int(n - rest),
+            None => self.number(extent),
+        };
+        self.open_loop(zero, end, step, known, body)?;
         let iv = self.loop_region().iv;
-        self.vars.insert(var.id, Binding { base: Some(iv), offset: 0 });
-        self.block(body)?;
+        for offset in 0..step {
+            self.vars.insert(var.id, Binding { base: Some(iv), offset });
+            self.block(body)?;
+        }
         self.close_loop();
+        for offset in known.map_or(0..0, |n| n - rest..n) {
+            self.vars.insert(var.id, Binding { base: None, offset });
+            self.block(body)?;
+        }
         Ok(())
+    }
+
+    /// How many iterations to write out at once in a loop that carries a register tile. Each iteration
+    /// leaves the tile in other registers than it found it in (the fused multiply-add overwrites a
+    /// factor, not the sum), so going round costs a move per vector of the tile.
+    fn rounds_at_once(&self, body: &'k Block) -> i64 {
+        let (carried, _) = self.carried(&[body]);
+        let vectors: usize = carried
+            .iter()
+            .map(|&b| &self.registers[b])
+            .filter(|file| file.lanes > 1)
+            .map(|file| file.chunks.len())
+            .sum();
+        match registers::straight_length(body) {
+            Some(length) if vectors > 1 => match length {
+                0..=160 => 4,
+                161..=400 => 2,
+                _ => 1,
+            },
+            _ => 1,
+        }
     }
 
     /// Opens a loop from `start` while below `end`. `known` is a positive number of iterations' bound if

@@ -28,6 +28,7 @@ pub(super) enum Key {
     Zeros,
     Load(ir::Value, i32, Type),
     Splat(ir::Value, Type),
+    Negated(ir::Value),
     Iota(i64),
 }
 

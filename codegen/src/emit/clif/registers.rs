@@ -79,6 +79,23 @@ fn visit_stmt(stmt: &Stmt, visit: &mut impl FnMut(Buffer, &Index, bool)) {
     }
 }
 
+/// About how many instructions a block is, if it is a straight line once loops of constant extent that
+/// are not serial are written out.
+pub(super) fn straight_length(block: &Block) -> Option<usize> {
+    block.iter().try_fold(0usize, |length, stmt| {
+        let more = match stmt {
+            Stmt::Let(_) | Stmt::Store { .. } => 1,
+            Stmt::If { .. } | Stmt::For { kind: LoopKind::Serial | LoopKind::Parallel, .. } => return None,
+            Stmt::For { extent, kind, body, .. } => {
+                let count = usize::try_from(extent.as_constant()?).ok()?;
+                let copies = if *kind == LoopKind::Vector { count.div_ceil(4) } else { count };
+                straight_length(body)?.saturating_mul(copies)
+            }
+        };
+        Some(length.saturating_add(more))
+    })
+}
+
 /// Adds the accesses in a block to each buffer's count.
 pub(super) fn count_accesses(block: &Block, counts: &mut SecondaryMap<Buffer, u32>) {
     visit_accesses(block, &mut |buffer, _, _| counts[buffer] += 1);

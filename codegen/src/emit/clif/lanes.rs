@@ -39,8 +39,6 @@ pub(super) fn vector_type(dtype: DType) -> Type {
 struct Piece<'b, 'k> {
     body: &'b Body<'k>,
     lanes: usize,
-    /// How many such pieces the loop consists of, as far as it is written out.
-    pieces: usize,
     /// What the loop's variable is in lane 0.
     first: Binding,
     values: SecondaryMap<Val, PackedOption<ir::Value>>,
@@ -75,7 +73,7 @@ impl<'k> Emitter<'k> {
                     self.vars.insert(var.id, first);
                     self.block(block)?;
                 }
-                _ => self.piece(&body, lanes as usize, (count / widest) as usize, first)?,
+                _ => self.piece(&body, lanes as usize, first)?,
             }
             done += lanes;
         }
@@ -101,7 +99,7 @@ impl<'k> Emitter<'k> {
         self.uniforms(body)?;
         let iv = self.loop_region().iv;
         for at in (0..step).step_by(widest as usize) {
-            self.piece(body, widest as usize, 1, Binding { base: Some(iv), offset: at })?;
+            self.piece(body, widest as usize, Binding { base: Some(iv), offset: at })?;
         }
         self.close_loop();
         self.open_loop(whole, count, 1, None, block)?;
@@ -125,7 +123,7 @@ impl<'k> Emitter<'k> {
         self.open_loop(zero, end, step, known, block)?;
         let iv = self.loop_region().iv;
         for at in (0..step).step_by(lanes as usize) {
-            self.piece(body, lanes as usize, 1, Binding { base: Some(iv), offset: at })?;
+            self.piece(body, lanes as usize, Binding { base: Some(iv), offset: at })?;
         }
         self.close_loop();
         Ok(())
@@ -153,9 +151,9 @@ impl<'k> Emitter<'k> {
         Ok(())
     }
 
-    fn piece(&mut self, body: &Body<'k>, lanes: usize, pieces: usize, first: Binding) -> Result<(), Error> {
+    fn piece(&mut self, body: &Body<'k>, lanes: usize, first: Binding) -> Result<(), Error> {
         self.vars.insert(body.lane.id, first);
-        let mut piece = Piece { body, lanes, pieces, first, values: SecondaryMap::new() };
+        let mut piece = Piece { body, lanes, first, values: SecondaryMap::new() };
         for instr in &body.instrs {
             let (val, value) = match instr {
                 Instr::Uniform(_) => continue,
@@ -460,18 +458,6 @@ impl<'k> Emitter<'k> {
         Ok(())
     }
 
-    /// Whether the uniform factor of a sum of products should come first. The instruction overwrites its
-    /// first factor, which costs a copy unless it is the factor's last use. In a tile of some rows by some
-    /// vectors, a uniform factor is used once a vector and a varying one once a row.
-    fn uniform_first(&self, piece: &Piece<'_, 'k>, sum: Val) -> bool {
-        let tile = piece.body.instrs.iter().find_map(|instr| match instr {
-            Instr::Load { val, buffer, .. } if *val == sum => Some(&self.registers[*buffer]),
-            _ => None,
-        });
-        let rows = tile.map_or(1, |file| file.chunks.len() / piece.pieces.max(1));
-        piece.pieces < rows
-    }
-
     fn apply_lanes(&mut self, piece: &Piece<'_, 'k>, f: ScalarFn, args: &[Val]) -> Result<ir::Value, Error> {
         let last = *args.last().expect("a function has operands");
         let dtype = self.kernel.vals[last];
@@ -479,10 +465,9 @@ impl<'k> Emitter<'k> {
         for &arg in args {
             values.push(self.lanes_of(piece, arg)?);
         }
-        if f == ScalarFn::Fma
-            && piece.body.varies(args[0]) != piece.body.varies(args[1])
-            && piece.body.varies(args[0]) == self.uniform_first(piece, args[2])
-        {
+        // The instruction overwrites its first factor. In a register tile a varying factor is a load that
+        // is about to end, and a uniform one is used for every vector of the row.
+        if f == ScalarFn::Fma && !piece.body.varies(args[0]) && piece.body.varies(args[1]) {
             values.swap(0, 1);
         }
         let region = self.hoisted(&values);

@@ -70,6 +70,12 @@ fn largest(tensor: &Tensor) -> f64 {
 
 /// [`compare`], floats as if the largest element were at least `scale`.
 fn compare_scaled(found: &Tensor, expected: &Tensor, scale: f64) -> Result<(), String> {
+    let largest = largest(expected).max(scale);
+    compare_within(found, expected, 16.0 * unit_roundoff(expected.dtype()) * largest)
+}
+
+/// Fails unless two tensors agree: integers exactly, floats to within a distance.
+pub fn compare_within(found: &Tensor, expected: &Tensor, tolerance: f64) -> Result<(), String> {
     if found.ty() != expected.ty() {
         return Err(format!("found {}, expected {}", found.ty(), expected.ty()));
     }
@@ -81,7 +87,6 @@ fn compare_scaled(found: &Tensor, expected: &Tensor, scale: f64) -> Result<(), S
             None => Ok(()),
         };
     }
-    let tolerance = 16.0 * unit_roundoff(dtype) * largest(expected).max(scale);
     let (found, expected) = (found.to_f64s(), expected.to_f64s());
     for (i, (&a, &b)) in found.iter().zip(&expected).enumerate() {
         let same = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance;

@@ -341,6 +341,9 @@ impl NestBuilder {
         let indices: Vec<Index> = vars.iter().map(|&v| Index::var(v)).collect();
         let arg = body(self, &indices);
         let dtype = self.dtype(arg);
+        if vars.iter().any(|v| v.extent == 0) {
+            return self.constant_bits(dtype, kind.identity(dtype));
+        }
         let vars: Vec<Var> = vars.into_iter().filter(|v| v.extent != 1).collect();
         match vars.is_empty() {
             true => arg,

@@ -1,5 +1,6 @@
 //! `reduce_sum`, `reduce_mean`, `reduce_prod`, `reduce_max`, `reduce_min` over axes.
 
+use super::movement::late_count;
 use super::{Lowered, OpDef, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Late, Slot};
 use crate::dtype::{DType, Element};
@@ -102,8 +103,8 @@ impl OpDef for Reduce {
         require!(ty.dtype != DType::Bool, "C1", "{ty} is not numeric");
         let axes = match &self.axes {
             Late::Known(axes) => axes,
-            Late::Operand(i) => {
-                let count = ins[*i as usize].dims.first().and_then(Dim::as_fixed);
+            Late::Operand(_) => {
+                let count = late_count(&self.axes, ins);
                 let rank = match (self.keep, count) {
                     (true, _) => ty.rank(),
                     (false, Some(n)) if n <= ty.rank() => ty.rank() - n,

@@ -1,5 +1,6 @@
 //! `reshape`: the same elements in row-major order under another shape.
 
+use super::movement::late_count;
 use super::{Lowered, OpDef, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
@@ -49,8 +50,8 @@ impl OpDef for Reshape {
         let from = ins[0];
         let sizes = match &self.shape {
             Late::Known(sizes) => sizes,
-            Late::Operand(i) => {
-                let rank = ins[*i as usize].dims.first().and_then(Dim::as_fixed);
+            Late::Operand(_) => {
+                let rank = late_count(&self.shape, ins);
                 require!(rank.is_some(), "C1", "the rank of the result is not known");
                 let dims = vec![Dim::Unknown; rank.unwrap_or(0)];
                 return Ok(vec![TensorType::new(from.dtype, dims)]);

@@ -67,7 +67,8 @@ pub fn check(program: &Program) -> Result<(), Error> {
                 .params()
                 .map(|(_, b)| {
                     let bytes = (b.len * b.dtype.size()) as u64;
-                    (bytes, b.role != Role::Out, b.role != Role::In)
+                    // What a kernel reads of an `inout` result it has written there before.
+                    (bytes, b.role == Role::In, b.role != Role::In)
                 })
                 .collect(),
             Work::Interpret { ins, outs, .. } => {

@@ -15,6 +15,7 @@ mod rng;
 pub mod values;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 pub use rng::Rng;
 
@@ -58,6 +59,14 @@ pub struct Generated {
 /// Every op's name in text.
 pub fn op_names() -> Vec<&'static str> {
     Op::LIST.iter().flat_map(|info| info.names.iter().copied()).collect()
+}
+
+/// The seeds of a test: from 0, `count` of them, unless `WINDLASS_SEED` gives the first one and
+/// `WINDLASS_GRAPHS` how many.
+pub fn seeds(count: u64) -> Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let first = number("WINDLASS_SEED").unwrap_or(0);
+    first..first.saturating_add(number("WINDLASS_GRAPHS").unwrap_or(count))
 }
 
 /// The graph of a seed.

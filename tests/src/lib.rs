@@ -2,4 +2,5 @@
 
 pub mod generate;
 pub mod golden;
+pub mod kernels;
 pub mod lowering;

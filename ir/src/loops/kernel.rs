@@ -260,6 +260,15 @@ impl KernelBuilder {
         var
     }
 
+    /// Opens a serial loop whose number of iterations depends on outer variables, at most `bound`, and
+    /// returns its variable.
+    pub fn begin_loop_below(&mut self, bound: usize, extent: Index) -> Var {
+        let var = self.fresh_var(bound);
+        let opens = Opens::Loop { var, extent, kind: LoopKind::Serial };
+        self.open.push(Frame { opens, block: Vec::new() });
+        var
+    }
+
     /// Opens the block that runs if all guards hold.
     pub fn begin_if(&mut self, guards: &[Guard]) {
         self.open.push(Frame { opens: Opens::Then(guards.to_vec()), block: Vec::new() });
@@ -304,9 +313,7 @@ impl KernelBuilder {
         extent: Index,
         body: impl FnOnce(&mut KernelBuilder, Index),
     ) {
-        let var = self.fresh_var(bound);
-        let opens = Opens::Loop { var, extent, kind: LoopKind::Serial };
-        self.open.push(Frame { opens, block: Vec::new() });
+        let var = self.begin_loop_below(bound, extent);
         body(self, Index::var(var));
         self.end();
     }

@@ -1,5 +1,6 @@
 //! The printers.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write};
 
 use cranelift_entity::SecondaryMap;
@@ -13,6 +14,7 @@ use crate::with_element;
 
 /// A kernel as text.
 pub fn print_kernel(kernel: &Kernel) -> String {
+    let kernel = &with_distinct_names(kernel);
     let mut out = String::new();
     let buffer = |(_, b): (_, &crate::loops::BufferData)| {
         format!("{}: {}[{}] {}", b.name, b.dtype, b.len, role(b.role))
@@ -25,6 +27,22 @@ pub fn print_kernel(kernel: &Kernel) -> String {
     block(&mut out, kernel, &kernel.body, 1);
     out.push_str("}\n");
     out
+}
+
+/// The same kernel, buffers of the same name told apart by their ids.
+fn with_distinct_names(kernel: &Kernel) -> Cow<'_, Kernel> {
+    let mut names: Vec<&str> = kernel.buffers.values().map(|b| b.name.as_str()).collect();
+    names.sort_unstable();
+    let repeated: Vec<String> =
+        names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0].to_string()).collect();
+    if repeated.is_empty() {
+        return Cow::Borrowed(kernel);
+    }
+    let mut renamed = kernel.clone();
+    for (buffer, data) in renamed.buffers.iter_mut().filter(|(_, data)| repeated.contains(&data.name)) {
+        data.name = format!("{}_{buffer}", data.name);
+    }
+    Cow::Owned(renamed)
 }
 
 pub(super) fn role(role: Role) -> &'static str {

@@ -77,6 +77,12 @@ pub enum Reason {
         /// The limit.
         limit: u64,
     },
+    /// Lowering reads through it at no cost, and copies the elements once, into the layout it needs.
+    #[error("an index map over {bytes} bytes is left to lowering")]
+    IndexMap {
+        /// The size of the tensor.
+        bytes: u64,
+    },
     /// It would not be cheaper.
     #[error("it would move {after} bytes where {before} are moved now")]
     NoGain {

@@ -1,8 +1,9 @@
 //! `fold`: evaluates at compile time what depends on constants alone.
 //!
-//! The interpreter evaluates, so folding means what running would. Two things are left to run time:
+//! The interpreter evaluates, so folding means what running would. Three things are left alone:
 //! results much larger than what they are made from (a broadcast or a range is cheaper to compute
-//! than to store), and work that would make compiling slow.
+//! than to store), work that would make compiling slow, and transposed weights, which lowering packs
+//! into tiles anyway, straight from the order they have.
 
 use windlass_ir::graph::Values;
 use windlass_ir::{Graph, Node, Op, Tensor, eval_op};
@@ -47,12 +48,18 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     })
 }
 
+/// Transposed constants larger than this are left as index maps.
+const INDEX_MAP_BYTES: u64 = 64 << 10;
+
 /// Why a node of constant operands had better be left to run time.
 fn obstacle(graph: &Graph, node: Node, values: &[Tensor], cx: &PassCx) -> Option<Reason> {
     let data = graph.node(node);
     let bytes = |n: Option<usize>, size: usize| n.unwrap_or(0) as u64 * size as u64;
     let read: u64 = values.iter().map(|t| t.bytes().len() as u64).sum();
     let made: u64 = data.outs.iter().map(|&v| bytes(graph.ty(v).as_len(), graph.ty(v).dtype.size())).sum();
+    if matches!(data.op, Op::Transpose(_)) && read > INDEX_MAP_BYTES {
+        return Some(Reason::IndexMap { bytes: read });
+    }
     let growth = made.saturating_sub(read);
     if growth > cx.options.fold_growth_bytes {
         let limit = cx.options.fold_growth_bytes;

@@ -10,7 +10,7 @@ use crate::graph::{Builder, Value, Values};
 use crate::loops::{Index, NestBuilder};
 use crate::scalar::{self, Operand, ScalarFn};
 use crate::tensor::Tensor;
-use crate::types::{Dims, TensorType, broadcast_dims, strides};
+use crate::types::{Dims, Shape, TensorType, broadcast_dims, strides};
 use crate::with_element;
 
 /// A scalar function applied element by element; operands broadcast as in numpy.
@@ -65,19 +65,24 @@ impl OpDef for Elementwise {
         if let ScalarFn::Bitcast(to) = self.f {
             return Ok(vec![Tensor::from_bytes(to, &shape, ins[0].bytes()).expect("the sizes are equal")]);
         }
-        let positions: Vec<BroadcastPositions> =
-            ins.iter().map(|t| BroadcastPositions::new(t.shape(), &shape)).collect();
+        if let (Some(f), [x, y]) = (arithmetic(self.f), ins)
+            && out.dtype.is_float()
+        {
+            return Ok(vec![with_element!(out.dtype, T => apply_rows::<T>(f, x, y, &shape))]);
+        }
+        let mut positions = Broadcast::new(ins.iter().map(Tensor::shape), &shape);
         let columns: Vec<Vec<Operand>> = ins.iter().map(to_operands).collect();
         // For select and comparisons the type that matters is that of the last operand.
         let dtype = ins[ins.len() - 1].dtype();
         let mut args: SmallVec<[Operand; 3]> = smallvec![Operand::Int(0); ins.len()];
-        let mut element = |i: usize| {
-            for ((arg, column), position) in args.iter_mut().zip(&columns).zip(&positions) {
-                *arg = column[position.at(i)];
+        let mut element = || {
+            for ((arg, column), &at) in args.iter_mut().zip(&columns).zip(&positions.at) {
+                *arg = column[at];
             }
+            positions.advance(shape.len());
             scalar::eval(self.f, dtype, &args)
         };
-        Ok(vec![with_element!(out.dtype, T => Tensor::from_fn::<T>(&shape, |i| match element(i) {
+        Ok(vec![with_element!(out.dtype, T => Tensor::from_fn::<T>(&shape, |_| match element() {
             Operand::Float(x) => <T as Element>::from_f64(x),
             Operand::Int(x) => T::from_i128(x),
         }))])
@@ -131,31 +136,76 @@ fn to_operands(tensor: &Tensor) -> Vec<Operand> {
     })
 }
 
-/// Maps linear positions of a broadcast result to those of an operand.
-struct BroadcastPositions {
-    /// (size of the result's dimension, operand's stride along it or 0), innermost first.
-    dims: SmallVec<[(usize, usize); 6]>,
-    same: bool,
+/// The four operations of arithmetic, which folding applies to whole weights.
+fn arithmetic(f: ScalarFn) -> Option<fn(f64, f64) -> f64> {
+    match f {
+        ScalarFn::Add => Some(|a, b| a + b),
+        ScalarFn::Sub => Some(|a, b| a - b),
+        ScalarFn::Mul => Some(|a, b| a * b),
+        ScalarFn::Div => Some(|a, b| a / b),
+        _ => None,
+    }
 }
 
-impl BroadcastPositions {
-    fn new(from: &[usize], to: &[usize]) -> BroadcastPositions {
-        let skipped = to.len() - from.len();
-        let stride = strides(from);
-        let step = |d: usize| if d < skipped || from[d - skipped] == 1 { 0 } else { stride[d - skipped] };
-        let dims = (0..to.len()).rev().map(|d| (to[d], step(d))).collect();
-        BroadcastPositions { dims, same: from == to }
+/// A function of two broadcast tensors of one float type, row by row.
+fn apply_rows<T: Element>(f: fn(f64, f64) -> f64, x: &Tensor, y: &Tensor, shape: &[usize]) -> Tensor {
+    let (a, b) = (x.as_slice::<T>(), y.as_slice::<T>());
+    let mut result = Tensor::zeros(T::DTYPE, shape);
+    let mut positions = Broadcast::new([x.shape(), y.shape()].into_iter(), shape);
+    let steps = [positions.inner_step(0), positions.inner_step(1)];
+    let row = shape.last().copied().unwrap_or(1).max(1);
+    for slots in result.as_mut_slice::<T>().chunks_exact_mut(row) {
+        let (at_a, at_b) = (positions.at[0], positions.at[1]);
+        for (j, slot) in slots.iter_mut().enumerate() {
+            let (u, v) = (a[at_a + j * steps[0]], b[at_b + j * steps[1]]);
+            *slot = T::from_f64(f(Element::to_f64(u), Element::to_f64(v)));
+        }
+        positions.advance(shape.len().saturating_sub(1));
+    }
+    result
+}
+
+/// Walks over a result in row-major order, with the position of the element of each operand that is
+/// broadcast to it.
+struct Broadcast {
+    /// The position in each operand.
+    at: SmallVec<[usize; 3]>,
+    index: Shape,
+    shape: Shape,
+    /// For each dimension, each operand's stride along it, 0 where it is broadcast.
+    steps: SmallVec<[SmallVec<[usize; 3]>; 6]>,
+}
+
+impl Broadcast {
+    fn new<'s>(operands: impl Iterator<Item = &'s [usize]> + Clone, shape: &[usize]) -> Broadcast {
+        let step = |from: &[usize], d: usize| match (d + from.len()).checked_sub(shape.len()) {
+            Some(own) if from[own] != 1 => strides(from)[own],
+            _ => 0,
+        };
+        let steps = (0..shape.len()).map(|d| operands.clone().map(|from| step(from, d)).collect()).collect();
+        Broadcast {
+            at: operands.map(|_| 0).collect(),
+            index: shape.iter().map(|_| 0).collect(),
+            shape: shape.into(),
+            steps,
+        }
     }
 
-    fn at(&self, mut linear: usize) -> usize {
-        if self.same {
-            return linear;
+    /// An operand's stride along the last dimension.
+    fn inner_step(&self, operand: usize) -> usize {
+        self.steps.last().map_or(0, |steps| steps[operand])
+    }
+
+    /// Moves on by one along dimension `rank - 1`, carrying into the dimensions before it.
+    fn advance(&mut self, rank: usize) {
+        for d in (0..rank).rev() {
+            self.index[d] += 1;
+            self.at.iter_mut().zip(&self.steps[d]).for_each(|(at, step)| *at += step);
+            if self.index[d] < self.shape[d] {
+                return;
+            }
+            self.at.iter_mut().zip(&self.steps[d]).for_each(|(at, step)| *at -= step * self.shape[d]);
+            self.index[d] = 0;
         }
-        let mut position = 0;
-        for &(size, step) in &self.dims {
-            position += (linear % size) * step;
-            linear /= size;
-        }
-        position
     }
 }

@@ -6,6 +6,7 @@
 //! and nothing else needs to know.
 
 use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
 use windlass_ir::{Shape, Tensor, with_element};
@@ -13,7 +14,7 @@ use windlass_ir::{Shape, Tensor, with_element};
 use super::formula::free_vars;
 use super::schedule::tile::{Contraction, FEW_LANES, as_contraction, tile_bytes};
 use super::schedule::{Machine, normalize};
-use super::units::{BufData, Unit, UnitWork, Units};
+use super::units::{Buf, BufData, Unit, UnitWork, Units};
 
 /// Rows that read an operand of unit stride again before packing it while running pays.
 const ROWS_TO_PACK: usize = 32;
@@ -24,6 +25,7 @@ const ROWS_TO_TRANSPOSE: usize = 4;
 /// Packs where it pays, and counts the arithmetic of contractions.
 pub fn pack(units: &mut Units, machine: &Machine) {
     let mut result: Vec<Unit> = Vec::new();
+    let mut jobs: Vec<Job> = Vec::new();
     for mut unit in std::mem::take(&mut units.units) {
         if let UnitWork::Nest(nest) = &unit.work
             && as_contraction(nest).is_some()
@@ -31,12 +33,45 @@ pub fn pack(units: &mut Units, machine: &Machine) {
             let nest = normalize(nest);
             unit.flops += contraction_flops(&nest);
             if let Some(plan) = plan(&nest, &unit, units, machine) {
-                result.extend(apply(&nest, &mut unit, plan, units));
+                result.extend(apply(&nest, &mut unit, plan, units, &mut jobs));
             }
         }
         result.push(unit);
     }
     units.units = result;
+    for (buf, tensor) in run(jobs) {
+        units.bufs[buf].constant = Some(tensor);
+    }
+}
+
+/// A constant to be packed.
+struct Job {
+    packed: Buf,
+    tensor: Tensor,
+    packer: Nest,
+}
+
+/// Packs constants on all processors, the largest first.
+fn run(mut jobs: Vec<Job>) -> Vec<(Buf, Tensor)> {
+    jobs.sort_by_key(|job| (job.tensor.len(), job.packed));
+    let queue = Mutex::new(jobs);
+    let done = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(Job { packed, tensor, packer }) = job else { return };
+            let tensor = pack_constant(&tensor, &packer);
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((packed, tensor));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Two for each multiplication and addition.
@@ -101,7 +136,13 @@ fn plan(nest: &Nest, unit: &Unit, units: &Units, machine: &Machine) -> Option<Pa
 }
 
 /// Changes the unit to read a packed operand, and returns the unit that packs it, if that is not done here.
-fn apply(nest: &Nest, unit: &mut Unit, packing: Packing, units: &mut Units) -> Option<Unit> {
+fn apply(
+    nest: &Nest,
+    unit: &mut Unit,
+    packing: Packing,
+    units: &mut Units,
+    jobs: &mut Vec<Job>,
+) -> Option<Unit> {
     let Packing { factor, operand, lane, lanes, batch, steps } = packing;
     let Expr::Load { index, .. } = nest.expr(factor) else { return None };
     let panels = lane.extent.div_ceil(lanes);
@@ -112,9 +153,7 @@ fn apply(nest: &Nest, unit: &mut Unit, packing: Packing, units: &mut Units) -> O
     let source = unit.ins[operand as usize];
     let data = units.bufs[source].clone();
     let packer = pack_nest(&data, &shape, &index[0], lane, lanes, &batch, &steps);
-    let constant = data.constant.as_ref().map(|tensor| pack_constant(tensor, &packer));
-    let is_constant = constant.is_some();
-    let packed = units.bufs.push(BufData { dtype: data.dtype, shape: shape.clone(), constant });
+    let packed = units.bufs.push(BufData { dtype: data.dtype, shape: shape.clone(), constant: None });
 
     let mut builder = NestBuilder::new(&nest.shape());
     for (i, o) in nest.operands.iter().enumerate() {
@@ -157,9 +196,13 @@ fn apply(nest: &Nest, unit: &mut Unit, packing: Packing, units: &mut Units) -> O
     );
     unit.work = UnitWork::Nest(Box::new(builder.finish(&roots)));
     unit.ins[operand as usize] = packed;
+    if let Some(tensor) = data.constant {
+        jobs.push(Job { packed, tensor, packer });
+        return None;
+    }
     let origin = unit.origin.iter().map(|o| format!("pack for {o}")).take(1).collect();
     let work = UnitWork::Nest(Box::new(packer));
-    (!is_constant).then(|| Unit { work, ins: vec![source], outs: vec![packed], origin, flops: 0 })
+    Some(Unit { work, ins: vec![source], outs: vec![packed], origin, flops: 0 })
 }
 
 /// The copy of an operand into panels.

@@ -409,6 +409,80 @@ impl Growing<'_> {
                 let ins = shapes.into_iter().map(|s| New(dtype, s, Values::Any)).collect();
                 (self.op(name, vec![("equation", Text(equation.to_string()))]), ins, Sums, false)
             }
+            "det" => {
+                let (dtype, n) = (self.dtype(is_float), self.rng.below(4));
+                let shape = [self.shape(0, 1), vec![n, n]].concat();
+                (
+                    self.op(name, vec![]),
+                    vec![New(dtype, shape, Values::Within(-1.0, 1.0))],
+                    Approximate,
+                    false,
+                )
+            }
+            "dft" => {
+                let (dtype, parts) = (self.dtype(is_float), 1 + self.rng.below(2));
+                let shape = [self.shape(0, 1), vec![2 + self.rng.below(4), parts]].concat();
+                let ins = vec![New(dtype, shape, Values::Any)];
+                (
+                    self.op(name, vec![("axis", Ints(vec![-2])), ("length", Ints(vec![]))]),
+                    ins,
+                    Approximate,
+                    false,
+                )
+            }
+            "non_max_suppression" => {
+                let (batch, boxes) = (self.size(), self.size());
+                let tensor = |shape: Vec<usize>| New(DType::F32, shape, Values::Any);
+                let scores = tensor(vec![batch, 1 + self.rng.below(2), boxes]);
+                let ins = vec![
+                    tensor(vec![batch, boxes, 4]),
+                    scores,
+                    New(DType::I64, vec![], Values::Within(0.0, 4.0)),
+                    New(DType::F32, vec![], Values::Exactly(vec![0.5])),
+                ];
+                (self.op(name, vec![]), ins, Exact, true)
+            }
+            "roi_align" => {
+                let (dtype, regions) = (self.dtype(is_float), self.size());
+                let x = vec![1, 1 + self.rng.below(2), 2 + self.rng.below(3), 2 + self.rng.below(3)];
+                let ins = vec![
+                    New(dtype, x, Values::Any),
+                    New(dtype, vec![regions, 4], Values::Within(0.0, 3.0)),
+                    New(DType::I64, vec![regions], Values::Within(0.0, 0.0)),
+                ];
+                let sets = vec![
+                    ("output_height", Int(1 + self.rng.below(2) as i64)),
+                    ("output_width", Int(1 + self.rng.below(3) as i64)),
+                    ("sampling_ratio", Int(self.rng.below(3) as i64)),
+                    ("spatial_scale", Float(0.5)),
+                ];
+                (self.op(name, sets), ins, Approximate, true)
+            }
+            "col2im" => {
+                let dtype = self.dtype(is_number);
+                let [n, k] = [2 + self.rng.below(4), 1 + self.rng.below(2)];
+                let x = vec![self.size(), k * k * (1 + self.rng.below(2)), (n - k + 1) * (n - k + 1)];
+                let square = |n: usize| Ints(vec![n as i64; 2]);
+                let sets = vec![("image_shape", square(n)), ("block_shape", square(k))];
+                (self.op(name, sets), vec![New(dtype, x, Values::Any)], Sums, false)
+            }
+            "deform_conv" => {
+                let dtype = self.dtype(is_float);
+                let (batch, channels, features) = (self.size(), 1 + self.rng.below(2), 1 + self.rng.below(3));
+                let [n, k] = [2 + self.rng.below(3), 1 + self.rng.below(2)];
+                let ins = vec![
+                    New(dtype, vec![batch, channels, n, n], Values::Any),
+                    New(dtype, vec![features, channels, k, k], Values::Any),
+                    New(dtype, vec![batch, 2 * k * k, n - k + 1, n - k + 1], Values::Within(-1.5, 1.5)),
+                ];
+                let sets = vec![
+                    ("group", Int(1)),
+                    ("offset_group", Int(1)),
+                    ("bias", Bool(false)),
+                    ("mask", Bool(false)),
+                ];
+                (self.op(name, sets), ins, Approximate, true)
+            }
             _ => return self.anything(name),
         };
         Some(Proposal { op, wanted, precision, jumps })

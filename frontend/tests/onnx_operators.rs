@@ -176,3 +176,34 @@ fn constant_of_shape_and_eye_like_of_shapes_known_later() {
     let y = run(&model(18, graph(nodes, vec![sizes], vec![any("y")])), &[i(&[2, 3])]);
     assert_eq!(y[0], Tensor::new::<i64>(&[2, 3], &[0, 1, 0, 0, 0, 1]));
 }
+
+#[test]
+fn resize_by_scales_known_now_or_later() {
+    let x = f(&[1, 1, 4], &[1., 2., 3., 4.]);
+    let scales = f(&[3], &[1., 1., 0.6]);
+    let attributes = || vec![text("mode", "linear")];
+    let later = {
+        let nodes = vec![node("Resize", "x _ s", "y", attributes())];
+        let g = graph(nodes, vec![floats("x", &[1, 1, 4]), floats("s", &[3])], vec![any("y")]);
+        run(&model(19, g), &[x.clone(), scales])
+    };
+    let now = {
+        let nodes = vec![node("Resize", "x _ s", "y", attributes())];
+        let mut g = graph(nodes, vec![floats("x", &[1, 1, 4])], vec![any("y")]);
+        g.initializer.push(float_tensor("s", &[3], &[1., 1., 0.6]));
+        run(&model(19, g), &[x])
+    };
+    assert_eq!(later, now);
+    assert_eq!(now[0].shape(), [1, 1, 2]);
+}
+
+#[test]
+fn windows_are_periodic_or_symmetric() {
+    let size = Tensor::scalar(4i64);
+    let periodic = run_node("HannWindow", 17, 1, vec![], &[size.clone()]);
+    let symmetric = run_node("HannWindow", 17, 1, vec![int("periodic", 0)], &[size]);
+    for (found, expected) in [(periodic, [0., 0.5, 1., 0.5]), (symmetric, [0., 0.75, 0.75, 0.])] {
+        let close = found[0].to_f64s().iter().zip(expected).all(|(a, b): (&f64, f64)| (a - b).abs() < 1e-6);
+        assert!(close, "{found:?}");
+    }
+}

@@ -2,6 +2,8 @@
 //!
 //! This file holds the op, its shapes and its meaning; `resize_lower.rs` holds its formula.
 
+use std::borrow::Cow;
+
 use super::movement::{late_count, pick, position, unknown};
 use super::{Lowered, OpDef, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Late, Slot};
@@ -97,8 +99,12 @@ pub struct Resize {
     pub sizes: Late,
     /// The factors along the axes; a size is the product rounded down.
     pub scales: Vec<f64>,
+    /// The factors if an operand gives them: the bits of each as f32.
+    pub scale_bits: Late,
     /// For `tf_crop_and_resize`, the first positions along the axes, then the last, as fractions.
     pub roi: Vec<f64>,
+    /// The region if an operand gives it: the bits of each bound as f32.
+    pub roi_bits: Late,
     /// Which axes; none given means all.
     pub axes: Vec<i64>,
     /// How values between elements are found.
@@ -138,6 +144,16 @@ impl AxisScale {
     }
 }
 
+/// Floats that are attributes, or the bits that an operand gave.
+fn floats<'a>(known: &'a [f64], bits: &Late) -> Cow<'a, [f64]> {
+    match bits.as_known() {
+        Some(bits) if !bits.is_empty() => {
+            bits.iter().map(|&bits| f64::from(f32::from_bits(bits as u32))).collect()
+        }
+        _ => Cow::Borrowed(known),
+    }
+}
+
 impl Resize {
     /// Which dimensions the axes are.
     fn places(&self, rank: usize) -> Result<Vec<usize>, Violation> {
@@ -158,20 +174,21 @@ impl Resize {
         let places = self.places(shape.len())?;
         let mut axes: Vec<AxisScale> = shape.iter().map(|&n| AxisScale::unchanged(n)).collect();
         let sizes = self.sizes.as_known().unwrap_or(&[]);
+        let (scales, roi) = (floats(&self.scales, &self.scale_bits), floats(&self.roi, &self.roi_bits));
         for (i, &place) in places.iter().enumerate() {
             let axis = &mut axes[place];
             let n = axis.from as f64;
-            if let Some(&scale) = self.scales.get(i) {
+            if let Some(&scale) = scales.get(i) {
                 (axis.to, axis.scale, axis.width) = ((n * scale) as usize, scale, n * scale);
             } else if let Some(&size) = sizes.get(i) {
                 require!(size >= 0, "C3", "the size {size} is negative");
                 (axis.to, axis.scale, axis.width) = (size as usize, size as f64 / n, size as f64);
             }
-            if !self.roi.is_empty() {
-                axis.roi = (self.roi[i], self.roi[places.len() + i]);
+            if !roi.is_empty() {
+                axis.roi = (roi[i], roi[places.len() + i]);
             }
         }
-        if self.scales.is_empty() && self.aspect != AspectPolicy::Stretch {
+        if scales.is_empty() && self.aspect != AspectPolicy::Stretch {
             let factors = places.iter().map(|&place| axes[place].scale);
             let scale = match self.aspect {
                 AspectPolicy::NotSmaller => factors.fold(f64::NEG_INFINITY, f64::max),
@@ -276,7 +293,9 @@ impl OpDef for Resize {
         Resize {
             sizes: Late::default(),
             scales: Vec::new(),
+            scale_bits: Late::default(),
             roi: Vec::new(),
+            roi_bits: Late::default(),
             axes: Vec::new(),
             mode: Interpolation::Nearest,
             coordinates: Coordinates::HalfPixel,
@@ -292,7 +311,9 @@ impl OpDef for Resize {
     fn attrs(&mut self, codec: &mut dyn Codec) -> Result<(), AttrError> {
         codec.attr("sizes", Slot::Late(&mut self.sizes))?;
         codec.attr("scales", Slot::Floats(&mut self.scales))?;
+        codec.attr("scale_bits", Slot::Late(&mut self.scale_bits))?;
         codec.attr("roi", Slot::Floats(&mut self.roi))?;
+        codec.attr("roi_bits", Slot::Late(&mut self.roi_bits))?;
         codec.attr("axes", Slot::Ints(&mut self.axes))?;
         codec.attr("mode", Slot::Keyword(&mut self.mode))?;
         codec.attr("coordinate_transformation_mode", Slot::Keyword(&mut self.coordinates))?;
@@ -305,14 +326,20 @@ impl OpDef for Resize {
     }
 
     fn infer(&self, ins: &[&TensorType]) -> Result<Vec<TensorType>, Violation> {
-        arity(ins, 1..=2)?;
+        arity(ins, 1..=3)?;
         let x = ins[0];
         let any = self.mode == Interpolation::Nearest || x.dtype.is_float();
         require!(any, "C5", "{} does not interpolate {x}", self.mode.word());
         let places = self.places(x.rank())?;
         let count = places.len();
-        let by_size = self.scales.is_empty();
-        let given = if by_size { late_count(&self.sizes, ins) } else { Some(self.scales.len()) };
+        let (scales, roi) = (floats(&self.scales, &self.scale_bits), floats(&self.roi, &self.roi_bits));
+        let later = self.scale_bits.as_known().is_none();
+        let by_size = scales.is_empty() && !later;
+        let given = match (by_size, later) {
+            (true, _) => late_count(&self.sizes, ins),
+            (false, true) => late_count(&self.scale_bits, ins),
+            (false, false) => Some(scales.len()),
+        };
         require!(
             given.is_none_or(|n| n == count),
             "C2",
@@ -320,11 +347,11 @@ impl OpDef for Resize {
         );
         let sizes_too = !by_size && self.sizes != Late::default();
         require!(!sizes_too, "C2", "both sizes and scales are given");
-        let roi = self.roi.is_empty() || self.roi.len() == 2 * count;
-        require!(roi, "C2", "a region of {count} axes has not {} bounds", self.roi.len());
-        let positive = self.scales.iter().all(|s| s.is_finite() && *s > 0.0);
-        require!(positive, "C3", "the scales {:?} are not positive and finite", self.scales);
-        if by_size && self.sizes.as_known().is_none() {
+        let bounds = roi.is_empty() || roi.len() == 2 * count;
+        require!(bounds, "C2", "a region of {count} axes has not {} bounds", roi.len());
+        let positive = scales.iter().all(|s| s.is_finite() && *s > 0.0);
+        require!(positive, "C3", "the scales {scales:?} are not positive and finite");
+        if later || (by_size && self.sizes.as_known().is_none()) {
             let mut dims = unknown(x.dtype, x.rank()).dims;
             for (d, dim) in dims.iter_mut().enumerate().filter(|(d, _)| !places.contains(d)) {
                 *dim = x.dims[d].clone();

@@ -1,6 +1,6 @@
 //! Activations written in scalar functions. Half floats compute in f32 and round once.
 
-use windlass_ir::{ScalarFn, Value};
+use windlass_ir::{ScalarFn, Value, ops};
 
 use crate::onnx::node::{Imported, NodeCx};
 use crate::onnx::ops::elementwise::align;
@@ -19,7 +19,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     entry("Softsign", |cx| widened(cx, softsign)),
     entry("Mish", |cx| widened(cx, mish)),
     entry("Shrink", |cx| widened(cx, shrink)),
-    entry("Swish", |cx| widened(cx, swish)),
+    entry("SwiGLU", swiglu),
 ];
 
 /// Computes in the accumulator type of the first operand's type.
@@ -143,10 +143,13 @@ fn shrink(cx: &mut NodeCx<'_, '_>, x: Value) -> Imported<Value> {
     cx.map(ScalarFn::Select, &[low, raised, upper])
 }
 
-/// `x * sigmoid(alpha * x)`
-fn swish(cx: &mut NodeCx<'_, '_>, x: Value) -> Imported<Value> {
+/// `a * sigmoid(alpha * a) * b`
+fn swiglu(cx: &mut NodeCx<'_, '_>) -> Imported {
+    let (a, b) = (cx.input(0)?, cx.input(1)?);
     let alpha = cx.float_or("alpha", 1.0)?;
-    let scaled = if alpha == 1.0 { x } else { cx.map_constant(ScalarFn::Mul, x, alpha)? };
-    let gate = cx.map(ScalarFn::Sigmoid, &[scaled])?;
-    cx.map(ScalarFn::Mul, &[x, gate])
+    let dtype = cx.dtype_of(a);
+    let (a, b) = (cx.cast(a, dtype.accumulator())?, cx.cast(b, dtype.accumulator())?);
+    let gate = cx.push(ops::Silu { alpha }, &[a])?;
+    let y = cx.map(ScalarFn::Mul, &[gate, b])?;
+    Ok(vec![cx.cast(y, dtype)?])
 }

@@ -1,8 +1,8 @@
 //! Resize, its forerunner Upsample, and the first form of GridSample.
 
 use windlass_ir::attrs::KeywordSlot;
-use windlass_ir::ops::{AspectPolicy, Coordinates, Interpolation, NearestMode, SampleMode, SamplePadding};
-use windlass_ir::{Late, Tensor, Value, ops};
+use windlass_ir::ops::{Coordinates, NearestMode, SampleMode, SamplePadding};
+use windlass_ir::{DType, Late, ScalarFn, Value, ops};
 
 use crate::onnx::node::{Imported, NodeCx, late};
 use crate::onnx::problem::{invalid, unsupported};
@@ -26,28 +26,17 @@ fn keyword(cx: &mut NodeCx<'_, '_>, name: &str, field: &mut dyn KeywordSlot) -> 
 }
 
 fn plain() -> ops::Resize {
-    ops::Resize {
-        sizes: Late::default(),
-        scales: Vec::new(),
-        roi: Vec::new(),
-        axes: Vec::new(),
-        mode: Interpolation::Nearest,
-        coordinates: Coordinates::HalfPixel,
-        nearest: NearestMode::RoundPreferFloor,
-        cubic_coeff_a: -0.75,
-        exclude_outside: false,
-        extrapolation_value: 0.0,
-        antialias: false,
-        aspect: AspectPolicy::Stretch,
-    }
+    <ops::Resize as ops::OpDef>::with_name("resize")
 }
 
-/// A list of floats that must be known.
-fn known_floats(cx: &NodeCx<'_, '_>, value: Value, what: &str) -> Imported<Vec<f64>> {
-    match cx.constant(value).map(Tensor::to_f64s) {
-        Some(floats) => Ok(floats),
-        None => unsupported!("{what} that are not constant"),
+/// A list of floats, or the bits of one that is known later.
+fn floats_or_bits(cx: &mut NodeCx<'_, '_>, value: Value, ins: &mut Vec<Value>) -> Imported<(Vec<f64>, Late)> {
+    if let Some(tensor) = cx.constant(value) {
+        return Ok((tensor.to_f64s(), Late::default()));
     }
+    let floats = cx.cast(value, DType::F32)?;
+    let bits = cx.map(ScalarFn::Bitcast(DType::I32), &[floats])?;
+    Ok((Vec::new(), late(ins, bits)))
 }
 
 /// The first forms: scales only, and the element before a position is the nearest.
@@ -55,14 +44,15 @@ fn upsample(cx: &mut NodeCx<'_, '_>) -> Imported {
     let x = cx.input(0)?;
     let mut op = ops::Resize { coordinates: Coordinates::Asymmetric, nearest: NearestMode::Floor, ..plain() };
     keyword(cx, "mode", &mut op.mode)?;
-    op.scales = match cx.floats("scales")? {
-        Some(scales) => scales,
+    let mut ins = vec![x];
+    match cx.floats("scales")? {
+        Some(scales) => op.scales = scales,
         None => {
             let scales = cx.input(1)?;
-            known_floats(cx, scales, "scales")?
+            (op.scales, op.scale_bits) = floats_or_bits(cx, scales, &mut ins)?;
         }
-    };
-    cx.push_whole(op, &[x])
+    }
+    cx.push_whole(op, &ins)
 }
 
 /// An operand that is given and not an empty list.
@@ -83,14 +73,14 @@ fn resize(cx: &mut NodeCx<'_, '_>) -> Imported {
     op.extrapolation_value = cx.float_or("extrapolation_value", 0.0)?;
     op.antialias = cx.bool_or("antialias", false)?;
     op.axes = cx.ints("axes")?.unwrap_or_default();
+    let mut ins = vec![x];
     if let Some(roi) = given(cx, 1)
         && op.coordinates == Coordinates::TfCropAndResize
     {
-        op.roi = known_floats(cx, roi, "regions of interest")?;
+        (op.roi, op.roi_bits) = floats_or_bits(cx, roi, &mut ins)?;
     }
-    let mut ins = vec![x];
     match (given(cx, 2), given(cx, 3)) {
-        (Some(scales), None) => op.scales = known_floats(cx, scales, "scales")?,
+        (Some(scales), None) => (op.scales, op.scale_bits) = floats_or_bits(cx, scales, &mut ins)?,
         (None, Some(sizes)) => op.sizes = late(&mut ins, sizes),
         _ => invalid!("exactly one of scales and sizes is given"),
     }

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use windlass_ir::loops::{Block, Buffer, Guard, Index, Role, Val, Var};
 use windlass_ir::{DType, ScalarFn};
 
-use super::region::Key;
+use super::region::{Key, Region, RegionKind};
 use super::scalar::{int_condition, memory};
 use super::{Binding, Emitter, Number, registers};
 use crate::error::Error;
@@ -212,30 +212,106 @@ impl<'k> Emitter<'k> {
                 return Ok(self.read_register_lanes(buffer, at, lanes));
             }
         } else if access.is_contiguous() && self.whole_width(dtype, lanes) {
-            // What holds for the first and the last lane holds between them if it moves with the lane.
-            let steady = guards.iter().all(|g| {
-                g.index.values().iter().all(|&v| !piece.body.varies(v))
-                    && matches!(g.index.coefficient(piece.body.lane), Some(-1..=1))
-            });
-            let moving =
-                guards.iter().filter(|g| g.index.mentions(piece.body.lane)).cloned().collect::<Vec<_>>();
-            let last = self.in_lane(piece, lanes - 1, &[], |e| e.guards(&moving))?;
-            let first = self.guards(guards)?;
-            if steady && matches!(last, None) && !matches!(first, Some(Number::Known(_))) && {
-                let moving_first = self.guards(&moving)?;
-                moving_first.is_none()
-            } {
-                let address = self.address(buffer, index)?;
-                let address = match first {
-                    Some(Number::Value(condition)) => (self.guarded_address(address, condition), 0),
-                    Some(Number::Known(_)) | None => address,
-                };
-                return Ok(self.load_vector(buffer, address, lanes));
+            if let Some(whole) = self.guarded_piece(piece, guards)? {
+                return self.load_piece(piece, buffer, index, guards, whole);
             }
         }
+        self.load_each_lane(piece, buffer, index, guards)
+    }
+
+    /// Whether all lanes of a piece pass those guards that differ by lane, or `None` if that cannot be told
+    /// from the first and the last lane.
+    fn guarded_piece(&mut self, piece: &Piece<'_, 'k>, guards: &[Guard]) -> Result<Option<Number>, Error> {
+        let lane = piece.body.lane;
+        let moving: Vec<Guard> = guards.iter().filter(|g| g.index.mentions(lane)).cloned().collect();
+        let varies = |g: &Guard| g.index.values().iter().any(|&v| piece.body.varies(v));
+        if guards.iter().any(varies) || moving.iter().any(|g| g.index.coefficient(lane).is_none()) {
+            return Ok(None);
+        }
+        let first = self.guards(&moving)?.unwrap_or(Number::Known(1));
+        let last =
+            self.in_lane(piece, piece.lanes - 1, &[], |e| e.guards(&moving))?.unwrap_or(Number::Known(1));
+        Ok(Some(match (first, last) {
+            (Number::Known(0), _) | (_, Number::Known(0)) => Number::Known(0),
+            (Number::Known(_), other) | (other, Number::Known(_)) => other,
+            (Number::Value(a), Number::Value(b)) => {
+                Number::Value(self.pure(Key::Both(a, b), &[a, b], |ins| ins.band(a, b)))
+            }
+        }))
+    }
+
+    /// Loads a contiguous piece at once where all lanes pass their guards, and lane by lane elsewhere.
+    fn load_piece(
+        &mut self,
+        piece: &Piece<'_, 'k>,
+        buffer: Buffer,
+        index: &Index,
+        guards: &[Guard],
+        whole: Number,
+    ) -> Result<ir::Value, Error> {
+        let steady: Vec<Guard> =
+            guards.iter().filter(|g| !g.index.mentions(piece.body.lane)).cloned().collect();
+        match whole {
+            Number::Known(0) => self.load_each_lane(piece, buffer, index, guards),
+            Number::Known(_) => self.load_whole(piece, buffer, index, &steady),
+            Number::Value(whole) => {
+                let join = self.func.dfg.make_block();
+                let sides = [0, 1].map(|_| self.func.dfg.make_block());
+                let entry = self.ins(|ins| ins.brif(whole, sides[0], &[], sides[1], &[]));
+                self.top().before = Some(entry);
+                let mut ty = types::INVALID;
+                for (at, side) in sides.into_iter().enumerate() {
+                    self.func.layout.append_block(side);
+                    self.regions.push(Region::new(RegionKind::Branch, side));
+                    let value = match at {
+                        0 => self.load_whole(piece, buffer, index, &steady)?,
+                        _ => self.load_each_lane(piece, buffer, index, guards)?,
+                    };
+                    ty = self.func.dfg.value_type(value);
+                    self.ins(|ins| ins.jump(join, &[ir::BlockArg::Value(value)]));
+                    self.regions.pop();
+                }
+                self.func.layout.append_block(join);
+                self.top().block = join;
+                self.top().before = None;
+                let value = self.func.dfg.append_block_param(join, ty);
+                self.home[value] = self.top_index() as u32;
+                Ok(value)
+            }
+        }
+    }
+
+    /// Loads a contiguous piece under guards that are the same for every lane.
+    fn load_whole(
+        &mut self,
+        piece: &Piece<'_, 'k>,
+        buffer: Buffer,
+        index: &Index,
+        guards: &[Guard],
+    ) -> Result<ir::Value, Error> {
+        let address = match self.guards(guards)? {
+            // It fails for every lane.
+            Some(Number::Known(_)) => return self.load_each_lane(piece, buffer, index, guards),
+            Some(Number::Value(condition)) => {
+                let address = self.address(buffer, index)?;
+                (self.guarded_address(address, condition), 0)
+            }
+            None => self.address(buffer, index)?,
+        };
+        Ok(self.load_vector(buffer, address, piece.lanes))
+    }
+
+    fn load_each_lane(
+        &mut self,
+        piece: &Piece<'_, 'k>,
+        buffer: Buffer,
+        index: &Index,
+        guards: &[Guard],
+    ) -> Result<ir::Value, Error> {
+        let dtype = self.kernel.buffers[buffer].dtype;
         let mut elements: SmallVec<[ir::Value; 16]> = SmallVec::new();
         let indices: Vec<&Index> = std::iter::once(index).chain(guards.iter().map(|g| &g.index)).collect();
-        for lane in 0..lanes {
+        for lane in 0..piece.lanes {
             elements.push(self.in_lane(piece, lane, &indices, |e| e.scalar_load(buffer, index, guards))?);
         }
         Ok(self.scalars_to_lanes(dtype, &elements))
@@ -529,6 +605,18 @@ impl<'k> Emitter<'k> {
                     _ => unreachable!("{f} is not defined on bool"),
                 }))
             }
+            ScalarFn::Min | ScalarFn::Max
+                if dtype.is_float() && count.is_some_and(|c| is_plain(dtype, c)) =>
+            {
+                // The constant is neither NaN nor a zero, so one comparison decides: NaN stays. This is the
+                // form that is selected as one instruction.
+                let first = match f {
+                    ScalarFn::Min => self.at(region, |ins| ins.fcmp(FloatCC::LessThan, b, a)),
+                    _ => self.at(region, |ins| ins.fcmp(FloatCC::LessThan, a, b)),
+                };
+                let first = self.as_type(region, vector_type(dtype), first);
+                Some(self.at(region, |ins| ins.bitselect(first, b, a)))
+            }
             _ if dtype.is_float() => self.float_function(region, f, args),
             _ => self.vector_int_function(region, f, dtype, a, b, count),
         }
@@ -707,6 +795,15 @@ impl<'k> Emitter<'k> {
         }
         x
     }
+}
+
+/// Whether the bits are a number other than zero.
+fn is_plain(dtype: DType, bits: u64) -> bool {
+    let value = match dtype {
+        DType::F32 => f64::from(f32::from_bits(bits as u32)),
+        _ => f64::from_bits(bits),
+    };
+    !value.is_nan() && value != 0.0
 }
 
 /// How many copies of a piece one iteration holds: enough that counting and jumping do not show.

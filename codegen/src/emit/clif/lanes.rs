@@ -211,10 +211,11 @@ impl<'k> Emitter<'k> {
                 let at = self.register_position(buffer, index)?;
                 return Ok(self.read_register_lanes(buffer, at, lanes));
             }
-        } else if access.is_contiguous() && self.whole_width(dtype, lanes) {
-            if let Some(whole) = self.guarded_piece(piece, guards)? {
-                return self.load_piece(piece, buffer, index, guards, whole);
-            }
+        } else if access.is_contiguous()
+            && self.whole_width(dtype, lanes)
+            && let Some(whole) = self.guarded_piece(piece, guards)?
+        {
+            return self.load_piece(piece, buffer, index, guards, whole);
         }
         self.load_each_lane(piece, buffer, index, guards)
     }

@@ -247,7 +247,7 @@ impl Emitter<'_> {
         let RegisterFile { lanes, .. } = self.registers[buffer];
         if lanes > 1 && at % lanes + count <= lanes {
             let chunk = self.chunk_or_zero(buffer, at / lanes);
-            if at % lanes == 0 {
+            if at.is_multiple_of(lanes) {
                 return chunk;
             }
         }
@@ -258,7 +258,7 @@ impl Emitter<'_> {
     /// Writes the low lanes of a vector from a position on.
     pub(super) fn write_register_lanes(&mut self, buffer: Buffer, at: usize, count: usize, value: ir::Value) {
         let RegisterFile { lanes, .. } = self.registers[buffer];
-        if lanes == count && at % lanes == 0 {
+        if lanes == count && at.is_multiple_of(lanes) {
             self.registers[buffer].chunks[at / lanes] = value.into();
             return;
         }

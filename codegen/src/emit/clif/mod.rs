@@ -12,13 +12,14 @@
 //!   used as such, carried round loops as block parameters.
 //!
 //! Vector loops go through the [vector form](crate::vector) in [`lanes`]; the meaning of one scalar
-//! function on scalars is in [`scalar`].
+//! function on scalars is in [`scalar`], on vectors in [`vector_functions`].
 
 mod address;
 mod lanes;
 mod region;
 mod registers;
 mod scalar;
+mod vector_functions;
 
 use std::collections::HashMap;
 

@@ -1,0 +1,5 @@
+//! Suites of whole models and of single operators, run through the command.
+
+mod models;
+mod node_suite;
+mod support;

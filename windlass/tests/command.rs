@@ -1,0 +1,138 @@
+//! The command as its users meet it: what it prints, and its exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use windlass::{Limits, Tensor};
+use windlass_frontend::onnx::testcase::write_tensor;
+
+fn windlass(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_windlass")).args(arguments).output().unwrap()
+}
+
+fn digits(file: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    root.join("examples/digits").join(file).display().to_string()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+#[test]
+fn run_recognises_every_shipped_digit() {
+    for engine in ["jit", "loops", "interp"] {
+        for image in ["0_1", "1_5", "2_0", "3_30", "4_2", "5_26", "6_8", "7_9", "8_12", "9_3"] {
+            let input = format!("image={}", digits(&format!("digit_{image}.png")));
+            let output = windlass(&["run", &digits("digits.onnx"), "--engine", engine, "--input", &input]);
+            let lines: Vec<&str> = text(&output.stdout).lines().collect();
+            assert_eq!(lines[0], "probabilities: f32[1, 10]", "{}", text(&output.stderr));
+            let best = format!("  class {}", &image[..1]);
+            assert!(lines[1].starts_with(&best), "{engine} {image}: {}", text(&output.stdout));
+        }
+    }
+}
+
+#[test]
+fn run_makes_inputs_up_and_says_so() {
+    let output = windlass(&["run", &digits("digits.onnx"), "--dim", "batch=3", "--seed", "7", "--json"]);
+    assert_eq!(text(&output.stderr), "note: random values (seed 7) are used for image\n");
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["outputs"]["probabilities"]["shape"], serde_json::json!([3, 10]));
+    let again = windlass(&["run", &digits("digits.onnx"), "--dim", "batch=3", "--seed", "7", "--json"]);
+    assert_eq!(output.stdout, again.stdout);
+}
+
+#[test]
+fn run_saves_outputs_that_run_takes_as_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    let output = windlass(&["run", &digits("digits.onnx"), "--save", dir]);
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    let saved = folder.path().join("probabilities.npy");
+    assert!(saved.is_file());
+    let input = format!("image={}", saved.display());
+    let refused = windlass(&["run", &digits("digits.onnx"), "--input", &input]);
+    assert_eq!(code(&refused), 1);
+    assert!(text(&refused.stderr).contains("`image` takes f32[batch, 1, 8, 8]"), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn exit_codes_tell_what_went_wrong() {
+    let model = digits("digits.onnx");
+    let cases: &[(i32, &[&str])] = &[
+        (0, &["list", "ops"]),
+        (0, &["completions", "bash"]),
+        (1, &["run", "no-such-model.onnx"]),
+        (1, &["run", "Cargo.toml"]),
+        (2, &["run"]),
+        (2, &["run", &model, "--dim", "batch"]),
+        (2, &["run", &model, "--dim", "nothing=1"]),
+        (2, &["run", &model, "--input", "nothing=x.npy"]),
+        (4, &["run", &model, "--max-file-bytes", "100"]),
+        (4, &["run", &model, "--max-nodes", "3"]),
+        (4, &["run", &model, "--dim", "batch=1000000000000"]),
+    ];
+    for (expected, arguments) in cases {
+        let output = windlass(arguments);
+        assert_eq!(code(&output), *expected, "{arguments:?}: {}", text(&output.stderr));
+        assert!(*expected == 0 || !output.stderr.is_empty(), "{arguments:?} fails without a word");
+    }
+}
+
+/// A folder with one case for the digits model, expecting these probabilities of its zero image.
+fn digit_case(folder: &Path, name: &str, expected: Option<&[f32]>) -> PathBuf {
+    let case = folder.join(name);
+    let data = case.join("test_data_set_0");
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::copy(digits("digits.onnx"), case.join("model.onnx")).unwrap();
+    let image = Tensor::zeros(windlass::DType::F32, &[1, 1, 8, 8]);
+    write_tensor(&data.join("input_0.pb"), "image", &image).unwrap();
+    if let Some(expected) = expected {
+        write_tensor(&data.join("output_0.pb"), "probabilities", &Tensor::new(&[1, 10], expected)).unwrap();
+    }
+    case
+}
+
+#[test]
+fn test_reports_each_case_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("cases");
+    let out = folder.path().join("out");
+    digit_case(&root, "a_ran", None);
+    let broken = digit_case(&root, "b_broken", None);
+    std::fs::write(broken.join("model.onnx"), b"not a model").unwrap();
+    digit_case(&root, "c_wrong", Some(&[0.5; 10]));
+    let arguments = ["test", root.to_str().unwrap(), "--json", "--out", out.to_str().unwrap()];
+    let output = windlass(&arguments);
+    assert_eq!(code(&output), 3);
+    let reports: Vec<Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let seen: Vec<(u64, &str, &str)> = reports
+        .iter()
+        .map(|r| (r["index"].as_u64().unwrap(), r["case"].as_str().unwrap(), r["status"].as_str().unwrap()))
+        .collect();
+    assert_eq!(seen, [(0, "a_ran", "ran"), (1, "b_broken", "error"), (2, "c_wrong", "wrong")]);
+    for key in ["reason", "difference", "compiled", "called", "interpreted"] {
+        assert!(reports.iter().all(|report| report.get(key).is_some()), "{key}");
+    }
+    // What ran can be expected of the next run.
+    let written = out.join("0/test_data_set_0/output_0.pb");
+    let result = windlass_frontend::onnx::testcase::read_tensor(&written, &Limits::default()).unwrap();
+    let root = folder.path().join("again");
+    digit_case(&root, "pass", Some(result.as_slice::<f32>()));
+    let output = windlass(&["test", root.to_str().unwrap()]);
+    assert_eq!(text(&output.stdout), "pass        pass\n1 cases: 1 pass\n");
+    assert_eq!(code(&output), 0);
+}
+
+#[test]
+fn test_without_cases_is_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(code(&windlass(&["test", folder.path().to_str().unwrap()])), 1);
+}

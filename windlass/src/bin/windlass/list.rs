@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use windlass_codegen::Target;
 use windlass_ir::Op;
 use windlass_passes::{PASSES, PIPELINES, Stage};
 
@@ -86,6 +87,9 @@ fn passes() -> Vec<(String, String)> {
 }
 
 fn targets() -> Vec<(String, String)> {
-    let here = format!("{}, the machine this runs on", std::env::consts::ARCH);
-    vec![("host".to_string(), here)]
+    let host = Target::host().triple.to_string();
+    let mut rows = vec![(host.clone(), "this machine".to_string())];
+    let others = Target::TRIPLES.iter().filter(|triple| **triple != host);
+    rows.extend(others.map(|triple| (triple.to_string(), "object files".to_string())));
+    rows
 }

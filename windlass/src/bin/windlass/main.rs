@@ -7,6 +7,7 @@
 
 mod arguments;
 mod bench;
+mod compile;
 mod completions;
 mod dump;
 mod failure;
@@ -35,6 +36,7 @@ enum Command {
     Run(run::Run),
     Test(test::Test),
     Bench(bench::Bench),
+    Compile(compile::Compile),
     Opt(opt::Opt),
     Dump(dump::Dump),
     List(list::List),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Run(command) => command.execute(),
         Command::Test(command) => command.execute(),
         Command::Bench(command) => command.execute(),
+        Command::Compile(command) => command.execute(),
         Command::Opt(command) => command.execute(),
         Command::Dump(command) => command.execute(),
         Command::List(command) => command.execute(),

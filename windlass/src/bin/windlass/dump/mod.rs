@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use windlass::compile::{optimize, program};
-use windlass::{Dim, Graph, Model, TensorType};
+use windlass::{Dim, Error, Graph, Model, Options, TensorType};
+use windlass_codegen::{Target, asm_text, clif_text};
 use windlass_ir::text::{LISTED_ELEMENTS, PrintOptions, print_graph_with};
 
 use crate::arguments::{DimArg, SessionArgs, parse_dim};
@@ -44,6 +45,10 @@ enum Stage {
     Optimized,
     /// Kernels as loops
     Loops,
+    /// Kernels as Cranelift's intermediate language
+    Clif,
+    /// Kernels as machine instructions
+    Asm,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -63,14 +68,7 @@ impl Dump {
         let graph = match self.stage {
             Stage::Graph => bind(&model.graph, &self.dims)?,
             Stage::Optimized => optimize(&bind(&model.graph, &self.dims)?, &options)?,
-            Stage::Loops => {
-                if self.format != Format::Text {
-                    return Err(Failure::Usage("only graphs have other formats than text".to_string()));
-                }
-                let text = loops::program(&program(&bind_all(&model.graph, &self.dims)?, &options)?.0);
-                io::stdout().write_all(text.as_bytes())?;
-                return Ok(());
-            }
+            Stage::Loops | Stage::Clif | Stage::Asm => return self.dump_program(&model.graph, &options),
         };
         let text = match self.format {
             Format::Text => {
@@ -81,6 +79,32 @@ impl Dump {
             Format::Json => format!("{}\n", json::graph(&graph)),
         };
         io::stdout().write_all(text.as_bytes())?;
+        Ok(())
+    }
+}
+
+impl Dump {
+    fn dump_program(&self, graph: &Graph, options: &Options) -> Result<(), Failure> {
+        if self.format != Format::Text {
+            return Err(Failure::Usage("only graphs have other formats than text".to_string()));
+        }
+        let (program, _) = program(&bind_all(graph, &self.dims)?, options)?;
+        let target = Target::host();
+        let mut out = io::stdout().lock();
+        match self.stage {
+            Stage::Clif | Stage::Asm => {
+                for kernel in &program.kernels {
+                    let text = match self.stage {
+                        Stage::Asm => asm_text(kernel, &target),
+                        _ => clif_text(kernel, &target),
+                    };
+                    writeln!(out, "; {}\n{}", kernel.name, text.map_err(Error::from)?)?;
+                }
+            }
+            Stage::Graph | Stage::Optimized | Stage::Loops => {
+                out.write_all(loops::program(&program).as_bytes())?;
+            }
+        }
         Ok(())
     }
 }

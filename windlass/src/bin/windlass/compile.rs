@@ -1,0 +1,145 @@
+//! `windlass compile`: makes an object file, an archive or a shared library of a model.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::ProgressBar;
+use windlass::compile::program;
+use windlass::{Error, Model};
+use windlass_codegen::{ObjectOptions, Target, archive, object, shared_library};
+
+use crate::arguments::{DimArg, SessionArgs, parse_dim};
+use crate::dump::bind_all;
+use crate::failure::Failure;
+use crate::table::{bytes, time};
+
+/// Compile a model to an object file with a C header
+///
+/// The name of the output says what it is: .o an object file, .a an archive, .so a shared library (made
+/// with the system's `cc`). The header goes beside it, named after it. Every size is fixed: a named
+/// dimension is what --dim says, else 1. The code needs nothing but its caller: no libc, libm or runtime.
+#[derive(Args)]
+pub struct Compile {
+    /// The model: .onnx or .wir
+    model: PathBuf,
+    /// The file to make: .o, .a or .so
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// A size for a named dimension
+    #[arg(long = "dim", short, value_name = "NAME=N", value_parser = parse_dim)]
+    dims: Vec<DimArg>,
+    /// What the names of the functions begin with; the output's name if not given
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// What to compile for, such as aarch64-unknown-linux-gnu (`windlass list targets`); this machine if
+    /// not given
+    #[arg(long, value_name = "TRIPLE")]
+    target: Option<String>,
+    /// The processor's level, such as x86-64-v3
+    #[arg(long, value_name = "NAME")]
+    cpu: Option<String>,
+    /// Also make an entry that runs parallel loops through a callback of the caller
+    #[arg(long)]
+    parallel: bool,
+    /// Write the weights to a file beside the output, for the caller to map
+    #[arg(long)]
+    separate_weights: bool,
+    #[command(flatten)]
+    session: SessionArgs,
+}
+
+impl Compile {
+    pub fn execute(self) -> Result<(), Failure> {
+        let extension = self.output.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        if !["o", "a", "so"].contains(&extension) {
+            let output = self.output.display();
+            return Err(Failure::Usage(format!("{output}: the name of the output ends in .o, .a or .so")));
+        }
+        let progress = match std::io::stderr().is_terminal() {
+            true => ProgressBar::new_spinner(),
+            false => ProgressBar::hidden(),
+        };
+        progress.enable_steady_tick(Duration::from_millis(100));
+        let options = self.session.options();
+        progress.set_message("loading");
+        let model = Model::load(&self.model, &options.limits)?;
+        let graph = bind_all(&model.graph, &self.dims)?;
+        progress.set_message("optimising");
+        let (program, report) = program(&graph, &options)?;
+        progress.set_message("generating code");
+        let mut target = match &self.target {
+            Some(triple) => Target::parse(triple).map_err(Error::from)?,
+            None => Target::host(),
+        };
+        if self.cpu.is_some() {
+            target.cpu = self.cpu.clone();
+        }
+        let object_options = ObjectOptions {
+            name: self.name.clone().unwrap_or_else(|| identifier(&self.output)),
+            parallel: self.parallel,
+            separate_weights: self.separate_weights,
+            ..ObjectOptions::default()
+        };
+        let made = object(&program, &target, &object_options).map_err(Error::from)?;
+        match extension {
+            "a" => {
+                let member = format!("{}.o", object_options.name);
+                write(&self.output, &archive(&member, &made.object, &made.symbols))?;
+            }
+            "so" => {
+                let temporary = self.output.with_extension("so.o");
+                write(&temporary, &made.object)?;
+                let linked = shared_library(&temporary, &self.output).map_err(Error::from);
+                std::fs::remove_file(&temporary).map_err(Failure::io(&temporary))?;
+                linked?;
+            }
+            _ => write(&self.output, &made.object)?,
+        }
+        write(&self.output.with_extension("h"), made.header.as_bytes())?;
+        if let Some(weights) = &made.weights {
+            write(&self.output.with_extension("weights"), weights)?;
+        }
+        progress.finish_and_clear();
+        let phases: Vec<String> =
+            report.phases.iter().map(|phase| format!("{} {}", phase.name, time(phase.time))).collect();
+        eprintln!(
+            "{}: {} of code in {} kernels, {} of weights, {} of arena ({}, codegen {})",
+            self.output.display(),
+            bytes(made.statistics.code_bytes as u64),
+            made.statistics.distinct,
+            bytes(report.constant_bytes),
+            bytes(report.arena_bytes),
+            phases.join(", "),
+            time(made.statistics.wall)
+        );
+        Ok(())
+    }
+}
+
+fn write(path: &Path, contents: &[u8]) -> Result<(), Failure> {
+    std::fs::write(path, contents).map_err(Failure::io(path))
+}
+
+/// A C identifier from a file's name.
+fn identifier(path: &Path) -> String {
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name: String = stem.chars().map(word).collect();
+    match name.chars().next() {
+        Some(first) if !first.is_ascii_digit() => name,
+        _ => format!("model_{name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_valid_c() {
+        assert_eq!(identifier(Path::new("out/res-net.50.o")), "res_net_50");
+        assert_eq!(identifier(Path::new("7.o")), "model_7");
+    }
+}

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use windlass::compile::{optimize, program};
 use windlass::{Dim, Error, Graph, Model, Options, TensorType};
 use windlass_codegen::{Target, asm_text, clif_text};
+use windlass_frontend::onnx::to_bytes;
 use windlass_ir::text::{LISTED_ELEMENTS, PrintOptions, print_graph_with};
 
 use crate::arguments::{DimArg, SessionArgs, parse_dim};
@@ -57,6 +58,8 @@ enum Format {
     Text,
     /// DOT, for Graphviz
     Dot,
+    /// An ONNX file
+    Onnx,
     /// JSON
     Json,
 }
@@ -74,6 +77,10 @@ impl Dump {
             Format::Text => {
                 let elide_above = (!self.full).then_some(LISTED_ELEMENTS);
                 print_graph_with(&graph, PrintOptions { elide_above })
+            }
+            Format::Onnx => {
+                io::stdout().write_all(&to_bytes(&graph).map_err(Error::from)?)?;
+                return Ok(());
             }
             Format::Dot => dot::dot(&graph),
             Format::Json => format!("{}\n", json::graph(&graph)),

@@ -9,7 +9,11 @@ use std::fmt::Write;
 use crate::support;
 
 /// Of the suite's 2,036 cases at least so many pass.
-const FLOOR: usize = 900;
+const FLOOR: usize = 1600;
+
+/// Cases whose expected values are the rounding noise of an FFT in f32 where the exact result is 0, above
+/// the suite's own atol of 1e-7. The interpreter gives the exact value to 1e-14.
+const NOISE: [&str; 2] = ["node/test_dft_inverse", "node/test_dft_inverse_opset19"];
 
 #[test]
 fn the_suite_passes_but_for_the_cases_listed() {

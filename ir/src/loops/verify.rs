@@ -28,7 +28,7 @@ use crate::dtype::DType;
 use crate::error::Error;
 
 /// How many assignments of the variables are tried where ranges do not settle a question.
-const TRIES: usize = 256;
+const TRIES: usize = 64;
 
 /// Checks every invariant of a kernel but L9.
 pub fn verify_kernel(kernel: &Kernel) -> Result<(), Error> {

@@ -1,5 +1,7 @@
 //! Shared helpers of the Windlass test suites.
 
+#![forbid(unsafe_code)]
+
 pub mod generate;
 pub mod golden;
 pub mod kernels;

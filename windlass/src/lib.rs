@@ -26,6 +26,11 @@
 
 #![forbid(unsafe_code)]
 
+/// README's example, compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 pub mod compile;
 mod error;
 mod model;

@@ -1,3 +1,5 @@
+//! What parses, what it prints as, and what is refused.
+
 use super::*;
 use crate::attrs::Late;
 use crate::ops::{self, Op};

@@ -42,7 +42,7 @@ pub(super) struct Stage {
 
 enum Code {
     /// Machine code, the types of its results, and where its time goes if that is asked for.
-    Native { executable: Executable, outputs: Vec<TensorType>, profile: Option<Mutex<Profile>> },
+    Native { executable: Box<Executable>, outputs: Vec<TensorType>, profile: Option<Mutex<Profile>> },
     /// Loops for their interpreter.
     Loops(Box<Program>),
 }
@@ -58,6 +58,7 @@ impl Stage {
                 report.kernels = statistics.distinct;
                 report.code_bytes = statistics.code_bytes as u64;
                 let outputs = program.outputs.into_iter().map(|(_, ty)| ty).collect();
+                let executable = Box::new(executable);
                 Code::Native { executable, outputs, profile: options.profile.then(Mutex::default) }
             }
         };

@@ -60,13 +60,15 @@ pub const PIPELINES: &[Pipeline] = &[
             // Dead nodes count as readers and would block rules that ask for a single one.
             Stage::Pass(&dce::PASS),
             CLEAN,
-            // Before layouts are chosen: weights are then transposed once, already scaled.
-            Stage::Pass(&fold_batch_norm::PASS),
             // After cleaning, which formulas rely on.
             Stage::Pass(&recognize_composites::PASS),
             Stage::Pass(&choose_layout::PASS),
-            // Transposes of weights fold, and what a composite transposed meets its producer.
+            // Also brings together batch norms and the convolutions before them.
+            Stage::Pass(&sink_transposes::PASS),
+            // Scales and transposes weights in one go, so `fold` must not have transposed them before.
+            Stage::Pass(&fold_batch_norm::PASS),
             CLEAN,
+            // What composites transposed may now cancel.
             Stage::Pass(&sink_transposes::PASS),
             CLEAN,
         ],

@@ -14,6 +14,7 @@ use crate::manager::Pass;
 use crate::reason::Reason;
 use crate::rewrite::rewrite;
 use crate::stats::node_work;
+use crate::weights::transposed;
 
 /// The pass.
 pub const PASS: Pass = Pass { name: "fold", help: "evaluate what depends on constants alone", run };
@@ -34,7 +35,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
             cx.blocked("constant", || graph.describe(node), || reason);
             return Ok(None);
         }
-        let outs = match eval_op(op, &values) {
+        let outs = match evaluate(op, &values) {
             Ok(outs) => outs,
             Err(message) => {
                 cx.blocked("constant", || graph.describe(node), || Reason::Eval(message));
@@ -50,6 +51,17 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
 
 /// Transposed constants larger than this are left as index maps.
 const INDEX_MAP_BYTES: u64 = 64 << 10;
+
+/// The op's results. Transposes, which rearrange all weights of a model, take a faster way.
+fn evaluate(op: &Op, values: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    match op {
+        Op::Transpose(op) => {
+            let perm = op.perm(values[0].rank()).into_iter().collect();
+            Ok(vec![transposed(&values[0], &perm, None)])
+        }
+        op => eval_op(op, values),
+    }
+}
 
 /// Why a node of constant operands had better be left to run time.
 fn obstacle(graph: &Graph, node: Node, values: &[Tensor], cx: &PassCx) -> Option<Reason> {

@@ -5,6 +5,8 @@
 //!
 //! - `batch_norm`: after a convolution, or a matrix product with constant weights and perhaps a
 //!   constant bias, f scales the weights of each output channel;
+//! - `into_batch_norm`: a product or sum with a constant a channel after a batch norm changes the batch
+//!   norm's scale and bias;
 //! - `as_affine`: elsewhere a batch norm becomes one product and one sum, which fuse with anything;
 //! - `scale`, `bias`: a product or sum with a constant a channel after a convolution does the same;
 //! - `before`: scaling and shifting channels before a convolution without padding scales the weights
@@ -15,19 +17,34 @@
 
 use windlass_ir::graph::Values;
 use windlass_ir::ops::{BatchNorm, Conv, Elementwise, MatMul};
-use windlass_ir::{Builder, DType, Edit, Element, Graph, Node, Op, ScalarFn, Tensor, Value, with_element};
+use windlass_ir::{Builder, DType, Edit, Graph, Node, Op, ScalarFn, Tensor, Value};
 
 use crate::cx::PassCx;
 use crate::error::Error;
 use crate::manager::Pass;
 use crate::reason::Reason;
 use crate::rewrite::rewrite;
+use crate::weights::Weights;
 
 /// The pass.
 pub const PASS: Pass =
     Pass { name: "fold_batch_norm", help: "fold scales and shifts of channels into weights", run };
 
 fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
+    // First among themselves, so that weights are computed once.
+    let merged = rewrite(graph, cx, |edit, node, cx| match graph.node(node).op {
+        Op::Elementwise(Elementwise { f: f @ (ScalarFn::Mul | ScalarFn::Add | ScalarFn::Sub) }) => {
+            into_batch_norm(edit, node, f, cx)
+        }
+        _ => Ok(None),
+    })?;
+    Ok(match &merged {
+        Some(merged) => into_weights(merged, cx)?.or_else(|| Some(merged.clone())),
+        None => into_weights(graph, cx)?,
+    })
+}
+
+fn into_weights(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     rewrite(graph, cx, |edit, node, cx| {
         if !cx.has_fuel() {
             return Ok(None);
@@ -102,6 +119,56 @@ fn batch_norm(
     Ok(Some(Values::from_slice(&[b.map(ScalarFn::Add, &[scaled, shift])?])))
 }
 
+/// A product or sum after a batch norm, with the channel's number in its scale and bias.
+fn into_batch_norm(
+    edit: &mut Edit<'_>,
+    node: Node,
+    f: ScalarFn,
+    cx: &mut PassCx,
+) -> Result<Option<Values>, Error> {
+    const RULE: &str = "into_batch_norm";
+    let ins = edit.map_all(&edit.old().node(node).ins);
+    let built = edit.graph();
+    let orders = if f == ScalarFn::Sub { &[(0, 1)][..] } else { &[(0, 1), (1, 0)][..] };
+    for &(x, c) in orders {
+        let (Some(data), Some(constant)) = (built.def_node(ins[x]), built.as_constant(ins[c])) else {
+            continue;
+        };
+        let Op::BatchNorm(op) = &data.op else { continue };
+        let ty = built.ty(ins[x]);
+        let channel = if op.channels_last { ty.rank() - 1 } else { 1 };
+        let numbers = per_channel(constant, ty.rank(), channel, ty.dims[channel].as_fixed());
+        let parameters = [1, 2].map(|i| built.as_constant(data.ins[i]));
+        let (Some(numbers), [Some(scale), Some(bias)]) = (numbers, parameters) else { continue };
+        if edit.old_uses(ins[x]) > 1 {
+            let reason = Reason::OtherReaders {
+                value: "the batch norm".into(),
+                readers: edit.old_uses(ins[x]),
+                expected: 1,
+            };
+            cx.blocked(RULE, || edit.old().describe(node), || reason);
+            continue;
+        }
+        let apply = |tensor: &Tensor, g: fn(f64, f64) -> f64| {
+            let new: Vec<f64> = tensor.to_f64s().iter().zip(&numbers).map(|(&a, &n)| g(a, n)).collect();
+            Tensor::from_f64s(tensor.dtype(), tensor.shape(), &new)
+        };
+        let (scale, bias) = match f {
+            ScalarFn::Mul => (apply(scale, |a, n| a * n), apply(bias, |a, n| a * n)),
+            ScalarFn::Add => (scale.clone(), apply(bias, |a, n| a + n)),
+            _ => (scale.clone(), apply(bias, |a, n| a - n)),
+        };
+        let (op, mut new) = (op.clone(), data.ins.clone());
+        if !cx.fire(RULE, || edit.old().describe(node)) {
+            return Ok(None);
+        }
+        let b = edit.builder();
+        (new[1], new[2]) = (b.constant(scale), b.constant(bias));
+        return Ok(Some(Values::from_slice(&[b.push1(op, &new)?])));
+    }
+    Ok(None)
+}
+
 fn scale_or_bias(
     edit: &mut Edit<'_>,
     node: Node,
@@ -164,7 +231,7 @@ fn per_channel(tensor: &Tensor, rank: usize, channel: usize, channels: Option<us
 struct Linear {
     op: Op,
     x: Value,
-    weights: Tensor,
+    weights: Weights,
     /// The dimension of the weights that counts output channels.
     out_dim: usize,
     bias: Option<Tensor>,
@@ -191,6 +258,9 @@ fn linear(edit: &Edit<'_>, value: Value, channels_last: bool) -> Result<Linear, 
     let constant = |v: Value, what: &str| {
         built.as_constant(v).cloned().ok_or_else(|| Reason::NotConstant { what: what.to_string() })
     };
+    let weights = |v: Value| {
+        Weights::of(built, v).ok_or_else(|| Reason::NotConstant { what: "the weight".to_string() })
+    };
     let data = built.def_node(value).ok_or_else(|| form(value))?;
     if !built.ty(value).dtype.is_float() {
         return Err(Reason::Type { what: "the operand", found: built.ty(value).clone() });
@@ -198,18 +268,18 @@ fn linear(edit: &Edit<'_>, value: Value, channels_last: bool) -> Result<Linear, 
     match &data.op {
         Op::Conv(op) if op.channels_last == channels_last => {
             single(value)?;
-            let weights = constant(data.ins[1], "the weight")?;
+            let weights = weights(data.ins[1])?;
             let out_dim = if op.channels_last { weights.rank() - 1 } else { 0 };
             let bias = data.ins.get(2).map(|&v| constant(v, "the bias")).transpose()?;
-            let channels = weights.shape()[out_dim];
+            let channels = weights.size(out_dim);
             Ok(Linear { op: data.op.clone(), x: data.ins[0], weights, out_dim, bias, channels })
         }
         // The channels of a matrix product are its columns: rank 2, or channels last.
         Op::MatMul(op) if built.ty(value).rank() == 2 || channels_last => {
             single(value)?;
-            let weights = constant(data.ins[1], "the weight")?;
+            let weights = weights(data.ins[1])?;
             let out_dim = weights.rank() - if op.trans_b { 2 } else { 1 };
-            let channels = weights.shape()[out_dim];
+            let channels = weights.size(out_dim);
             Ok(Linear { op: data.op.clone(), x: data.ins[0], weights, out_dim, bias: None, channels })
         }
         Op::Elementwise(Elementwise { f: ScalarFn::Add }) => {
@@ -234,10 +304,7 @@ impl Linear {
     /// The same with its results scaled and shifted.
     fn rebuilt(&self, b: &mut Builder, affine: &Affine) -> Result<Values, Error> {
         let dtype = self.weights.dtype();
-        let weights = match affine.factor.iter().all(|&f| f == 1.0) {
-            true => self.weights.clone(),
-            false => scaled(&self.weights, self.out_dim, |i| affine.factor[i]),
-        };
+        let weights = self.weights.scaled(self.out_dim, &affine.factor);
         let old_bias = self.bias.as_ref().map_or_else(|| vec![0.0; self.channels], Tensor::to_f64s);
         let bias: Vec<f64> =
             old_bias.iter().zip(&affine.factor).zip(&affine.shift).map(|((b, f), s)| b * f + s).collect();
@@ -251,27 +318,6 @@ impl Linear {
             op => Values::from_slice(&[b.push1(op.clone(), &[self.x, weights, bias])?]),
         })
     }
-}
-
-/// A tensor with each slice along a dimension multiplied by a number.
-fn scaled(tensor: &Tensor, dim: usize, factor: impl Fn(usize) -> f64) -> Tensor {
-    let inner: usize = tensor.shape()[dim + 1..].iter().product();
-    let size = tensor.shape()[dim];
-    let mut out = Tensor::zeros(tensor.dtype(), tensor.shape());
-    if out.is_empty() {
-        return out;
-    }
-    let factors: Vec<f64> = (0..size).map(factor).collect();
-    with_element!(tensor.dtype(), T => {
-        let rows = tensor.as_slice::<T>().chunks_exact(inner);
-        for (i, (to, from)) in out.as_mut_slice::<T>().chunks_exact_mut(inner).zip(rows).enumerate() {
-            let factor = factors[i % size];
-            for (to, &from) in to.iter_mut().zip(from) {
-                *to = T::from_f64(Element::to_f64(from) * factor);
-            }
-        }
-    });
-    out
 }
 
 /// `conv(x * factor + shift)`, where factor and shift are constants a channel.
@@ -307,7 +353,7 @@ fn before(edit: &mut Edit<'_>, node: Node, op: &Conv, cx: &mut PassCx) -> Result
     if op.pads.iter().any(|&p| p != 0) && shift.iter().any(|&s| s != 0.0) {
         reason = Some(Reason::Unsound("padding is not shifted"));
     }
-    let weights = built.as_constant(ins[1]).cloned();
+    let weights = Weights::of(built, ins[1]);
     let bias = ins.get(2).map(|&v| built.as_constant(v).cloned());
     let (Some(weights), Some(bias), None) = (weights, bias.map_or(Some(None), |b| b.map(Some)), &reason)
     else {
@@ -318,6 +364,7 @@ fn before(edit: &mut Edit<'_>, node: Node, op: &Conv, cx: &mut PassCx) -> Result
     if !cx.fire(RULE, || edit.old().describe(node)) {
         return Ok(None);
     }
+    let weights = weights.computed();
     // Input channel of each weight: its group's first, plus its own within the group.
     let (out_dim, in_dim) = if op.channels_last { (ty.rank() - 1, ty.rank() - 2) } else { (0, 1) };
     let (outs, group_ins) = (weights.shape()[out_dim], weights.shape()[in_dim]);

@@ -213,8 +213,8 @@ fn reshape(value: Value, from: &TensorType, to: &TensorType, layouts: &dyn Layou
     let mut groups = reshape_groups(&from, &to)?;
     // In the order in which the base has them, by the first dimension of each that is not 1.
     groups.sort_by_key(|(old, _)| {
-        let place = |d: &usize| layout.source(*d);
-        old.clone().filter(|&d| from[d] != 1).map(|d| place(&d)).next().unwrap_or(usize::MAX)
+        let whole = old.clone().find(|&d| from[d] != 1).unwrap_or(old.start);
+        layout.as_slice().get(whole).copied().unwrap_or(usize::MAX)
     });
     let order = |dims: Vec<usize>| dims.into_iter().collect::<Permutation>().inverse();
     let need = order(groups.iter().flat_map(|(old, _)| old.clone()).collect());

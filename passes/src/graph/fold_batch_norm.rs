@@ -15,6 +15,8 @@
 //! Weights are computed in f64 and rounded once, so only rounding changes. Weights that other nodes
 //! share are left to them: each gets its own.
 
+use std::sync::Arc;
+
 use windlass_ir::graph::Values;
 use windlass_ir::ops::{BatchNorm, Conv, Elementwise, MatMul};
 use windlass_ir::{Builder, DType, Edit, Graph, Node, Op, ScalarFn, Tensor, Value};
@@ -230,6 +232,7 @@ fn per_channel(tensor: &Tensor, rank: usize, channel: usize, channels: Option<us
 /// A convolution or matrix product whose weights may be rewritten.
 struct Linear {
     op: Op,
+    name: Option<Arc<str>>,
     x: Value,
     weights: Weights,
     /// The dimension of the weights that counts output channels.
@@ -272,7 +275,15 @@ fn linear(edit: &Edit<'_>, value: Value, channels_last: bool) -> Result<Linear, 
             let out_dim = if op.channels_last { weights.rank() - 1 } else { 0 };
             let bias = data.ins.get(2).map(|&v| constant(v, "the bias")).transpose()?;
             let channels = weights.size(out_dim);
-            Ok(Linear { op: data.op.clone(), x: data.ins[0], weights, out_dim, bias, channels })
+            Ok(Linear {
+                op: data.op.clone(),
+                name: data.name.clone(),
+                x: data.ins[0],
+                weights,
+                out_dim,
+                bias,
+                channels,
+            })
         }
         // The channels of a matrix product are its columns: rank 2, or channels last.
         Op::MatMul(op) if built.ty(value).rank() == 2 || channels_last => {
@@ -280,7 +291,15 @@ fn linear(edit: &Edit<'_>, value: Value, channels_last: bool) -> Result<Linear, 
             let weights = weights(data.ins[1])?;
             let out_dim = weights.rank() - if op.trans_b { 2 } else { 1 };
             let channels = weights.size(out_dim);
-            Ok(Linear { op: data.op.clone(), x: data.ins[0], weights, out_dim, bias: None, channels })
+            Ok(Linear {
+                op: data.op.clone(),
+                name: data.name.clone(),
+                x: data.ins[0],
+                weights,
+                out_dim,
+                bias: None,
+                channels,
+            })
         }
         Op::Elementwise(Elementwise { f: ScalarFn::Add }) => {
             single(value)?;
@@ -303,6 +322,7 @@ fn linear(edit: &Edit<'_>, value: Value, channels_last: bool) -> Result<Linear, 
 impl Linear {
     /// The same with its results scaled and shifted.
     fn rebuilt(&self, b: &mut Builder, affine: &Affine) -> Result<Values, Error> {
+        b.set_name(self.name.clone());
         let dtype = self.weights.dtype();
         let weights = self.weights.scaled(self.out_dim, &affine.factor);
         let old_bias = self.bias.as_ref().map_or_else(|| vec![0.0; self.channels], Tensor::to_f64s);

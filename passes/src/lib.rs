@@ -28,6 +28,7 @@ mod absorb;
 mod algebra;
 pub mod composites;
 mod cx;
+pub mod dot;
 mod error;
 mod fingerprint;
 pub mod graph;
@@ -41,6 +42,7 @@ pub mod rewrite;
 pub mod stats;
 #[cfg(test)]
 mod testing;
+mod weights;
 
 pub use cx::{Options, PassCx};
 pub use error::Error;

@@ -2,7 +2,8 @@
 
 use crate::error::Error;
 use crate::graph::{
-    choose_layout, cse, dce, fold, fold_batch_norm, recognize_composites, simplify, sink_transposes,
+    choose_layout, cse, dce, decompose, fold, fold_batch_norm, propagate_shapes, recognize_composites,
+    simplify, sink_transposes,
 };
 use crate::manager::Pass;
 
@@ -35,8 +36,10 @@ pub const PASSES: &[&Pass] = &[
     &choose_layout::PASS,
     &cse::PASS,
     &dce::PASS,
+    &decompose::PASS,
     &fold::PASS,
     &fold_batch_norm::PASS,
+    &propagate_shapes::PASS,
     &recognize_composites::PASS,
     &simplify::PASS,
     &sink_transposes::PASS,
@@ -51,7 +54,12 @@ pub const PIPELINES: &[Pipeline] = &[
     Pipeline {
         name: "O1",
         help: "remove what need not be computed",
-        stages: &[Stage::Pass(&dce::PASS), CLEAN, Stage::Pass(&fold_batch_norm::PASS)],
+        stages: &[
+            Stage::Pass(&dce::PASS),
+            Stage::Pass(&propagate_shapes::PASS),
+            CLEAN,
+            Stage::Pass(&fold_batch_norm::PASS),
+        ],
     },
     Pipeline {
         name: "O2",
@@ -59,6 +67,8 @@ pub const PIPELINES: &[Pipeline] = &[
         stages: &[
             // Dead nodes count as readers and would block rules that ask for a single one.
             Stage::Pass(&dce::PASS),
+            // Shapes first: what they depend on may be dead afterwards.
+            Stage::Pass(&propagate_shapes::PASS),
             CLEAN,
             // After cleaning, which formulas rely on.
             Stage::Pass(&recognize_composites::PASS),

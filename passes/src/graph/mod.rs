@@ -4,8 +4,10 @@
 pub mod choose_layout;
 pub mod cse;
 pub mod dce;
+pub mod decompose;
 pub mod fold;
 pub mod fold_batch_norm;
+pub mod propagate_shapes;
 pub mod recognize_composites;
 pub mod simplify;
 pub mod sink_transposes;

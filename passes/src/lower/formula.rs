@@ -190,13 +190,14 @@ pub fn point_cost(nest: &Nest, roots: &[Val]) -> u64 {
     total
 }
 
-/// Whether the nest is a copy of its one operand in the same row-major order.
-pub fn is_identity(nest: &Nest) -> bool {
-    let [root] = nest.roots.as_slice() else { return false };
-    let Expr::Load { operand, index, guards } = nest.expr(*root) else { return false };
+/// The operand that the nest is a copy of in the same row-major order; it may have others that it does not read.
+pub fn as_identity(nest: &Nest) -> Option<u32> {
+    let [root] = nest.roots.as_slice() else { return None };
+    let Expr::Load { operand, index, guards } = nest.expr(*root) else { return None };
     let from = &nest.operands[*operand as usize];
     let domain: Vec<Index> = nest.domain.iter().map(|&v| Index::var(v)).collect();
     let shape = nest.shape();
     let same_len = from.shape.iter().product::<usize>() == shape.iter().product::<usize>();
-    guards.is_empty() && same_len && flat_index(index, &from.shape) == flat_index(&domain, &shape)
+    let same = guards.is_empty() && same_len && flat_index(index, &from.shape) == flat_index(&domain, &shape);
+    same.then_some(*operand)
 }

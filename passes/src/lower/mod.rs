@@ -17,7 +17,7 @@ use cranelift_entity::SecondaryMap;
 use windlass_ir::loops::{Kernel, Nest, NestBuilder, Place, Program, Step, Work};
 use windlass_ir::{Error, Graph, Tensor};
 
-use crate::lower::formula::is_identity;
+use crate::lower::formula::as_identity;
 use crate::lower::place::{Lifetime, check, place};
 use crate::lower::schedule::{Machine, normalize, schedule};
 use crate::lower::units::{Buf, BufData, Unit, UnitWork, Units};
@@ -91,9 +91,9 @@ fn aliases(units: &Units) -> SecondaryMap<Buf, Option<Buf>> {
     let mut aliases: SecondaryMap<Buf, Option<Buf>> = SecondaryMap::new();
     for unit in &units.units {
         if let UnitWork::Nest(nest) = &unit.work
-            && is_identity(nest)
+            && let Some(operand) = as_identity(nest)
         {
-            let from = unit.ins[0];
+            let from = unit.ins[operand as usize];
             aliases[unit.outs[0]] = Some(aliases[from].unwrap_or(from));
         }
     }

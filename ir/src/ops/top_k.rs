@@ -3,10 +3,12 @@
 use std::cmp::Ordering;
 
 use super::movement::{around, late_count, with_dim};
-use super::{OpDef, arity};
+use super::{Lowered, OpDef, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::dtype::{DType, Element};
-use crate::error::Violation;
+use crate::error::{Error, Violation};
+use crate::loops::{Index, Kernel, KernelBuilder, LoopKind, Rhs, Role, Val};
+use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
 use crate::types::{Dim, TensorType, normalize_axis};
 use crate::{require, with_element};
@@ -105,6 +107,123 @@ impl OpDef for TopK {
         });
         Ok(vec![values, positions])
     }
+
+    fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
+        let k = self.k.known()[0] as usize;
+        if k > MOST_PASSES || outs[0].as_len() == Some(0) {
+            return Ok(Lowered::Interpret);
+        }
+        Ok(Lowered::Kernel(Box::new(self.kernel(&ins[0], k))))
+    }
+}
+
+/// Beyond so many elements of each lane, sorting in the interpreter is faster than a pass for each.
+const MOST_PASSES: usize = 64;
+
+impl TopK {
+    /// For each of the `k` places, a pass over the lane for the best element after the previous one.
+    fn kernel(&self, ty: &TensorType, k: usize) -> Kernel {
+        let (dtype, shape) = (ty.dtype, ty.shape());
+        let axis = normalize_axis(self.axis, shape.len()).expect("infer accepted the axis");
+        let (outer, n, inner) = around(&shape, axis);
+        let key = key_type(dtype);
+        let mut b = KernelBuilder::new("top_k");
+        let x = b.buffer("x", dtype, outer * n * inner, Role::In);
+        let values = b.buffer("values", dtype, outer * k * inner, Role::Out);
+        let positions = b.buffer("positions", DType::I64, outer * k * inner, Role::Out);
+        let [last_key, best_key] =
+            ["last_key", "best_key"].map(|name| b.buffer(name, key, 1, Role::Register));
+        let [last_at, best_at] =
+            ["last_at", "best_at"].map(|name| b.buffer(name, DType::I64, 1, Role::Register));
+        let only = || Index::constant(0);
+        let (better, worse) = match self.largest {
+            true => (ScalarFn::Gt, ScalarFn::Lt),
+            false => (ScalarFn::Lt, ScalarFn::Gt),
+        };
+        let int = |b: &mut KernelBuilder, value: i64| b.define(DType::I64, Rhs::Const(value as u64));
+        b.repeat(LoopKind::Serial, outer, |b, o| {
+            b.repeat(LoopKind::Serial, inner, |b, lane| {
+                // A position of -1 means that there is none yet.
+                let (nowhere, zero) = (int(b, -1), b.define(key, Rhs::Const(0)));
+                b.store(last_at, only(), nowhere);
+                b.store(last_key, only(), zero);
+                b.repeat(LoopKind::Serial, k, |b, place| {
+                    b.store(best_at, only(), nowhere);
+                    b.store(best_key, only(), zero);
+                    b.repeat(LoopKind::Serial, n, |b, i| {
+                        let at = Index::flatten(&[o.clone(), i.clone(), lane.clone()], &[outer, n, inner]);
+                        let element = b.load(x, at);
+                        let this = order_key(b, element);
+                        let here = b.define(DType::I64, Rhs::Index(i));
+                        let none = int(b, 0);
+                        let (last, last_here) = (b.load(last_key, only()), b.load(last_at, only()));
+                        let first = b.apply(ScalarFn::Lt, &[last_here, none]);
+                        let is_worse = b.apply(worse, &[this, last]);
+                        let ties = b.apply(ScalarFn::Eq, &[this, last]);
+                        let later = b.apply(ScalarFn::Gt, &[here, last_here]);
+                        let tie_after = b.apply(ScalarFn::And, &[ties, later]);
+                        let after = b.apply(ScalarFn::Or, &[is_worse, tie_after]);
+                        let allowed = b.apply(ScalarFn::Or, &[first, after]);
+                        let (best, best_here) = (b.load(best_key, only()), b.load(best_at, only()));
+                        let unset = b.apply(ScalarFn::Lt, &[best_here, none]);
+                        let beats = b.apply(better, &[this, best]);
+                        let improves = b.apply(ScalarFn::Or, &[unset, beats]);
+                        let take = b.apply(ScalarFn::And, &[allowed, improves]);
+                        let best = b.apply(ScalarFn::Select, &[take, this, best]);
+                        let best_here = b.apply(ScalarFn::Select, &[take, here, best_here]);
+                        b.store(best_key, only(), best);
+                        b.store(best_at, only(), best_here);
+                    });
+                    let (best, at) = (b.load(best_key, only()), b.load(best_at, only()));
+                    let (low, high) = (int(b, 0), int(b, n as i64 - 1));
+                    let at = b.apply(ScalarFn::Max, &[at, low]);
+                    let at = b.apply(ScalarFn::Min, &[at, high]);
+                    let from =
+                        Index::flatten(&[o.clone(), Index::value(at, n), lane.clone()], &[outer, n, inner]);
+                    let to = Index::flatten(&[o.clone(), place, lane.clone()], &[outer, k, inner]);
+                    let element = b.load(x, from);
+                    b.store(values, to.clone(), element);
+                    b.store(positions, to, at);
+                    b.store(last_key, only(), best);
+                    b.store(last_at, only(), at);
+                });
+            });
+        });
+        b.finish()
+    }
+}
+
+/// The type of [`order_key`].
+fn key_type(dtype: DType) -> DType {
+    match dtype.accumulator() {
+        DType::F32 => DType::I32,
+        DType::F64 => DType::I64,
+        other => other,
+    }
+}
+
+/// An integer that orders as the element does: for a float its bits, those below the sign flipped if it
+/// is negative, both zeros alike and NaN above all.
+fn order_key(b: &mut KernelBuilder, element: Val) -> Val {
+    let dtype = b.dtype(element);
+    if !dtype.is_float() {
+        return element;
+    }
+    let wide = dtype.accumulator();
+    let key = key_type(dtype);
+    let element = match dtype == wide {
+        true => element,
+        false => b.apply(ScalarFn::Cast(wide), &[element]),
+    };
+    let zero = b.constant(wide, 0.0);
+    let positive = b.apply(ScalarFn::Add, &[element, zero]);
+    let bits = b.apply(ScalarFn::Bitcast(key), &[positive]);
+    let (most, none) = (b.define(key, Rhs::Const(key.int_range().1 as u64)), b.define(key, Rhs::Const(0)));
+    let flipped = b.apply(ScalarFn::Xor, &[bits, most]);
+    let is_negative = b.apply(ScalarFn::Lt, &[bits, none]);
+    let ordered = b.apply(ScalarFn::Select, &[is_negative, flipped, bits]);
+    let is_nan = b.apply(ScalarFn::Ne, &[element, element]);
+    b.apply(ScalarFn::Select, &[is_nan, most, ordered])
 }
 
 #[cfg(test)]

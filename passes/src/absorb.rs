@@ -52,7 +52,7 @@ pub fn absorb(graph: &Graph, node: Node, layouts: &dyn Layouts) -> Option<Absorb
         Op::Reduce(op) => reduce(op, ty(0), &first),
         Op::Gelu(_) | Op::Silu(_) => same_layout(data.op.clone(), &first),
         Op::Softmax(op) => same_layout(Softmax { axis: axis(op.axis, &first)?, ..op.clone() }, &first),
-        Op::Hardmax(op) => same_layout(Hardmax { axis: axis(op.axis, &first)?, ..op.clone() }, &first),
+        Op::Hardmax(op) => same_layout(Hardmax { axis: axis(op.axis, &first)? }, &first),
         Op::LpNorm(op) => same_layout(LpNorm { axis: axis(op.axis, &first)?, ..op.clone() }, &first),
         Op::Pad(op) => {
             let axes = rename(&all_if_empty(op.axes.as_known()?, ty(0).rank()), &first)?;
@@ -61,7 +61,8 @@ pub fn absorb(graph: &Graph, node: Node, layouts: &dyn Layouts) -> Option<Absorb
         }
         Op::Slice(op) => {
             let (starts, axes) = (op.starts.as_known()?, op.axes.as_known()?);
-            (op.ends.as_known()?, op.steps.as_known()?);
+            op.ends.as_known()?;
+            op.steps.as_known()?;
             let axes = rename(&all_if_empty(axes, starts.len()), &first)?;
             first_operand(Slice { axes, ..op.clone() }, data.ins.len(), &first)
         }

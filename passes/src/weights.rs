@@ -109,13 +109,9 @@ pub fn transposed(tensor: &Tensor, perm: &Permutation, factors: Option<&[f64]>) 
         stride *= shape[d];
     }
     let mut places: Vec<usize> = vec![0];
-    for d in 1..rank {
-        let sizes = 0..tensor.shape()[d];
-        places = places
-            .iter()
-            .flat_map(|&p| sizes.clone().map(move |i| (p, i)))
-            .map(|(p, i)| p + i * strides[d])
-            .collect();
+    for (&size, &stride) in tensor.shape().iter().zip(&strides).skip(1) {
+        let along = |p: usize| (0..size).map(move |i| p + i * stride);
+        places = places.iter().flat_map(|&p| along(p)).collect();
     }
     let mut out = Tensor::zeros(tensor.dtype(), &shape);
     with_element!(tensor.dtype(), T => {

@@ -121,7 +121,7 @@ impl OpDef for Conv {
         let window = self.window(layout.spatial.len())?;
         let (out_channels, group_channels) = (&w.dims[layout.w_out], &w.dims[layout.w_in]);
         let group = usize::try_from(self.group).unwrap_or(0);
-        let divides = |n: usize| group > 0 && n % group == 0;
+        let divides = |n: usize| group > 0 && n.is_multiple_of(group);
         require!(divides(0), "C4", "group is {}", self.group);
         if let Dim::Fixed(m) = out_channels {
             require!(divides(*m), "C4", "group {group} does not divide the {m} output channels of {w}");

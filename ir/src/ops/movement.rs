@@ -143,7 +143,7 @@ pub(crate) fn with_dim(ty: &TensorType, axis: usize, dim: Dim) -> TensorType {
 
 /// The product of dimensions, as precisely as a dimension can say it.
 pub(crate) fn product(dims: &[Dim]) -> Dim {
-    if dims.iter().any(|d| *d == Dim::Fixed(0)) {
+    if dims.contains(&Dim::Fixed(0)) {
         return Dim::Fixed(0);
     }
     let others: SmallVec<[&Dim; 4]> = dims.iter().filter(|d| **d != Dim::Fixed(1)).collect();

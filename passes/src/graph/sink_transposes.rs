@@ -181,16 +181,8 @@ impl<'g> Analysis<'g> {
 
     /// The bytes of a change of layout, which is made once.
     fn charge(&mut self, value: Value, to: &Permutation) -> u64 {
-        match self.change(value, to) {
-            Some(change) => {
-                if self.made.insert(change) {
-                    bytes(self.graph, value)
-                } else {
-                    0
-                }
-            }
-            None => 0,
-        }
+        let is_new = self.change(value, to).is_some_and(|change| self.made.insert(change));
+        if is_new { bytes(self.graph, value) } else { 0 }
     }
 }
 

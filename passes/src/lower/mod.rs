@@ -136,7 +136,7 @@ fn plan(units: Units, machine: &Machine) -> Program {
         for &buf in &unit.outs {
             if places[buf].is_none() {
                 life_of[buf] = Some(lifetimes.len());
-                let bytes = (units.bufs[buf].len() * units.bufs[buf].dtype.size()) as u64;
+                let bytes = (units.bufs[buf].elements() * units.bufs[buf].dtype.size()) as u64;
                 lifetimes.push(Lifetime { bytes, first: number, last: number });
             }
         }

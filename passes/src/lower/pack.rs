@@ -125,7 +125,7 @@ fn plan(nest: &Nest, unit: &Unit, units: &Units, machine: &Machine) -> Option<Pa
     let step_count: usize = steps.iter().map(|v| v.extent).product();
     let constant = units.bufs[unit.ins[*operand as usize]].constant.is_some();
     let packed_len = batch.iter().map(|v| v.extent).product::<usize>() * lane.extent * step_count;
-    let overlaps = packed_len > 2 * units.bufs[unit.ins[*operand as usize]].len();
+    let overlaps = packed_len > 2 * units.bufs[unit.ins[*operand as usize]].elements();
     let pays = match (constant, neighbours) {
         (true, true) => lane.extent > lanes,
         (true, false) => true,
@@ -216,7 +216,7 @@ fn pack_nest(
     steps: &[Var],
 ) -> Nest {
     let mut builder = NestBuilder::new(shape);
-    let operand = builder.operand(source.dtype, &[source.len()]);
+    let operand = builder.operand(source.dtype, &[source.elements()]);
     let at = builder.domain();
     let column = at[batch.len()].mul(lanes as i64).add(&at[shape.len() - 1]);
     let from = index.substitute(&|var| {

@@ -91,7 +91,7 @@ pub fn check(program: &Program) -> Result<(), Error> {
         };
         for (start, end) in arena(true) {
             let owner = owners.range(..=start).next_back();
-            if !owner.is_some_and(|(_, &(owned, _))| owned >= end) {
+            if owner.is_none_or(|(_, &(owned, _))| owned < end) {
                 return fail(format!(
                     "step {number} reads bytes {start}..{end}, which no one step wrote whole"
                 ));

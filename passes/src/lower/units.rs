@@ -27,7 +27,7 @@ pub struct BufData {
 
 impl BufData {
     /// The number of elements.
-    pub fn len(&self) -> usize {
+    pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A graph grows node by node next to the tensors its values have on its inputs, so each node is known
 //! to evaluate, and to benign values (see [`values`]). What an op wants is proposed by one table
-//! ([`propose`]), in which an op that has no row gets random operands and attributes until `infer`
+//! (`propose`), in which an op that has no row gets random operands and attributes until `infer`
 //! accepts them: a new op is picked up by itself, and a row only raises how often it succeeds.
 //!
 //! Shapes include rank 0 and sizes of 0; inputs have named dimensions now and then, attributes that

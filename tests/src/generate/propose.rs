@@ -162,7 +162,7 @@ impl Growing<'_> {
                 }
                 let ones: Vec<i64> = (0..shape.len())
                     .filter(|&d| shape[d] == 1)
-                    .map(|d| self.from_end(d, shape.len()))
+                    .map(|d| self.axis_from_end(d, shape.len()))
                     .collect();
                 let axes = ones.into_iter().filter(|_| self.rng.flag()).collect();
                 let x = New(self.dtype(any), shape, Values::Any);
@@ -204,7 +204,7 @@ impl Growing<'_> {
                     other[axis] = self.size();
                     ins.push(New(dtype, other, Values::Any));
                 }
-                let axis = self.from_end(axis, shape.len());
+                let axis = self.axis_from_end(axis, shape.len());
                 (self.op(name, vec![("axis", Int(axis))]), ins, Exact, false)
             }
             "gather" | "gather_elements" => {
@@ -214,7 +214,7 @@ impl Growing<'_> {
                 at[axis] = self.size();
                 let at = if name == "gather" { self.shape(0, 2) } else { at };
                 let indices = New(self.index_type(), at, Values::Index(shape[axis]));
-                let axis = self.from_end(axis, shape.len());
+                let axis = self.axis_from_end(axis, shape.len());
                 (self.op(name, vec![("axis", Int(axis))]), vec![x, indices], Exact, false)
             }
             "gather_nd" => {
@@ -233,7 +233,7 @@ impl Growing<'_> {
                 let mut at = shape.clone();
                 at[axis] = self.size().min(4);
                 let indices = New(self.index_type(), at.clone(), Values::Index(shape[axis]));
-                let axis = self.from_end(axis, shape.len());
+                let axis = self.axis_from_end(axis, shape.len());
                 let ins = vec![x, indices, New(dtype, at, Values::Any)];
                 (self.op(name, vec![("axis", Int(axis))]), ins, Sums, false)
             }
@@ -298,7 +298,7 @@ impl Growing<'_> {
                 let (x, _, shape) = self.main(is_number, 1, 3, true);
                 let axis = self.rng.below(shape.len());
                 let k = self.rng.below(shape[axis] + 1) as i64;
-                let axis = self.from_end(axis, shape.len());
+                let axis = self.axis_from_end(axis, shape.len());
                 (self.op(name, vec![("k", Ints(vec![k])), ("axis", Int(axis))]), vec![x], Exact, true)
             }
             "non_zero" => (self.op(name, vec![]), vec![self.main(any, 0, 3, true).0], Exact, true),
@@ -307,7 +307,7 @@ impl Growing<'_> {
                 let axis = self.rng.below(shape.len());
                 let len = self.rng.below(shape[axis] + 1);
                 let condition = New(DType::Bool, vec![len], Values::Any);
-                let axis = self.from_end(axis, shape.len());
+                let axis = self.axis_from_end(axis, shape.len());
                 (self.op(name, vec![("axis", Int(axis))]), vec![x, condition], Exact, false)
             }
             "reverse_sequence" => {
@@ -348,7 +348,7 @@ impl Growing<'_> {
                 let axis = self.rng.below(shape.len());
                 let affine = New(dtype, shape[axis..].to_vec(), Values::Any);
                 let ins = [vec![x], vec![affine; self.rng.below(3)]].concat();
-                let axis = self.from_end(axis, shape.len());
+                let axis = self.axis_from_end(axis, shape.len());
                 (self.op(name, vec![("axis", Int(axis)), ("epsilon", Float(0.125))]), ins, Approximate, false)
             }
             "group_norm" | "instance_norm" => {
@@ -820,18 +820,18 @@ impl Growing<'_> {
     }
 
     /// The axis, counted from the end now and then.
-    fn from_end(&mut self, axis: usize, rank: usize) -> i64 {
+    fn axis_from_end(&mut self, axis: usize, rank: usize) -> i64 {
         if self.rng.flag() { axis as i64 } else { axis as i64 - rank as i64 }
     }
 
     fn axis(&mut self, rank: usize) -> i64 {
         let axis = self.rng.below(rank);
-        self.from_end(axis, rank)
+        self.axis_from_end(axis, rank)
     }
 
     fn distinct_axes(&mut self, rank: usize, count: usize) -> Vec<i64> {
         let order = self.rng.shuffled(rank);
-        order.into_iter().take(count).map(|axis| self.from_end(axis, rank)).collect()
+        order.into_iter().take(count).map(|axis| self.axis_from_end(axis, rank)).collect()
     }
 
     /// Any number of distinct axes.

@@ -45,7 +45,7 @@ impl Format {
                 fraction: 23,
                 bias: 127,
                 magic: 12_582_912.0,
-                ln2: [0.693_147_182_464_599_6, -1.904_654_212_125_933_8e-9],
+                ln2: [0.693_147_182_464_599_6, -1.904_654_212_125_934e-9],
             },
             _ => Format {
                 fraction: 52,
@@ -97,7 +97,7 @@ pub(super) fn exp_reduced(s: &mut Scope<'_>, r: Val) -> Val {
 pub(super) fn scale_twice(s: &mut Scope<'_>, y: Val, shifted: Val) -> Val {
     let dtype = s.dtype(y);
     let fraction = Format::of(dtype).fraction;
-    let whole = s.to_bits(shifted);
+    let whole = s.bits_of(shifted);
     let half = s.shr_k(whole, 1);
     let other = s.sub(whole, half);
     let half = s.shl_k(half, fraction);
@@ -111,7 +111,7 @@ pub(super) fn scale_twice(s: &mut Scope<'_>, y: Val, shifted: Val) -> Val {
 /// `2^n`, for `n + bias` in the low bits of `shifted`, a normal number.
 pub(super) fn power_of_two(s: &mut Scope<'_>, shifted: Val) -> Val {
     let dtype = s.dtype(shifted);
-    let bits = s.to_bits(shifted);
+    let bits = s.bits_of(shifted);
     let bits = s.shl_k(bits, Format::of(dtype).fraction);
     s.bitcast(bits, dtype)
 }

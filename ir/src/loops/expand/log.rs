@@ -103,7 +103,7 @@ pub(super) fn log(s: &mut Scope<'_>, x: Val) -> Val {
         DType::F32 => {
             let square = s.mul(f, f);
             let tail = s.polynomial(f, &LOG_F32);
-            let low = s.mul_k(k, -1.904_654_212_125_933_8e-9);
+            let low = s.mul_k(k, -1.904_654_212_125_934e-9);
             let y = s.fma(tail, square, low);
             let y = s.add(y, f);
             s.fma_k(k, 0.693_147_182_464_599_6, y)

@@ -204,13 +204,13 @@ impl Scope<'_> {
         }
     }
 
-    pub fn to_bits(&mut self, val: Val) -> Val {
+    pub fn bits_of(&mut self, val: Val) -> Val {
         self.bitcast(val, self.bits_type(val))
     }
 
     /// The sign bit of a float, as bits.
     pub fn sign_bits(&mut self, x: Val) -> Val {
-        let bits = self.to_bits(x);
+        let bits = self.bits_of(x);
         let sign = 1 << (8 * self.dtype(x).size() - 1);
         self.and_k(bits, sign)
     }
@@ -218,7 +218,7 @@ impl Scope<'_> {
     /// `magnitude` with its sign flipped where `sign` has the sign bit.
     pub fn flip_sign(&mut self, magnitude: Val, sign: Val) -> Val {
         let dtype = self.dtype(magnitude);
-        let bits = self.to_bits(magnitude);
+        let bits = self.bits_of(magnitude);
         let bits = self.xor(bits, sign);
         self.bitcast(bits, dtype)
     }

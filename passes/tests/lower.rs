@@ -202,3 +202,14 @@ fn concatenation_in_every_position() {
         });
     }
 }
+
+/// A choice between parts is only as good as the guards that made it: what follows from it stays inside.
+#[test]
+fn what_a_guard_decides_stays_inside_it() {
+    build("padded pointwise convolution", |b| {
+        let x = b.input("x", f32s(&[1, 1, 3, 3]));
+        let w = b.input("w", f32s(&[1, 1, 1, 1]));
+        let conv = Conv { strides: vec![3, 1], pads: vec![1, 2, 0, 0], ..Conv::plain() };
+        vec![b.push1(conv, &[x, w]).unwrap()]
+    });
+}

@@ -1,8 +1,8 @@
 //! From a graph to a program.
 //!
 //! Every node becomes a unit over buffers ([`units`]), formulas are merged into their users
-//! ([`fuse`]), right operands of contractions are packed ([`pack`]), formulas become loops
-//! ([`schedule`]), and buffers get their places in memory ([`place`]).
+//! ([`mod@fuse`]), right operands of contractions are packed ([`pack`]), formulas become loops
+//! ([`mod@schedule`]), and buffers get their places in memory ([`mod@place`]).
 
 pub mod formula;
 pub mod fuse;

@@ -150,10 +150,9 @@ impl<'n> Emit<'n> {
 
     /// How deep the block is in which an index of the nest is known.
     fn depth_of(&mut self, index: &Index) -> usize {
-        let vals: Vec<Val> = index.values().into_iter().map(|v| self.value(v)).collect();
-        let vals = vals.into_iter().map(|v| self.val_depth[&v]);
+        let vals: Vec<usize> = index.values().into_iter().map(|v| self.value_at(v).1).collect();
         let vars = index.vars().into_iter().map(|v| self.bound[&v].1);
-        vals.chain(vars).max().unwrap_or(0).max(self.outermost)
+        vals.into_iter().chain(vars).max().unwrap_or(0).max(self.outermost)
     }
 
     /// What is known of guards that must all hold, and how deep the block is in which that is so.
@@ -187,7 +186,15 @@ impl<'n> Emit<'n> {
 
     /// An expression's value, defined where it is first known.
     pub fn value(&mut self, val: Val) -> Val {
-        if let Some(&known) = self.scopes.iter().find_map(|scope| scope.get(&val)) {
+        self.value_at(val).0
+    }
+
+    /// An expression's value, and how deep the block is in which it is that. The value itself may be
+    /// defined further out, where a condition decided here chose it.
+    fn value_at(&mut self, val: Val) -> (Val, usize) {
+        let known =
+            self.scopes.iter().enumerate().find_map(|(depth, scope)| Some((*scope.get(&val)?, depth)));
+        if let Some(known) = known {
             return known;
         }
         let (expr, dtype) = &self.nest.exprs[val];
@@ -216,15 +223,20 @@ impl<'n> Emit<'n> {
             },
             Expr::Apply(ScalarFn::Select, args) if let Some((known, depth)) = self.known_bool(args[0]) => {
                 // A condition decided here makes the other branch dead.
-                let chosen = self.value(if known { args[1] } else { args[2] });
-                let depth = depth.max(self.val_depth[&chosen]);
+                let (chosen, at) = self.value_at(if known { args[1] } else { args[2] });
+                let depth = depth.max(at);
                 self.scopes[depth].insert(val, chosen);
-                return chosen;
+                return (chosen, depth);
             }
             Expr::Apply(f, args) => {
-                let args: smallvec::SmallVec<[Val; 3]> = args.iter().map(|&a| self.value(a)).collect();
-                let depth = args.iter().map(|a| self.val_depth[a]).max().unwrap_or(0).max(self.outermost);
-                self.define(depth, dtype, Rhs::Apply(*f, args))
+                let mut depth = self.outermost;
+                let mut made: smallvec::SmallVec<[Val; 3]> = smallvec::SmallVec::new();
+                for &arg in args {
+                    let (arg, at) = self.value_at(arg);
+                    depth = depth.max(at);
+                    made.push(arg);
+                }
+                self.define(depth, dtype, Rhs::Apply(*f, made))
             }
             Expr::Reduce { .. } => match self.tiles.get(&val).cloned() {
                 Some(Tile { buffer, index }) => {
@@ -236,7 +248,7 @@ impl<'n> Emit<'n> {
         };
         let depth = self.val_depth[&made];
         self.scopes[depth].insert(val, made);
-        made
+        (made, depth)
     }
 
     /// Whether a condition is decided by the open `if`s or by the ranges of the variables, and how deep
@@ -269,8 +281,8 @@ impl<'n> Emit<'n> {
         if let (Reduction::Sum, Expr::Apply(ScalarFn::Mul, factors)) = (kind, self.nest.expr(arg))
             && self.nest.dtype(arg).is_float()
         {
-            let (a, b) = (self.value(factors[0]), self.value(factors[1]));
-            let (a, b) = if self.val_depth[&a] < self.val_depth[&b] { (b, a) } else { (a, b) };
+            let ((a, at_a), (b, at_b)) = (self.value_at(factors[0]), self.value_at(factors[1]));
+            let (a, b) = if at_a < at_b { (b, a) } else { (a, b) };
             return self.apply(ScalarFn::Fma, &[a, b, acc]);
         }
         let arg = self.value(arg);

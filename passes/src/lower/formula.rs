@@ -126,6 +126,55 @@ pub fn merge_loops(nest: Nest) -> Nest {
     merge_reductions(nest)
 }
 
+/// Splits domain variables that index maps divide, where that makes the maps simpler: `x[i / 32, i % 32]`
+/// for i over 384 becomes `x[h, d]`. A result reshaped from several dimensions into one has such maps.
+///
+/// Operands must be flat. The domain's row-major order, in which results are stored, stays.
+pub fn split_loops(nest: Nest) -> Nest {
+    let mut nest = nest;
+    'again: loop {
+        for at in 0..nest.domain.len() {
+            for divisor in divisors(&nest, nest.domain[at]) {
+                let mut shape = nest.shape();
+                shape[at] /= divisor;
+                shape.insert(at + 1, divisor);
+                let join = |domain: &[Index]| {
+                    let mut index = domain.to_vec();
+                    let inner = index.remove(at + 1);
+                    index[at] = index[at].mul(divisor as i64).add(&inner);
+                    index
+                };
+                let split = over_domain(&nest, &shape, join, &mut fresh);
+                if index_cost(&split) < index_cost(&nest) {
+                    nest = split;
+                    continue 'again;
+                }
+            }
+        }
+        return nest;
+    }
+}
+
+/// What a variable alone is divided by in index maps, of the divisors of its extent.
+fn divisors(nest: &Nest, var: Var) -> BTreeSet<usize> {
+    let mut found = BTreeSet::new();
+    for val in nest.needed(&nest.roots) {
+        visit_indices(nest.expr(val), &mut |index| {
+            for (atom, _) in index.terms() {
+                if let Atom::Div(x, c) | Atom::Mod(x, c) = atom
+                    && x.as_var() == Some(var)
+                    && let Ok(c) = usize::try_from(*c)
+                    && c < var.extent
+                    && var.extent.is_multiple_of(c)
+                {
+                    found.insert(c);
+                }
+            }
+        });
+    }
+    found
+}
+
 fn merge_reductions(mut nest: Nest) -> Nest {
     // Position `at` of every reduction that has it is merged with the next, if that is no worse.
     let longest = |nest: &Nest| {

@@ -11,9 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
 use windlass_ir::{Shape, Tensor, with_element};
 
-use super::formula::free_vars;
+use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
+use super::schedule::Machine;
 use super::schedule::tile::{Contraction, FEW_LANES, as_contraction, tile_bytes};
-use super::schedule::{Machine, normalize};
 use super::units::{Buf, BufData, Unit, UnitWork, Units};
 
 /// Rows that read an operand of unit stride again before packing it while running pays.
@@ -30,10 +30,11 @@ pub fn pack(units: &mut Units, machine: &Machine) {
         if let UnitWork::Nest(nest) = &unit.work
             && as_contraction(nest).is_some()
         {
-            let nest = normalize(nest);
+            let nest = merge_loops(split_loops(flatten_operands(nest)));
             unit.flops += contraction_flops(&nest);
-            if let Some(plan) = plan(&nest, &unit, units, machine) {
-                result.extend(apply(&nest, &mut unit, plan, units, &mut jobs));
+            match plan(&nest, &unit, units, machine) {
+                Some(plan) => result.extend(apply(&nest, &mut unit, plan, units, &mut jobs)),
+                None => unit.work = UnitWork::Nest(Box::new(nest)),
             }
         }
         result.push(unit);

@@ -116,7 +116,9 @@ fn plan(nest: &Nest, unit: &Unit, units: &Units, machine: &Machine) -> Option<Pa
         nest.domain.iter().copied().filter(|v| *v != lane && free[factor].contains(v)).collect();
     let affine = index[0].values().is_empty()
         && batch.iter().chain(steps).chain([&lane]).all(|&v| index[0].coefficient(v).is_some());
-    if once != 1 || !affine || !steps.iter().all(|v| free[factor].contains(v)) {
+    // An operand without elements is never read: some other dimension of the product is 0.
+    let empty = units.bufs[unit.ins[*operand as usize]].elements() == 0;
+    if empty || once != 1 || !affine || !steps.iter().all(|v| free[factor].contains(v)) {
         return None;
     }
     let row_count: usize =

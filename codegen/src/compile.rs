@@ -32,6 +32,16 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The number of threads that compile.
+    pub(crate) fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        }
+    }
+}
+
 /// Where compile time went. Times of phases that run on several threads are added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
@@ -47,8 +57,23 @@ pub struct Statistics {
     pub compile: Duration,
     /// Bytes to executable memory or an object file.
     pub link: Duration,
+    /// Compiling and running what prepares the constants, which the other times include too.
+    pub prepare: Duration,
     /// From start to end.
     pub wall: Duration,
+}
+
+impl Statistics {
+    /// Adds what another program took, its wall time aside.
+    pub(crate) fn add(&mut self, other: &Statistics) {
+        self.kernels += other.kernels;
+        self.distinct += other.distinct;
+        self.code_bytes += other.code_bytes;
+        self.emit += other.emit;
+        self.compile += other.compile;
+        self.link += other.link;
+        self.prepare += other.prepare;
+    }
 }
 
 /// The code of one kernel.
@@ -66,10 +91,7 @@ pub(crate) fn compile(
     statistics: &mut Statistics,
 ) -> Result<(Vec<Code>, Vec<usize>), Error> {
     let (distinct, positions) = distinct(kernels);
-    let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
+    let threads = options.threads();
     let next = AtomicUsize::new(0);
     let times = Mutex::new((Duration::ZERO, Duration::ZERO));
     let results: Vec<Mutex<Option<Result<Code, Error>>>> =
@@ -107,9 +129,9 @@ pub(crate) fn compile(
         })
         .collect::<Result<Vec<Code>, Error>>()?;
     let (emit, compile) = times.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    statistics.kernels = kernels.len();
-    statistics.distinct = distinct.len();
-    statistics.code_bytes = codes.iter().map(|c| c.bytes.len()).sum();
+    statistics.kernels += kernels.len();
+    statistics.distinct += distinct.len();
+    statistics.code_bytes += codes.iter().map(|c| c.bytes.len()).sum::<usize>();
     statistics.emit += emit;
     statistics.compile += compile;
     if statistics.code_bytes > options.code_limit {

@@ -8,7 +8,7 @@ use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{Linkage, Module, default_libcall_names};
 use windlass_ir::loops::{Kernel, Place, Program, Step, Work};
 use windlass_ir::{Tensor, TensorType, eval_op};
-use windlass_runtime::{Constant, Executable, HostFn, KernelFn, Parts, Port};
+use windlass_runtime::{Constant, Executable, HostFn, KernelFn, Parts, Pool, Port};
 
 use crate::compile::{Options, Statistics, compile};
 use crate::emit::clif;
@@ -33,14 +33,15 @@ struct Shared(Tensor);
 
 impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
-        self.0.bytes()
+        self.0.raw_bytes()
     }
 }
 
-/// Compiles a program for this machine.
+/// Compiles a program for this machine, and prepares its constants.
 pub fn jit(program: &Program, options: &Options) -> Result<(Executable, Statistics), Error> {
     let start = Instant::now();
     let mut statistics = Statistics::default();
+    let program = &*program.prepared(|prepare| outputs_of(prepare, options, &mut statistics))?;
     check(program)?;
     let isa = isa::host(options.verify)?;
     let (codes, positions) = compile(&program.kernels, &isa, options, &mut statistics)?;
@@ -98,6 +99,23 @@ pub fn jit(program: &Program, options: &Options) -> Result<(Executable, Statisti
     statistics.link = linking.elapsed();
     statistics.wall = start.elapsed();
     Ok((executable, statistics))
+}
+
+/// Compiles and runs a program without inputs, once.
+pub(crate) fn outputs_of(
+    program: &Program,
+    options: &Options,
+    statistics: &mut Statistics,
+) -> Result<Vec<Tensor>, Error> {
+    let start = Instant::now();
+    let (executable, own) = jit(program, options)?;
+    let mut outputs: Vec<Tensor> =
+        program.outputs.iter().map(|(_, ty)| Tensor::zeros(ty.dtype, &ty.shape())).collect();
+    let mut bytes: Vec<&mut [u8]> = outputs.iter_mut().map(Tensor::bytes_mut).collect();
+    executable.run(&Pool::new(options.threads()), &[], &mut bytes)?;
+    statistics.add(&own);
+    statistics.prepare += start.elapsed();
+    Ok(outputs)
 }
 
 fn bytes_of(ty: &TensorType) -> usize {

@@ -1,7 +1,7 @@
 //! A tensor: element type, shape and row-major bytes, shared by reference count.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::dtype::{DType, Element};
 use crate::types::{Dim, Shape, TensorType};
@@ -23,6 +23,12 @@ impl Bytes {
         Bytes { lines: bytemuck::zeroed_vec(len.div_ceil(64)), len }
     }
 
+    fn copy(bytes: &[u8]) -> Bytes {
+        let mut copy = Bytes::zeroed(bytes.len());
+        copy.as_mut_slice().copy_from_slice(bytes);
+        copy
+    }
+
     fn as_slice(&self) -> &[u8] {
         &bytemuck::cast_slice(&self.lines)[..self.len]
     }
@@ -32,9 +38,48 @@ impl Bytes {
     }
 }
 
-impl Clone for Bytes {
-    fn clone(&self) -> Bytes {
-        Bytes { lines: self.lines.clone(), len: self.len }
+/// Bytes that somebody else owns, such as a mapped file.
+type Foreign = Box<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Where a tensor's bytes are.
+enum Storage {
+    Own(Bytes),
+    /// Bytes at any alignment, and a copy of them that is aligned, once somebody has asked for it.
+    Foreign(Foreign, OnceLock<Bytes>),
+}
+
+impl Storage {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Storage::Own(bytes) => bytes.as_slice(),
+            Storage::Foreign(bytes, _) => (**bytes).as_ref(),
+        }
+    }
+
+    /// The bytes, copied if they are not aligned to elements of this size.
+    fn as_aligned(&self, size: usize) -> &[u8] {
+        match self {
+            Storage::Foreign(bytes, aligned) if (**bytes).as_ref().as_ptr().addr() % size != 0 => {
+                aligned.get_or_init(|| Bytes::copy((**bytes).as_ref())).as_slice()
+            }
+            _ => self.as_slice(),
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        if let Storage::Foreign(bytes, _) = self {
+            *self = Storage::Own(Bytes::copy((**bytes).as_ref()));
+        }
+        match self {
+            Storage::Own(bytes) => bytes.as_mut_slice(),
+            Storage::Foreign(..) => unreachable!("copied above"),
+        }
+    }
+}
+
+impl Clone for Storage {
+    fn clone(&self) -> Storage {
+        Storage::Own(Bytes::copy(self.as_slice()))
     }
 }
 
@@ -43,14 +88,14 @@ impl Clone for Bytes {
 pub struct Tensor {
     dtype: DType,
     shape: Shape,
-    bytes: Arc<Bytes>,
+    bytes: Arc<Storage>,
 }
 
 impl Tensor {
     /// A tensor of zeros (false).
     pub fn zeros(dtype: DType, shape: &[usize]) -> Tensor {
         let len: usize = shape.iter().product();
-        Tensor { dtype, shape: shape.into(), bytes: Arc::new(Bytes::zeroed(len * dtype.size())) }
+        Tensor { dtype, shape: shape.into(), bytes: Arc::new(Storage::Own(Bytes::zeroed(len * dtype.size()))) }
     }
 
     /// A tensor from elements in row-major order.
@@ -73,6 +118,18 @@ impl Tensor {
         let mut tensor = Tensor::zeros(dtype, shape);
         tensor.bytes_mut().copy_from_slice(bytes);
         Some(tensor)
+    }
+
+    /// A tensor over bytes that somebody else owns, at whatever alignment they have, or `None` if their
+    /// number is wrong. They must not change while the tensor exists.
+    pub fn from_shared(
+        dtype: DType,
+        shape: &[usize],
+        bytes: impl AsRef<[u8]> + Send + Sync + 'static,
+    ) -> Option<Tensor> {
+        let len = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d))?;
+        let storage = Storage::Foreign(Box::new(bytes), OnceLock::new());
+        (len == storage.as_slice().len()).then(|| Tensor { dtype, shape: shape.into(), bytes: Arc::new(storage) })
     }
 
     /// A rank-0 tensor.
@@ -121,12 +178,12 @@ impl Tensor {
 
     /// The number of elements.
     pub fn len(&self) -> usize {
-        self.bytes.len / self.dtype.size()
+        self.raw_bytes().len() / self.dtype.size()
     }
 
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
-        self.bytes.len == 0
+        self.raw_bytes().is_empty()
     }
 
     /// The type of this tensor.
@@ -134,8 +191,15 @@ impl Tensor {
         TensorType { dtype: self.dtype, dims: self.shape.iter().map(|&n| Dim::Fixed(n)).collect() }
     }
 
-    /// The bytes, row-major, in this machine's order.
+    /// The bytes, row-major, in this machine's order, aligned to the elements.
+    ///
+    /// A tensor over somebody else's bytes keeps a copy from then on if those are not aligned.
     pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_aligned(self.dtype.size())
+    }
+
+    /// The bytes as they are stored, at any alignment.
+    pub fn raw_bytes(&self) -> &[u8] {
         self.bytes.as_slice()
     }
 
@@ -194,13 +258,14 @@ impl Tensor {
     /// Whether every element is the same, bit for bit; empty tensors are not uniform.
     pub fn is_uniform(&self) -> bool {
         let size = self.dtype.size();
-        let mut elements = self.bytes().chunks_exact(size);
+        let mut elements = self.raw_bytes().chunks_exact(size);
         elements.next().is_some_and(|first| elements.all(|e| e == first))
     }
 
     /// The value all elements share, as f64.
     pub fn as_uniform_f64(&self) -> Option<f64> {
-        self.is_uniform().then(|| with_element!(self.dtype, T => Element::to_f64(self.as_slice::<T>()[0])))
+        let first = self.is_uniform().then(|| Tensor::from_bytes(self.dtype, &[], &self.raw_bytes()[..self.dtype.size()]));
+        Some(first??.to_f64s()[0])
     }
 }
 
@@ -209,7 +274,7 @@ impl PartialEq for Tensor {
     fn eq(&self, other: &Tensor) -> bool {
         self.dtype == other.dtype
             && self.shape == other.shape
-            && (self.shares_with(other) || self.bytes() == other.bytes())
+            && (self.shares_with(other) || self.raw_bytes() == other.raw_bytes())
     }
 }
 
@@ -221,5 +286,30 @@ impl fmt::Debug for Tensor {
             0..=16 => write!(f, "{values:?}"),
             n => write!(f, "{:?}.. ({n} elements)", &values[..8]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_bytes_may_lie_anywhere() {
+        let line: Arc<[u8]> = (0u8..17).collect();
+        /// All but the first byte.
+        struct Rest(Arc<[u8]>);
+        impl AsRef<[u8]> for Rest {
+            fn as_ref(&self) -> &[u8] {
+                &self.0[1..]
+            }
+        }
+        assert!(Tensor::from_shared(DType::U32, &[3], Rest(line.clone())).is_none());
+        let tensor = Tensor::from_shared(DType::U32, &[4], Rest(line.clone())).unwrap();
+        assert_eq!(tensor.raw_bytes().as_ptr(), line[1..].as_ptr());
+        assert_eq!(tensor.as_slice::<u32>()[1], u32::from_le_bytes([5, 6, 7, 8]).to_le());
+        let mut written = tensor.clone();
+        written.as_mut_slice::<u32>()[0] = 0;
+        assert_eq!(tensor.raw_bytes()[0], 1);
+        assert_eq!(written.raw_bytes()[4..], tensor.raw_bytes()[4..]);
     }
 }

@@ -77,7 +77,7 @@ fn hash_op(op: &Op, hasher: &mut DefaultHasher) {
 fn hash_tensor(tensor: &Tensor, hasher: &mut DefaultHasher) {
     tensor.dtype().hash(hasher);
     tensor.shape().hash(hasher);
-    let bytes = tensor.bytes();
+    let bytes = tensor.raw_bytes();
     if bytes.len() <= WHOLE_BYTES {
         bytes.hash(hasher);
         return;

@@ -32,6 +32,7 @@ pub mod dot;
 mod error;
 mod fingerprint;
 pub mod graph;
+mod known;
 pub mod lower;
 mod manager;
 pub mod pattern;
@@ -42,7 +43,6 @@ pub mod rewrite;
 pub mod stats;
 #[cfg(test)]
 mod testing;
-mod weights;
 
 pub use cx::{Options, PassCx};
 pub use error::Error;

@@ -77,10 +77,10 @@ pub enum Reason {
         /// The limit.
         limit: u64,
     },
-    /// Lowering reads through it at no cost, and copies the elements once, into the layout it needs.
-    #[error("an index map over {bytes} bytes is left to lowering")]
-    IndexMap {
-        /// The size of the tensor.
+    /// Compiled code computes it once before the first run, together with what else is done to it.
+    #[error("{bytes} bytes of constants are left to be prepared by compiled code")]
+    Prepared {
+        /// The size of its operands and results.
         bytes: u64,
     },
     /// It would not be cheaper.

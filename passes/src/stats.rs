@@ -43,7 +43,7 @@ pub fn stats(graph: &Graph) -> Stats {
         if let Op::Constant(constant) = &data.op {
             let value = &constant.value;
             stats.constants += 1;
-            stats.constant_bytes += value.bytes().len() as u64;
+            stats.constant_bytes += value.raw_bytes().len() as u64;
             if value.dtype().is_float() && value.len() > 1 {
                 stats.parameters += value.len() as u64;
             }

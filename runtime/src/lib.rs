@@ -7,8 +7,8 @@
 //! outermost parallel loop of a kernel in contiguous chunks. Chunks never change the bits of a
 //! result, so results do not depend on the number of threads.
 //!
-//! Unsafe code stands in [`mod@buffer`] (aligned memory), `pool` (lending a job to the workers) and
-//! `executable` (calling kernels).
+//! Unsafe code stands in [`mod@buffer`] (aligned memory), `map` (mapped files), `pool` (lending a job to
+//! the workers) and `executable` (calling kernels).
 //!
 //! ```
 //! use windlass_runtime::Pool;
@@ -25,12 +25,14 @@
 pub mod buffer;
 mod error;
 mod executable;
+mod map;
 mod pool;
 mod profile;
 
 pub use buffer::AlignedBuffer;
 pub use error::Error;
 pub use executable::{Constant, Executable, HostFn, KernelFn, Parts, Place, Port, Step, Work};
+pub use map::Mapping;
 pub use pool::Pool;
 pub use profile::Profile;
 

@@ -72,7 +72,8 @@ impl Report {
 
     /// Takes over a program's figures.
     fn describe(&mut self, program: &Program) {
-        for step in &program.steps {
+        let prepare = program.prepare.iter().flat_map(|prepare| &prepare.steps);
+        for step in program.steps.iter().chain(prepare) {
             match step.work {
                 Work::Kernel(_) => self.counts.compiled += step.origin.len().max(1),
                 Work::Interpret { .. } => self.counts.interpreted += 1,
@@ -82,7 +83,7 @@ impl Report {
         self.kernels = program.kernels.len();
         self.steps = program.steps.len();
         self.arena_bytes = program.arena_bytes;
-        self.constant_bytes = program.constants.iter().map(|tensor| tensor.bytes().len() as u64).sum();
+        self.constant_bytes = program.constant_types().map(|ty| (ty.as_len().unwrap_or(0) * ty.dtype.size()) as u64).sum();
     }
 }
 

@@ -19,14 +19,22 @@ pub struct Model {
 
 impl Model {
     /// Reads a model file; its name's ending says what it is: `.onnx`, or `.wir` for IR text.
+    ///
+    /// Large `.onnx` files and their external data are mapped into memory, so they must not be changed
+    /// while the model is in use.
     pub fn load(path: impl AsRef<Path>, limits: &Limits) -> Result<Model, Error> {
         let path = path.as_ref();
         match path.extension().and_then(|extension| extension.to_str()) {
-            Some("onnx") => Ok(onnx::load(path, limits)?.into()),
+            Some("onnx") => Ok(onnx::load_with(path, limits, Some(&map_file))?.into()),
             Some("wir") => read_text(path, limits).map(Model::from),
             _ => Err(Error::UnknownFormat { path: path.to_path_buf() }),
         }
     }
+}
+
+/// A file's bytes, read from disk as they are touched.
+fn map_file(file: &std::fs::File) -> std::io::Result<onnx::Bytes> {
+    Ok(onnx::Bytes::from_owner(windlass_runtime::Mapping::new(file)?))
 }
 
 /// Reads a file of IR text.

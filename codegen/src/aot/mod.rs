@@ -76,6 +76,8 @@ pub fn object(program: &Program, target: &Target, options: &ObjectOptions) -> Re
     if !identifier {
         return Err(Error::Output(format!("`{name}` is not a C identifier")));
     }
+    let mut statistics = Statistics::default();
+    let program = &*program.prepared(|prepare| jit::outputs_of(prepare, &options.compile, &mut statistics))?;
     jit::check(program)?;
     let interpreted: Vec<String> = program
         .steps
@@ -88,7 +90,6 @@ pub fn object(program: &Program, target: &Target, options: &ObjectOptions) -> Re
     if !interpreted.is_empty() {
         return Err(Error::Interpreted { steps: interpreted });
     }
-    let mut statistics = Statistics::default();
     let isa = isa::build(target, options.compile.verify, true)?;
     let (codes, positions) = compile(&program.kernels, &isa, &options.compile, &mut statistics)?;
     let linking = Instant::now();
@@ -176,9 +177,9 @@ impl Weights {
             weights.bytes.resize(aligned, 0);
             weights.offsets.push(aligned);
             match little_endian == cfg!(target_endian = "little") {
-                true => weights.bytes.extend_from_slice(tensor.bytes()),
+                true => weights.bytes.extend_from_slice(tensor.raw_bytes()),
                 false => {
-                    for element in tensor.bytes().chunks(tensor.dtype().size()) {
+                    for element in tensor.raw_bytes().chunks(tensor.dtype().size()) {
                         weights.bytes.extend(element.iter().rev());
                     }
                 }

@@ -3,40 +3,49 @@
 //! A model is data from a stranger, and `location` is a path in it. It must be relative, may not
 //! climb with `..`, and after following symbolic links must name a regular file below the folder.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
+use prost::bytes::Bytes;
 use windlass_ir::Limits;
 
 use super::problem::{Problem, invalid, unsupported};
 use super::proto::StringStringEntryProto;
+use super::{MAPPED_BYTES, MapFile};
 use crate::error::Error;
 
 /// Where a model's external data may come from, and how much of it.
-#[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct Source<'a> {
     /// The model's folder; `None` for a model from memory, which can have no external data.
     folder: Option<PathBuf>,
     limits: Limits,
     /// Bytes read so far, the model file included.
     used: Cell<u64>,
+    map: Option<MapFile<'a>>,
+    /// Files mapped so far.
+    mapped: RefCell<BTreeMap<PathBuf, Bytes>>,
 }
 
-impl Source {
+impl<'a> Source<'a> {
     /// A source for a model from memory of so many bytes.
-    pub fn memory(limits: &Limits, bytes: u64) -> Source {
-        Source { folder: None, limits: limits.clone(), used: Cell::new(bytes) }
+    pub fn memory(limits: &Limits, bytes: u64) -> Source<'a> {
+        Source::new(None, limits, bytes, None)
+    }
+
+    fn new(folder: Option<PathBuf>, limits: &Limits, bytes: u64, map: Option<MapFile<'a>>) -> Source<'a> {
+        Source { folder, limits: limits.clone(), used: Cell::new(bytes), map, mapped: RefCell::default() }
     }
 
     /// A source for a model file of so many bytes.
-    pub fn beside(model: &Path, limits: &Limits, bytes: u64) -> Source {
+    pub fn beside(model: &Path, limits: &Limits, bytes: u64, map: Option<MapFile<'a>>) -> Source<'a> {
         let folder = match model.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        Source { folder: Some(folder), limits: limits.clone(), used: Cell::new(bytes) }
+        Source::new(Some(folder), limits, bytes, map)
     }
 
     /// What a model may ask for.
@@ -45,7 +54,7 @@ impl Source {
     }
 
     /// The `expected` bytes that a tensor's external data entries name.
-    pub fn read(&self, entries: &[StringStringEntryProto], expected: usize) -> Result<Vec<u8>, Problem> {
+    pub fn read(&self, entries: &[StringStringEntryProto], expected: usize) -> Result<Bytes, Problem> {
         let entry = |key: &str| entries.iter().find(|e| e.key() == key).map(|e| e.value());
         let number = |key: &str| match entry(key).map(|text| text.trim().parse::<u64>()) {
             None => Ok(None),
@@ -75,10 +84,24 @@ impl Source {
         let used = self.used.get().saturating_add(expected as u64);
         Limits::check(|| format!("`{location}`"), "bytes", used, self.limits.file_bytes)?;
         self.used.set(used);
+        if let Some(map) = self.map
+            && size >= MAPPED_BYTES
+        {
+            let mut mapped = self.mapped.borrow_mut();
+            let bytes = match mapped.get(&path) {
+                Some(bytes) => bytes.clone(),
+                None => mapped.entry(path.clone()).or_insert(map(&file).map_err(Error::file(&path))?).clone(),
+            };
+            let end = offset as usize + expected;
+            if end > bytes.len() {
+                invalid!("external data: `{location}` became shorter while it was read");
+            }
+            return Ok(bytes.slice(offset as usize..end));
+        }
         let mut bytes = vec![0; expected];
         file.seek(SeekFrom::Start(offset)).map_err(Error::file(&path))?;
         file.read_exact(&mut bytes).map_err(Error::file(&path))?;
-        Ok(bytes)
+        Ok(bytes.into())
     }
 
     /// The file a location names, if it is a regular one inside the folder.

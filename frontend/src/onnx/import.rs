@@ -61,7 +61,7 @@ type OperatorSets = BTreeMap<String, u32>;
 
 /// Imports one model.
 pub(crate) struct Importer<'m> {
-    source: &'m Source,
+    source: &'m Source<'m>,
     functions: HashMap<(&'m str, &'m str, &'m str), &'m FunctionProto>,
     operator_sets: OperatorSets,
     frames: Vec<Frame>,
@@ -93,7 +93,7 @@ fn operator_sets(imports: &[OperatorSetIdProto], subject: &str) -> Result<Operat
 
 impl<'m> Importer<'m> {
     pub fn new(
-        source: &'m Source,
+        source: &'m Source<'m>,
         functions: &'m [FunctionProto],
         imports: &[OperatorSetIdProto],
     ) -> Result<Importer<'m>, Error> {
@@ -117,7 +117,7 @@ impl<'m> Importer<'m> {
         })
     }
 
-    pub fn source(&self) -> &'m Source {
+    pub fn source(&self) -> &'m Source<'m> {
         self.source
     }
 

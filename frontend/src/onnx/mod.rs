@@ -17,7 +17,7 @@ use std::io::Read;
 use std::path::Path;
 
 use prost::Message;
-use prost::bytes::Bytes;
+pub use prost::bytes::Bytes;
 use windlass_ir::{Graph, Limits, Tensor};
 
 use crate::error::Error;
@@ -63,9 +63,21 @@ pub struct Metadata {
 /// If the file cannot be read, is no valid model, exceeds a limit, or holds anything unsupported:
 /// then the error lists everything that is.
 pub fn load(path: impl AsRef<Path>, limits: &Limits) -> Result<Model, Error> {
+    load_with(path, limits, None)
+}
+
+/// How the bytes of a large file are had without reading it whole, by mapping it say.
+pub type MapFile<'a> = &'a dyn Fn(&std::fs::File) -> std::io::Result<Bytes>;
+
+/// Like [`load`], with large files mapped by `map`, if it is given. Tensors then share the bytes of the
+/// mapping.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(path: impl AsRef<Path>, limits: &Limits, map: Option<MapFile<'_>>) -> Result<Model, Error> {
     let path = path.as_ref();
-    let bytes = read_file(path, limits)?;
-    let source = Source::beside(path, limits, bytes.len() as u64);
+    let bytes = read_file(path, limits, map)?;
+    let source = Source::beside(path, limits, bytes.len() as u64, map);
     import_model(&decode_model(bytes)?, &source)
 }
 
@@ -80,12 +92,22 @@ pub fn from_bytes(bytes: impl Into<Bytes>, limits: &Limits) -> Result<Model, Err
     import_model(&decode_model(bytes)?, &source)
 }
 
+/// Files smaller than this are read rather than mapped.
+pub(crate) const MAPPED_BYTES: u64 = 1 << 20;
+
 /// A file's bytes, if there are no more than a model may have.
-pub(crate) fn read_file(path: &Path, limits: &Limits) -> Result<Bytes, Error> {
+pub(crate) fn read_file(path: &Path, limits: &Limits, map: Option<MapFile<'_>>) -> Result<Bytes, Error> {
     let file = std::fs::File::open(path).map_err(Error::file(path))?;
-    let size = file.metadata().map_err(Error::file(path))?.len();
+    let metadata = file.metadata().map_err(Error::file(path))?;
+    let size = metadata.len();
     let subject = || path.display().to_string();
     Limits::check(subject, "bytes", size, limits.file_bytes)?;
+    if let Some(map) = map
+        && metadata.is_file()
+        && size >= MAPPED_BYTES
+    {
+        return map(&file).map_err(Error::file(path));
+    }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
     // What is not a regular file may hold more than it says.
     file.take(limits.file_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::file(path))?;

@@ -92,8 +92,16 @@ pub(crate) fn decode(proto: &TensorProto, source: &Source) -> Result<Tensor, Pro
     }
 }
 
-fn from_raw(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor, Problem> {
-    let Some(mut tensor) = Tensor::from_bytes(dtype, shape, bytes) else {
+/// Tensors of as many bytes share those of the file; smaller ones are copied, so that they do not keep it.
+const SHARED_BYTES: usize = 4096;
+
+fn from_raw(dtype: DType, shape: &[usize], bytes: &Bytes) -> Result<Tensor, Problem> {
+    let as_stored = dtype != DType::Bool && cfg!(target_endian = "little");
+    let tensor = match as_stored && bytes.len() >= SHARED_BYTES {
+        true => Tensor::from_shared(dtype, shape, bytes.clone()),
+        false => Tensor::from_bytes(dtype, shape, bytes),
+    };
+    let Some(mut tensor) = tensor else {
         invalid!("{} bytes of data for {}", bytes.len(), TensorType::fixed(dtype, shape));
     };
     if dtype == DType::Bool && bytes.iter().any(|&b| b > 1) {

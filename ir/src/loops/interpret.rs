@@ -76,6 +76,7 @@ pub fn run_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, 
             return Err(Error::InputType { name: name.clone(), expected, found });
         }
     }
+    let program = &*program.prepared(|prepare| run_program(prepare, &[]))?;
     let mut outputs: Vec<Tensor> =
         program.outputs.iter().map(|(_, ty)| Tensor::zeros(ty.dtype, &ty.shape())).collect();
     let mut arena = vec![POISON; program.arena_bytes as usize];
@@ -87,9 +88,9 @@ pub fn run_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, 
         Place::Constant(i) => Argument { region: constants_at + i as usize, offset: 0 },
         Place::Arena(offset) => Argument { region: arena_at, offset: offset as usize },
     };
-    let mut regions: Vec<Region<'_>> = inputs.iter().map(|t| Region::Read(t.bytes())).collect();
+    let mut regions: Vec<Region<'_>> = inputs.iter().map(|t| Region::Read(t.raw_bytes())).collect();
     regions.extend(outputs.iter_mut().map(|t| Region::Write(t.bytes_mut())));
-    regions.extend(program.constants.iter().map(|t| Region::Read(t.bytes())));
+    regions.extend(program.constants.iter().map(|t| Region::Read(t.raw_bytes())));
     regions.push(Region::Write(&mut arena));
 
     let prepared: Vec<Prepared> = program.kernels.iter().map(Prepared::new).collect::<Result<_, _>>()?;

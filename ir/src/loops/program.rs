@@ -1,4 +1,8 @@
 //! A program: the kernels of a compiled graph, the order they run in, and where their buffers are.
+//!
+//! What depends on constants alone (weights scaled, transposed, packed into tiles) is a program of its
+//! own, [`Program::prepare`], which runs once before the first run. So weights are prepared by compiled
+//! kernels like everything else, in one pass over them whatever was done to them.
 
 use super::Kernel;
 use crate::ops::Op;
@@ -12,7 +16,7 @@ pub enum Place {
     Input(u32),
     /// The caller's output of this index.
     Output(u32),
-    /// The constant of this index.
+    /// The constant of this index: those of the program, then those it prepares.
     Constant(u32),
     /// A byte offset into the arena, a multiple of [`Program::ALIGN`].
     Arena(u64),
@@ -56,6 +60,8 @@ pub struct Program {
     pub steps: Vec<Step>,
     /// Tensors that are part of the model.
     pub constants: Vec<Tensor>,
+    /// A program without inputs whose outputs are further constants.
+    pub prepare: Option<Box<Program>>,
     /// The size of the arena in bytes.
     pub arena_bytes: u64,
     /// The caller's inputs.
@@ -67,4 +73,25 @@ pub struct Program {
 impl Program {
     /// The alignment in bytes of every buffer: a cache line, and the widest vector.
     pub const ALIGN: u64 = 64;
+
+    /// The types of the constants: those given, then those prepared.
+    pub fn constant_types(&self) -> impl Iterator<Item = TensorType> {
+        let prepared = self.prepare.iter().flat_map(|p| p.outputs.iter().map(|(_, ty)| ty.clone()));
+        self.constants.iter().map(Tensor::ty).chain(prepared)
+    }
+
+    /// The same program with its constants prepared: `run` gives the outputs of [`Self::prepare`].
+    pub fn prepared<E>(
+        &self,
+        run: impl FnOnce(&Program) -> Result<Vec<Tensor>, E>,
+    ) -> Result<std::borrow::Cow<'_, Program>, E> {
+        let Some(prepare) = &self.prepare else { return Ok(std::borrow::Cow::Borrowed(self)) };
+        let mut constants = self.constants.clone();
+        constants.extend(run(prepare)?);
+        let (kernels, steps) = (self.kernels.clone(), self.steps.clone());
+        let (inputs, outputs) = (self.inputs.clone(), self.outputs.clone());
+        let arena_bytes = self.arena_bytes;
+        let prepare = None;
+        Ok(std::borrow::Cow::Owned(Program { kernels, steps, constants, prepare, arena_bytes, inputs, outputs }))
+    }
 }

@@ -3,8 +3,8 @@
 //!
 //! Each convolution is put between two transposes, and its weights are transposed to
 //! `[kernel.., C/group, M]`. `sink_transposes` then cancels the pairs between convolutions, through
-//! whatever stands between them, until transposes are left only at the borders; `fold` transposes
-//! constant weights once and for all.
+//! whatever stands between them, until transposes are left only at the borders. Constant weights are
+//! transposed once and for all.
 
 use windlass_ir::graph::Values;
 use windlass_ir::ops::{Conv, Transpose};
@@ -12,6 +12,7 @@ use windlass_ir::{Graph, Op};
 
 use crate::cx::PassCx;
 use crate::error::Error;
+use crate::known::is_known;
 use crate::manager::Pass;
 use crate::permutation::Permutation;
 use crate::reason::Reason;
@@ -32,7 +33,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
         if op.channels_last || rank < 3 {
             return Ok(None);
         }
-        if graph.as_constant(data.ins[1]).is_none() {
+        if !is_known(graph, data.ins[1]) {
             // Transposing weights at each run costs more than it gains where they are large.
             cx.blocked(
                 RULE,

@@ -2,11 +2,12 @@
 //!
 //! The interpreter evaluates, so folding means what running would. Three things are left alone:
 //! results much larger than what they are made from (a broadcast or a range is cheaper to compute
-//! than to store), work that would make compiling slow, and transposed weights, which lowering packs
-//! into tiles anyway, straight from the order they have.
+//! than to store), work that would make compiling slow, and what is done to large weights: lowering
+//! sets apart what depends on constants alone, and compiled kernels do all of it in one pass over them.
 
 use windlass_ir::graph::Values;
-use windlass_ir::{Graph, Node, Op, Tensor, eval_op};
+use windlass_ir::ops::Lowered;
+use windlass_ir::{Graph, Node, Op, Tensor, TensorType, eval_op};
 
 use crate::cx::PassCx;
 use crate::error::Error;
@@ -14,7 +15,6 @@ use crate::manager::Pass;
 use crate::reason::Reason;
 use crate::rewrite::rewrite;
 use crate::stats::node_work;
-use crate::weights::transposed;
 
 /// The pass.
 pub const PASS: Pass = Pass { name: "fold", help: "evaluate what depends on constants alone", run };
@@ -35,7 +35,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
             cx.blocked("constant", || graph.describe(node), || reason);
             return Ok(None);
         }
-        let outs = match evaluate(op, &values) {
+        let outs = match eval_op(op, &values) {
             Ok(outs) => outs,
             Err(message) => {
                 cx.blocked("constant", || graph.describe(node), || Reason::Eval(message));
@@ -49,28 +49,30 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     })
 }
 
-/// Transposed constants larger than this are left as index maps.
-const INDEX_MAP_BYTES: u64 = 64 << 10;
+/// Constants larger than this are left to be prepared by compiled code.
+const PREPARED_BYTES: u64 = 64 << 10;
 
-/// The op's results. Transposes, which rearrange all weights of a model, take a faster way.
-fn evaluate(op: &Op, values: &[Tensor]) -> Result<Vec<Tensor>, String> {
-    match op {
-        Op::Transpose(op) => {
-            let perm = op.perm(values[0].rank()).into_iter().collect();
-            Ok(vec![transposed(&values[0], &perm, None)])
-        }
-        op => eval_op(op, values),
-    }
+/// Whether compiled code can compute a node's results.
+fn is_compiled(graph: &Graph, node: Node) -> bool {
+    let data = graph.node(node);
+    let types = |values: &[windlass_ir::Value]| -> Vec<TensorType> {
+        values.iter().map(|&v| graph.ty(v).clone()).collect()
+    };
+    let (ins, outs) = (types(&data.ins), types(&data.outs));
+    let fixed = ins.iter().chain(&outs).all(|ty| ty.as_shape().is_some());
+    fixed && !matches!(data.op.lower(&ins, &outs), Ok(Lowered::Interpret) | Err(_))
 }
 
 /// Why a node of constant operands had better be left to run time.
 fn obstacle(graph: &Graph, node: Node, values: &[Tensor], cx: &PassCx) -> Option<Reason> {
     let data = graph.node(node);
     let bytes = |n: Option<usize>, size: usize| n.unwrap_or(0) as u64 * size as u64;
-    let read: u64 = values.iter().map(|t| t.bytes().len() as u64).sum();
+    let read: u64 = values.iter().map(|t| t.raw_bytes().len() as u64).sum();
     let made: u64 = data.outs.iter().map(|&v| bytes(graph.ty(v).as_len(), graph.ty(v).dtype.size())).sum();
-    if matches!(data.op, Op::Transpose(_)) && read > INDEX_MAP_BYTES {
-        return Some(Reason::IndexMap { bytes: read });
+    // The same bytes under another shape cost nothing.
+    let view = matches!(data.op, Op::Reshape(_) | Op::Unsqueeze(_) | Op::Squeeze(_) | Op::Flatten(_));
+    if read > PREPARED_BYTES && !view && is_compiled(graph, node) {
+        return Some(Reason::Prepared { bytes: read + made });
     }
     let growth = made.saturating_sub(read);
     if growth > cx.options.fold_growth_bytes {

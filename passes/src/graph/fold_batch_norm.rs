@@ -12,21 +12,22 @@
 //! - `before`: scaling and shifting channels before a convolution without padding scales the weights
 //!   of each input channel, and adds to the bias what the shift contributes.
 //!
-//! Weights are computed in f64 and rounded once, so only rounding changes. Weights that other nodes
-//! share are left to them: each gets its own.
+//! Weights are computed in f64 and rounded once, so only rounding changes. What is to be done to them is
+//! added to the graph as nodes, and not evaluated here. Weights that other nodes share are left to them:
+//! each gets its own.
 
 use std::sync::Arc;
 
 use windlass_ir::graph::Values;
-use windlass_ir::ops::{BatchNorm, Conv, Elementwise, MatMul};
+use windlass_ir::ops::{BatchNorm, Conv, Elementwise, MatMul, Reduce, ReduceKind, Reshape};
 use windlass_ir::{Builder, DType, Edit, Graph, Node, Op, ScalarFn, Tensor, Value};
 
 use crate::cx::PassCx;
 use crate::error::Error;
+use crate::known::{is_known, scaled, widened};
 use crate::manager::Pass;
 use crate::reason::Reason;
 use crate::rewrite::rewrite;
-use crate::weights::Weights;
 
 /// The pass.
 pub const PASS: Pass =
@@ -234,7 +235,7 @@ struct Linear {
     op: Op,
     name: Option<Arc<str>>,
     x: Value,
-    weights: Weights,
+    weights: Value,
     /// The dimension of the weights that counts output channels.
     out_dim: usize,
     bias: Option<Tensor>,
@@ -261,9 +262,11 @@ fn linear(edit: &Edit<'_>, value: Value, channels_last: bool) -> Result<Linear, 
     let constant = |v: Value, what: &str| {
         built.as_constant(v).cloned().ok_or_else(|| Reason::NotConstant { what: what.to_string() })
     };
-    let weights = |v: Value| {
-        Weights::of(built, v).ok_or_else(|| Reason::NotConstant { what: "the weight".to_string() })
+    let weights = |v: Value| match is_known(built, v) {
+        true => Ok(v),
+        false => Err(Reason::NotConstant { what: "the weight".to_string() }),
     };
+    let size = |v: Value, dim: usize| built.ty(v).shape()[dim];
     let data = built.def_node(value).ok_or_else(|| form(value))?;
     if !built.ty(value).dtype.is_float() {
         return Err(Reason::Type { what: "the operand", found: built.ty(value).clone() });
@@ -272,9 +275,9 @@ fn linear(edit: &Edit<'_>, value: Value, channels_last: bool) -> Result<Linear, 
         Op::Conv(op) if op.channels_last == channels_last => {
             single(value)?;
             let weights = weights(data.ins[1])?;
-            let out_dim = if op.channels_last { weights.rank() - 1 } else { 0 };
+            let out_dim = if op.channels_last { built.ty(weights).rank() - 1 } else { 0 };
             let bias = data.ins.get(2).map(|&v| constant(v, "the bias")).transpose()?;
-            let channels = weights.size(out_dim);
+            let channels = size(weights, out_dim);
             Ok(Linear {
                 op: data.op.clone(),
                 name: data.name.clone(),
@@ -289,8 +292,8 @@ fn linear(edit: &Edit<'_>, value: Value, channels_last: bool) -> Result<Linear, 
         Op::MatMul(op) if built.ty(value).rank() == 2 || channels_last => {
             single(value)?;
             let weights = weights(data.ins[1])?;
-            let out_dim = weights.rank() - if op.trans_b { 2 } else { 1 };
-            let channels = weights.size(out_dim);
+            let out_dim = built.ty(weights).rank() - if op.trans_b { 2 } else { 1 };
+            let channels = size(weights, out_dim);
             Ok(Linear {
                 op: data.op.clone(),
                 name: data.name.clone(),
@@ -323,12 +326,11 @@ impl Linear {
     /// The same with its results scaled and shifted.
     fn rebuilt(&self, b: &mut Builder, affine: &Affine) -> Result<Values, Error> {
         b.set_name(self.name.clone());
-        let dtype = self.weights.dtype();
-        let weights = self.weights.scaled(self.out_dim, &affine.factor);
+        let dtype = b.ty(self.weights).dtype;
+        let weights = scaled(b, self.weights, self.out_dim, &affine.factor)?;
         let old_bias = self.bias.as_ref().map_or_else(|| vec![0.0; self.channels], Tensor::to_f64s);
         let bias: Vec<f64> =
             old_bias.iter().zip(&affine.factor).zip(&affine.shift).map(|((b, f), s)| b * f + s).collect();
-        let weights = b.constant(weights);
         let bias = b.constant(Tensor::from_f64s(dtype, &[self.channels], &bias));
         Ok(match &self.op {
             Op::MatMul(op) => {
@@ -373,9 +375,8 @@ fn before(edit: &mut Edit<'_>, node: Node, op: &Conv, cx: &mut PassCx) -> Result
     if op.pads.iter().any(|&p| p != 0) && shift.iter().any(|&s| s != 0.0) {
         reason = Some(Reason::Unsound("padding is not shifted"));
     }
-    let weights = Weights::of(built, ins[1]);
-    let bias = ins.get(2).map(|&v| built.as_constant(v).cloned());
-    let (Some(weights), Some(bias), None) = (weights, bias.map_or(Some(None), |b| b.map(Some)), &reason)
+    let bias = ins.get(2).map(|&v| built.as_constant(v).map(Tensor::to_f64s));
+    let (true, Some(bias), None) = (is_known(built, ins[1]), bias.map_or(Some(None), |b| b.map(Some)), &reason)
     else {
         let constant = Reason::NotConstant { what: "the weight or bias".into() };
         cx.blocked(RULE, || edit.old().describe(node), || reason.unwrap_or(constant));
@@ -384,28 +385,73 @@ fn before(edit: &mut Edit<'_>, node: Node, op: &Conv, cx: &mut PassCx) -> Result
     if !cx.fire(RULE, || edit.old().describe(node)) {
         return Ok(None);
     }
-    let weights = weights.computed();
-    // Input channel of each weight: its group's first, plus its own within the group.
-    let (out_dim, in_dim) = if op.channels_last { (ty.rank() - 1, ty.rank() - 2) } else { (0, 1) };
-    let (outs, group_ins) = (weights.shape()[out_dim], weights.shape()[in_dim]);
-    let outs_a_group = outs / op.group.max(1) as usize;
-    let stride = windlass_ir::strides(weights.shape());
-    let place = |i: usize| {
-        let (m, c) = (i / stride[out_dim] % outs, i / stride[in_dim] % group_ins);
-        (m, m / outs_a_group.max(1) * group_ins + c)
-    };
-    let old = weights.to_f64s();
-    let mut new_bias = bias.as_ref().map_or_else(|| vec![0.0; outs], Tensor::to_f64s);
-    let mut new: Vec<f64> = Vec::with_capacity(old.len());
-    for (i, &w) in old.iter().enumerate() {
-        let (m, c) = place(i);
-        new_bias[m] += w * shift[c];
-        new.push(w * factor[c]);
-    }
     let b = edit.builder();
-    let w = b.constant(Tensor::from_f64s(weights.dtype(), weights.shape(), &new));
-    let bias = b.constant(Tensor::from_f64s(weights.dtype(), &[outs], &new_bias));
-    Ok(Some(Values::from_slice(&[b.push1(op.clone(), &[source, w, bias])?])))
+    let dtype = b.ty(ins[1]).dtype;
+    let weights = by_group(b, ins[1], op)?;
+    let factor = weights.per_input(b, &factor);
+    let product = b.map(ScalarFn::Mul, &[weights.wide, factor])?;
+    let product = b.push1(Reshape::to(&weights.shape), &[product])?;
+    let new = b.cast(product, dtype)?;
+    // What the shift contributes to each output channel.
+    let shift = weights.per_input(b, &shift);
+    let contributed = b.map(ScalarFn::Mul, &[weights.wide, shift])?;
+    let others: Vec<i64> = (0..b.ty(contributed).rank())
+        .filter(|&d| d != weights.group && d != weights.output)
+        .map(|d| d as i64)
+        .collect();
+    let contributed = b.push1(Reduce::over(ReduceKind::Sum, &others, false), &[contributed])?;
+    let outs = weights.outputs;
+    let contributed = b.push1(Reshape::to(&[outs]), &[contributed])?;
+    let bias = b.constant(Tensor::new(&[outs], &bias.unwrap_or_else(|| vec![0.0; outs])));
+    let bias = b.map(ScalarFn::Add, &[bias, contributed])?;
+    let bias = b.cast(bias, dtype)?;
+    Ok(Some(Values::from_slice(&[b.push1(op.clone(), &[source, new, bias])?])))
+}
+
+/// A convolution's weights in f64, their output channels split into group and channel of the group.
+struct ByGroup {
+    wide: Value,
+    /// The shape before the split.
+    shape: Vec<usize>,
+    group: usize,
+    output: usize,
+    input: usize,
+    groups: usize,
+    outputs: usize,
+    inputs: usize,
+}
+
+fn by_group(b: &mut Builder, weights: Value, op: &Conv) -> Result<ByGroup, Error> {
+    let shape = b.ty(weights).shape().to_vec();
+    let rank = shape.len();
+    let groups = op.group.max(1) as usize;
+    let (out_dim, in_dim) = if op.channels_last { (rank - 1, rank - 2) } else { (0, 1) };
+    let (outputs, inputs) = (shape[out_dim], shape[in_dim]);
+    let mut split = shape.clone();
+    split[out_dim] = outputs / groups;
+    split.insert(out_dim, groups);
+    let wide = widened(b, weights)?;
+    let wide = b.push1(Reshape::to(&split), &[wide])?;
+    let input = if op.channels_last { in_dim } else { in_dim + 1 };
+    Ok(ByGroup { wide, shape, group: out_dim, output: out_dim + 1, input, groups, outputs, inputs })
+}
+
+impl ByGroup {
+    /// A number for each input channel of the convolution, in the weights' dimensions.
+    fn per_input(&self, b: &mut Builder, numbers: &[f64]) -> Value {
+        let mut shape = vec![1; self.shape.len() + 1];
+        (shape[self.group], shape[self.input]) = (self.groups, self.inputs);
+        let mut ordered = Vec::with_capacity(numbers.len());
+        match self.group < self.input {
+            true => ordered.extend_from_slice(numbers),
+            false => {
+                for i in 0..self.inputs {
+                    ordered.extend((0..self.groups).map(|g| numbers[g * self.inputs + i]));
+                }
+            }
+        }
+        b.constant(Tensor::new(&shape, &ordered))
+    }
 }
 
 #[cfg(test)]
@@ -441,7 +487,7 @@ mod tests {
                 let y = b.map(ScalarFn::Mul, &[two, y])?;
                 Ok(smallvec![b.map(ScalarFn::Sub, &[y, shift])?])
             });
-            assert_eq!(ops(&after(&g, &["fold_batch_norm"]).0), "conv 1");
+            assert_eq!(ops(&after(&g, &["fold_batch_norm", "fold"]).0), "conv 1");
         }
     }
 
@@ -454,7 +500,7 @@ mod tests {
             let y = b.map(ScalarFn::Add, &[bias, y])?;
             Ok(smallvec![norm(b, y, 5)])
         });
-        assert_eq!(ops(&after(&g, &["fold_batch_norm"]).0), "add 1, matmul 1");
+        assert_eq!(ops(&after(&g, &["fold_batch_norm", "fold"]).0), "add 1, matmul 1");
     }
 
     #[test]
@@ -463,7 +509,7 @@ mod tests {
             let y = conv(b, x[0], &[6, 4, 3, 3], Conv::plain());
             Ok(smallvec![y, norm(b, y, 6)])
         });
-        let (g, records) = after(&g, &["fold_batch_norm"]);
+        let (g, records) = after(&g, &["fold_batch_norm", "fold"]);
         assert_eq!(ops(&g), "add 1, conv 1, mul 1");
         assert!(matches!(blocked(&records, "batch_norm"), Some(Reason::OtherReaders { readers: 2, .. })));
     }
@@ -476,7 +522,7 @@ mod tests {
                 let op = Conv { group, ..Conv::plain() };
                 Ok(smallvec![conv(b, y, &[6, 4 / group as usize, 3, 3], op)])
             });
-            assert_eq!(ops(&after(&g, &["fold_batch_norm"]).0), "conv 1");
+            assert_eq!(ops(&after(&g, &["fold_batch_norm", "fold"]).0), "conv 1");
         }
     }
 
@@ -486,7 +532,7 @@ mod tests {
             let y = norm(b, x[0], 4);
             Ok(smallvec![conv(b, y, &[6, 4, 3, 3], Conv { pads: vec![1; 4], ..Conv::plain() })])
         });
-        let (g, records) = after(&g, &["fold_batch_norm"]);
+        let (g, records) = after(&g, &["fold_batch_norm", "fold"]);
         assert_eq!(ops(&g), "add 1, conv 1, mul 1");
         assert_eq!(blocked(&records, "before"), Some(&Reason::Unsound("padding is not shifted")));
     }
@@ -498,7 +544,7 @@ mod tests {
             let bias = weights(b, &[3, 3], 6);
             Ok(smallvec![b.map(ScalarFn::Add, &[y, bias])?])
         });
-        let (_, records) = after(&g, &["fold_batch_norm"]);
+        let (_, records) = after(&g, &["fold_batch_norm", "fold"]);
         assert!(matches!(blocked(&records, "bias"), Some(Reason::Form { .. })), "{records:?}");
     }
 }

@@ -11,11 +11,12 @@ use cranelift_entity::{EntityRef, SecondaryMap};
 use petgraph::unionfind::UnionFind;
 use windlass_ir::graph::{Def, Values};
 use windlass_ir::ops::{Reshape, Transpose};
-use windlass_ir::{Edit, Graph, Node, Op, Value, eval_op};
+use windlass_ir::{Edit, Graph, Node, Op, Value};
 
 use crate::absorb::{Absorbed, Layouts, absorb};
 use crate::cx::PassCx;
 use crate::error::Error;
+use crate::known::is_known;
 use crate::manager::Pass;
 use crate::permutation::Permutation;
 use crate::reason::Reason;
@@ -154,7 +155,7 @@ impl<'g> Analysis<'g> {
     /// The bytes moved by transposing a value.
     fn transpose_cost(&self, value: Value, perm: &Permutation) -> u64 {
         let dims = &self.graph.ty(value).dims;
-        let free = self.graph.as_constant(value).is_some() || perm.moves_nothing(dims);
+        let free = is_known(self.graph, value) || perm.moves_nothing(dims);
         if free { 0 } else { bytes(self.graph, value) }
     }
 
@@ -169,13 +170,13 @@ impl<'g> Analysis<'g> {
             let mut padded = vec![windlass_ir::Dim::Fixed(1); missing];
             padded.extend(dims.iter().cloned());
             let moves = !to.inverse().moves_nothing(&padded) || !place.layout.is_identity();
-            return (moves && self.graph.as_constant(value).is_none()).then(|| (value, to.inverse()));
+            return (moves && !is_known(self.graph, value)).then(|| (value, to.inverse()));
         }
         let perm = place.layout.then(&to.inverse());
         // The dimensions of the base: dimension d of the value is its dimension layout[d].
         let inverse = place.layout.inverse();
         let base: Vec<_> = inverse.as_slice().iter().map(|&d| dims[d].clone()).collect();
-        let free = perm.moves_nothing(&base) || self.graph.as_constant(place.root).is_some();
+        let free = perm.moves_nothing(&base) || is_known(self.graph, place.root);
         (!free).then_some((place.root, perm))
     }
 
@@ -297,13 +298,7 @@ impl Rebuild<'_> {
         let op = Transpose::by(perm.as_slice());
         let b = self.edit.builder();
         let ty = b.ty(value).clone();
-        let made = if let Some(constant) = b.graph().as_constant(value).cloned() {
-            let result = eval_op(&op.clone().into(), &[constant]);
-            match result {
-                Ok(mut results) => b.constant(results.remove(0)),
-                Err(_) => b.push1(op, &[value])?,
-            }
-        } else if let (true, Some(shape)) = (perm.moves_nothing(&ty.dims), ty.as_shape()) {
+        let made = if let (true, Some(shape)) = (perm.moves_nothing(&ty.dims), ty.as_shape()) {
             let shape: Vec<usize> = perm.as_slice().iter().map(|&d| shape[d]).collect();
             self.reshaped(value, &shape)?
         } else {

@@ -10,6 +10,7 @@ use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
 use windlass_ir::{DType, ScalarFn};
 
 use super::formula::{free_vars, point_cost};
+use super::prepare::known_bufs;
 use super::schedule::normalize;
 use super::schedule::tile::{Contraction, as_contraction};
 use super::units::{Buf, Unit, UnitWork, Units};
@@ -32,6 +33,9 @@ pub enum Refusal {
     /// The producer reduces, and the consumer does not read it once per element in its own order.
     #[error("the producer reduces and is not read element by element in order")]
     ReductionOrder,
+    /// The producer depends on constants alone, so it is computed once and not at each run.
+    #[error("the producer depends on constants alone and is computed once")]
+    Prepared,
     /// The merged kernel would be too large.
     #[error("the merged kernel would be too large")]
     TooLarge,
@@ -66,6 +70,7 @@ pub fn fuse(units: &mut Units, observe: &mut dyn FnMut(Decision)) {
     for (i, unit) in units.units.iter().enumerate() {
         unit.outs.iter().for_each(|&b| producer[b] = Some(i));
     }
+    let known = known_bufs(units);
     let mut uses = units.use_counts();
     for at in 0..units.units.len() {
         if !matches!(units.units[at].work, UnitWork::Nest(_)) {
@@ -82,7 +87,10 @@ pub fn fuse(units: &mut Units, observe: &mut dyn FnMut(Decision)) {
         {
             let buf = units.units[at].ins[position];
             let shared = uses[buf] > 1;
-            let merged = merge(&units.units[from], &units.units[at], position, shared);
+            let merged = match known[buf] && !known[units.units[at].outs[0]] {
+                true if !is_view_unit(&units.units[from]) => Err(Refusal::Prepared),
+                _ => merge(&units.units[from], &units.units[at], position, shared),
+            };
             observe(Decision {
                 producer: units.units[from].origin.clone(),
                 consumer: units.units[at].origin.clone(),
@@ -191,7 +199,15 @@ pub fn merge(producer: &Unit, consumer: &Unit, position: usize, shared: bool) ->
             [operand as usize]
         {
             Some(own) => b.load_guarded(own, index, guards),
-            None => inline_guarded(b, source, &of_source, index, guards),
+            None => {
+                // The consumer may see the buffer under another shape.
+                let seen = &target.operands[operand as usize].shape;
+                let index = match *seen == source.shape() {
+                    true => index.to_vec(),
+                    false => Index::unflatten(&Index::flatten(index, seen), &source.shape()),
+                };
+                inline_guarded(b, source, &of_source, &index, guards)
+            }
         });
     let merged = builder.finish(&roots);
     if bufs.len() > MOST_OPERANDS || merged.exprs.len() > MOST_EXPRESSIONS {
@@ -315,6 +331,11 @@ fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool) ->
         true => Ok(()),
         false => Err(Refusal::ReductionOrder),
     }
+}
+
+/// Whether a unit is nothing but an index map.
+fn is_view_unit(unit: &Unit) -> bool {
+    matches!(&unit.work, UnitWork::Nest(nest) if is_view(nest))
 }
 
 /// Whether the nest is nothing but an index map.

@@ -1,13 +1,15 @@
 //! From a graph to a program.
 //!
 //! Every node becomes a unit over buffers ([`units`]), formulas are merged into their users
-//! ([`mod@fuse`]), right operands of contractions are packed ([`pack`]), formulas become loops
-//! ([`mod@schedule`]), and buffers get their places in memory ([`mod@place`]).
+//! ([`mod@fuse`]), right operands of contractions are packed ([`pack`]), what depends on constants alone
+//! is set apart ([`mod@prepare`]), formulas become loops ([`mod@schedule`]), and buffers get their places
+//! in memory ([`mod@place`]).
 
 pub mod formula;
 pub mod fuse;
 pub mod pack;
 pub mod place;
+pub mod prepare;
 pub mod schedule;
 pub mod units;
 
@@ -55,7 +57,17 @@ pub fn lower_observed(
     }
     pack::pack(&mut units, &options.machine);
     give_outputs_buffers(&mut units);
-    let program = plan(units, &options.machine);
+    let prepare = prepare::split(&mut units).map(|mut prepare| {
+        if options.fuse {
+            // Packing has added readers of what scales and transposes weights.
+            fuse::fuse(&mut prepare, observe);
+        }
+        give_outputs_buffers(&mut prepare);
+        plan(prepare, &options.machine)
+    });
+    let mut program = plan(units, &options.machine);
+    program.prepare = prepare.map(Box::new);
+    program.prepare.iter().try_for_each(|prepare| check(prepare))?;
     check(&program)?;
     Ok(program)
 }
@@ -140,6 +152,9 @@ fn plan(units: Units, machine: &Machine) -> Program {
                 lifetimes.push(Lifetime { bytes, first: number, last: number });
             }
         }
+    }
+    for (i, &buf) in units.prepared.iter().enumerate() {
+        places[buf] = Some(Place::Constant((constants.len() + i) as u32));
     }
     let (offsets, arena_bytes) = place(&lifetimes);
     program.arena_bytes = arena_bytes;

@@ -1,17 +1,18 @@
 //! Packing: laying out the right operand of a contraction so that each register tile reads it in order.
 //!
 //! An operand `b[k, n]` becomes `[n / lanes, k, n % lanes]`, panels as wide as a tile, the last one
-//! filled up with zeros. For constants this happens when compiling; other operands are packed by a
-//! unit of their own where the reuse pays for it. The contraction's index map changes accordingly,
-//! and nothing else needs to know.
+//! filled up with zeros, by a unit of its own. That of a constant runs once (see [`mod@super::prepare`]);
+//! other operands are packed at each run, where the reuse pays for it. The contraction's index map
+//! changes accordingly, and nothing else needs to know.
 
 use std::cell::RefCell;
-use std::sync::{Mutex, PoisonError};
 
+use cranelift_entity::SecondaryMap;
+use windlass_ir::Shape;
 use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
-use windlass_ir::{Shape, Tensor, with_element};
 
 use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
+use super::prepare::known_bufs;
 use super::schedule::Machine;
 use super::schedule::tile::{Contraction, FEW_LANES, as_contraction, tile_bytes};
 use super::units::{Buf, BufData, Unit, UnitWork, Units};
@@ -24,55 +25,22 @@ const ROWS_TO_TRANSPOSE: usize = 4;
 
 /// Packs where it pays, and counts the arithmetic of contractions.
 pub fn pack(units: &mut Units, machine: &Machine) {
+    let known = known_bufs(units);
     let mut result: Vec<Unit> = Vec::new();
-    let mut jobs: Vec<Job> = Vec::new();
     for mut unit in std::mem::take(&mut units.units) {
         if let UnitWork::Nest(nest) = &unit.work
             && as_contraction(nest).is_some()
         {
             let nest = merge_loops(split_loops(flatten_operands(nest)));
             unit.flops += contraction_flops(&nest);
-            match plan(&nest, &unit, units, machine) {
-                Some(plan) => result.extend(apply(&nest, &mut unit, plan, units, &mut jobs)),
+            match plan(&nest, &unit, units, &known, machine) {
+                Some(plan) => result.extend(apply(&nest, &mut unit, plan, units)),
                 None => unit.work = UnitWork::Nest(Box::new(nest)),
             }
         }
         result.push(unit);
     }
     units.units = result;
-    for (buf, tensor) in run(jobs) {
-        units.bufs[buf].constant = Some(tensor);
-    }
-}
-
-/// A constant to be packed.
-struct Job {
-    packed: Buf,
-    tensor: Tensor,
-    packer: Nest,
-}
-
-/// Packs constants on all processors, the largest first.
-fn run(mut jobs: Vec<Job>) -> Vec<(Buf, Tensor)> {
-    jobs.sort_by_key(|job| (job.tensor.len(), job.packed));
-    let queue = Mutex::new(jobs);
-    let done = Mutex::new(Vec::new());
-    let work = || {
-        loop {
-            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(Job { packed, tensor, packer }) = job else { return };
-            let tensor = pack_constant(&tensor, &packer);
-            done.lock().unwrap_or_else(PoisonError::into_inner).push((packed, tensor));
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(work);
-        }
-        work();
-    });
-    done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Two for each multiplication and addition.
@@ -96,7 +64,13 @@ struct Packing {
     steps: Vec<Var>,
 }
 
-fn plan(nest: &Nest, unit: &Unit, units: &Units, machine: &Machine) -> Option<Packing> {
+fn plan(
+    nest: &Nest,
+    unit: &Unit,
+    units: &Units,
+    known: &SecondaryMap<Buf, bool>,
+    machine: &Machine,
+) -> Option<Packing> {
     let contraction = as_contraction(nest)?;
     let free = free_vars(nest);
     let lane = *nest.domain.last()?;
@@ -126,7 +100,7 @@ fn plan(nest: &Nest, unit: &Unit, units: &Units, machine: &Machine) -> Option<Pa
     let lanes = tile_bytes(machine, row_count, 1) / nest.dtype(contraction.reduce).size();
     let neighbours = index[0].coefficient(lane) == Some(1);
     let step_count: usize = steps.iter().map(|v| v.extent).product();
-    let constant = units.bufs[unit.ins[*operand as usize]].constant.is_some();
+    let constant = known[unit.ins[*operand as usize]];
     let packed_len = batch.iter().map(|v| v.extent).product::<usize>() * lane.extent * step_count;
     let overlaps = packed_len > 2 * units.bufs[unit.ins[*operand as usize]].elements();
     let pays = match (constant, neighbours) {
@@ -138,14 +112,8 @@ fn plan(nest: &Nest, unit: &Unit, units: &Units, machine: &Machine) -> Option<Pa
     pays.then(|| Packing { factor, operand: *operand, lane, lanes, batch, steps: steps.clone() })
 }
 
-/// Changes the unit to read a packed operand, and returns the unit that packs it, if that is not done here.
-fn apply(
-    nest: &Nest,
-    unit: &mut Unit,
-    packing: Packing,
-    units: &mut Units,
-    jobs: &mut Vec<Job>,
-) -> Option<Unit> {
+/// Changes the unit to read a packed operand, and returns the unit that packs it.
+fn apply(nest: &Nest, unit: &mut Unit, packing: Packing, units: &mut Units) -> Option<Unit> {
     let Packing { factor, operand, lane, lanes, batch, steps } = packing;
     let Expr::Load { index, .. } = nest.expr(factor) else { return None };
     let panels = lane.extent.div_ceil(lanes);
@@ -199,10 +167,6 @@ fn apply(
     );
     unit.work = UnitWork::Nest(Box::new(builder.finish(&roots)));
     unit.ins[operand as usize] = packed;
-    if let Some(tensor) = data.constant {
-        jobs.push(Job { packed, tensor, packer });
-        return None;
-    }
     let origin = unit.origin.iter().map(|o| format!("pack for {o}")).take(1).collect();
     let work = UnitWork::Nest(Box::new(packer));
     Some(Unit { work, ins: vec![source], outs: vec![packed], origin, flops: 0 })
@@ -229,51 +193,4 @@ fn pack_nest(
     });
     let element = builder.load_guarded(operand, &[from], &[Guard::new(column, lane.extent)]);
     builder.finish(&[element])
-}
-
-/// Packs a tensor as the formula says.
-fn pack_constant(tensor: &Tensor, packer: &Nest) -> Tensor {
-    let Expr::Load { index, guards, .. } = packer.expr(packer.roots[0]) else {
-        // Nothing is inside: an operand without elements.
-        return Tensor::zeros(tensor.dtype(), &packer.shape());
-    };
-    let step = |i: &Index, v: &Var| i.coefficient(*v).expect("the map is affine");
-    let steps: Vec<i64> = packer.domain.iter().map(|v| step(&index[0], v)).collect();
-    let limits: Vec<(Vec<i64>, i64, i64)> = guards
-        .iter()
-        .map(|g| {
-            let own = packer.domain.iter().map(|v| step(&g.index, v)).collect();
-            (own, g.index.offset(), g.size as i64)
-        })
-        .collect();
-    let shape = packer.shape();
-    let lanes = shape[shape.len() - 1];
-    let lane_step = steps[shape.len() - 1];
-    with_element!(tensor.dtype(), T => {
-        let from = tensor.as_slice::<T>();
-        let mut packed = Tensor::zeros(tensor.dtype(), &shape);
-        let mut at = vec![0i64; shape.len() - 1];
-        for row in packed.as_mut_slice::<T>().chunks_exact_mut(lanes) {
-            let dot = |steps: &[i64]| at.iter().zip(steps).map(|(i, s)| i * s).sum::<i64>();
-            let start = index[0].offset() + dot(&steps);
-            // Guards bound the lane from above; rows of the last panel end early.
-            let stop = limits.iter().map(|(own, offset, size)| {
-                let first = offset + dot(own);
-                let along = own[shape.len() - 1].max(1);
-                ((size - first + along - 1) / along).clamp(0, lanes as i64) as usize
-            });
-            let stop = stop.min().unwrap_or(lanes);
-            for (lane, slot) in row[..stop].iter_mut().enumerate() {
-                *slot = from[(start + lane as i64 * lane_step) as usize];
-            }
-            for d in (0..at.len()).rev() {
-                at[d] += 1;
-                if at[d] < shape[d] as i64 {
-                    break;
-                }
-                at[d] = 0;
-            }
-        }
-        packed
-    })
 }

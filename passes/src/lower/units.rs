@@ -74,6 +74,8 @@ pub struct Units {
     pub inputs: Vec<(String, Buf)>,
     /// The caller's outputs.
     pub outputs: Vec<(String, Buf)>,
+    /// Buffers that other units compute once before the first run.
+    pub prepared: Vec<Buf>,
     /// The work.
     pub units: Vec<Unit>,
 }

@@ -107,8 +107,8 @@ impl Case {
     /// Reads the model's file: what it declares, and the model or why it cannot be imported.
     pub fn load(&self, limits: &Limits) -> Result<(Signature, Result<Model, Error>), Error> {
         let path = self.folder.join("model.onnx");
-        let bytes = read_file(&path, limits)?;
-        let source = Source::beside(&path, limits, bytes.len() as u64);
+        let bytes = read_file(&path, limits, None)?;
+        let source = Source::beside(&path, limits, bytes.len() as u64, None);
         let proto = decode_model(bytes)?;
         let signature = Signature::of(proto.graph.as_ref().unwrap_or(&GraphProto::default()));
         Ok((signature, import_model(&proto, &source)))

@@ -85,7 +85,7 @@ fn parse<M: Message + Default>(path: &Path, bytes: Bytes) -> Result<M, Error> {
 
 /// Reads a value declared to be of a kind.
 pub fn read_value(path: &Path, kind: &Kind, limits: &Limits) -> Result<Value, Error> {
-    let bytes = read_file(path, limits)?;
+    let bytes = read_file(path, limits, None)?;
     let source = Source::memory(limits, bytes.len() as u64);
     let subject = || path.display().to_string();
     let dense = |proto: &TensorProto| {

@@ -280,14 +280,20 @@ impl NestPrinter<'_> {
     }
 }
 
-/// A program: its steps and what they run on, then its kernels.
+/// A program: its steps and what they run on, then its kernels; before it the one that prepares its
+/// constants.
 pub fn print_program(program: &Program) -> String {
     let mut out = String::new();
+    if let Some(prepare) = &program.prepare {
+        let _ = writeln!(out, "// prepares constants {}..", program.constants.len());
+        out.push_str(&print_program(prepare));
+        out.push('\n');
+    }
     let typed = |items: &[(String, crate::TensorType)]| {
         let one = |(name, ty): &(String, crate::TensorType)| format!("{name}: {ty}");
         items.iter().map(one).collect::<Vec<_>>().join(", ")
     };
-    let constants: usize = program.constants.iter().map(|t| t.bytes().len()).sum();
+    let constants: usize = program.constants.iter().map(|t| t.raw_bytes().len()).sum();
     let _ = writeln!(out, "program({}) -> ({}) {{", typed(&program.inputs), typed(&program.outputs));
     let _ = writeln!(out, "  // arena: {} bytes, constants: {constants} bytes", program.arena_bytes);
     let place = |place: &Place| match *place {

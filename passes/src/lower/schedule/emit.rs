@@ -304,17 +304,38 @@ impl<'n> Emit<'n> {
 
     /// A register buffer for partial results of a reduction, filled with its identity.
     pub fn accumulator(&mut self, reduce: Val, rows: usize, lanes: usize) -> Buffer {
-        let Expr::Reduce { kind, .. } = self.nest.expr(reduce) else { panic!("{reduce} is no reduction") };
-        let (kind, dtype) = (*kind, self.nest.dtype(reduce));
+        let buffer = self.register_tile(reduce, rows, lanes);
+        self.fill_identity(reduce, buffer, rows, lanes);
+        buffer
+    }
+
+    /// A register buffer for partial results of a reduction.
+    pub fn register_tile(&mut self, reduce: Val, rows: usize, lanes: usize) -> Buffer {
         let name = format!("acc{}", self.builder.fresh_var(0).id);
-        let buffer = self.builder.buffer(&name, dtype, rows * lanes, Role::Register);
-        let identity = self.identity(kind, dtype);
+        self.builder.buffer(&name, self.nest.dtype(reduce), rows * lanes, Role::Register)
+    }
+
+    /// A buffer on the stack for partial results of a reduction.
+    pub fn scratch(&mut self, reduce: Val, len: usize) -> Buffer {
+        let name = format!("part{}", self.builder.fresh_var(0).id);
+        self.builder.buffer(&name, self.nest.dtype(reduce), len, Role::Stack)
+    }
+
+    /// Copies an element from one buffer to another.
+    pub fn copy(&mut self, from: Buffer, at: Index, to: Buffer, place: Index) {
+        let val = self.load(from, at);
+        self.builder.store(to, place, val);
+    }
+
+    /// Fills a register tile with a reduction's identity.
+    pub fn fill_identity(&mut self, reduce: Val, buffer: Buffer, rows: usize, lanes: usize) {
+        let Expr::Reduce { kind, .. } = self.nest.expr(reduce) else { panic!("{reduce} is no reduction") };
+        let identity = self.identity(*kind, self.nest.dtype(reduce));
         let row = self.enter_rows(rows);
         let lane = self.enter(LoopKind::Vector, lanes);
         self.builder.store(buffer, row.mul(lanes as i64).add(&lane), identity);
         self.leave();
         self.leave_rows(rows);
-        buffer
     }
 
     /// Opens an unrolled loop, unless there is but one row.

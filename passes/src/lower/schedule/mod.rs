@@ -31,6 +31,9 @@ pub struct Machine {
     pub tile_rows: usize,
     /// Bytes of a row of a contraction's register tile.
     pub tile_row_bytes: usize,
+    /// Bytes of a block of a contraction's right operand that stays in the first-level cache while
+    /// register tiles pass over it.
+    pub panel_bytes: usize,
     /// Bytes of a block of the left operand that stays in the second-level cache.
     pub block_bytes: usize,
 }
@@ -39,7 +42,7 @@ impl Default for Machine {
     /// 128-bit vectors and 16 registers: tiles of 5 rows by 2 vectors leave room for two vectors of
     /// the right operand and one broadcast of the left.
     fn default() -> Machine {
-        Machine { tile_rows: 5, tile_row_bytes: 32, block_bytes: 256 << 10 }
+        Machine { tile_rows: 5, tile_row_bytes: 32, panel_bytes: 8 << 10, block_bytes: 256 << 10 }
     }
 }
 

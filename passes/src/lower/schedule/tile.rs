@@ -4,11 +4,16 @@
 //! ```text
 //! for block of rows, group of panels   parallel
 //!   for panel of lanes
-//!     for tile of rows
-//!       acc[rows, lanes] = 0
-//!       for k: for row unrolled: for lane vector: acc[row, lane] = fma(b[k, lane], a[row, k], acc[row, lane])
-//!       for row unrolled: for lane vector: y[row, lane] = epilogue(acc[row, lane])
+//!     for block of k
+//!       for tile of rows
+//!         acc[rows, lanes] = if the first block: 0, else: part[tile, rows, lanes]
+//!         for k: for row unrolled: for lane vector: acc[row, lane] = fma(b[k, lane], a[row, k], acc[row, lane])
+//!         if the last block: for row unrolled: for lane vector: y[row, lane] = epilogue(acc[row, lane])
+//!         else: part[tile, rows, lanes] = acc
 //! ```
+//!
+//! Long reductions alone are cut into blocks of k, so that a block of a panel stays in the first cache
+//! while the tiles pass over it; between blocks the sums wait on the stack.
 //!
 //! The same loops serve matrix products, every convolution, pooling, and sums over outer dimensions:
 //! only index maps differ. Each element is accumulated over the reduction's variables in ascending
@@ -222,7 +227,9 @@ pub fn schedule(nest: &Nest, name: &str, plan: &Plan, machine: &Machine) -> Kern
     let tiles = Split::of(row_count, plan.tile_rows);
     let panels = plan.lane.extent.div_ceil(plan.lanes);
     let steps: usize = plan.reductions.iter().flat_map(|&r| emit.reduce_vars(r)).map(|v| v.extent).product();
-    let tile_bytes = (plan.tile_rows * steps.max(1)).saturating_mul(nest.dtype(plan.reductions[0]).size());
+    let size = nest.dtype(plan.reductions[0]).size();
+    let depth = Depth::of(&emit, plan, tiles.parts, steps, machine.panel_bytes / (plan.lanes * size));
+    let tile_bytes = (plan.tile_rows * depth.steps().max(1)).saturating_mul(size);
     let blocks = Split::of(tiles.parts, machine.block_bytes / tile_bytes.max(1));
     let batch_count: usize = extents(&plan.batch).iter().product();
     let outer = (batch_count * blocks.parts).max(1);
@@ -245,14 +252,18 @@ pub fn schedule(nest: &Nest, name: &str, plan: &Plan, machine: &Machine) -> Kern
         let panel = emit.enter(LoopKind::Serial, panel_count);
         let panel = first_panel.add(&panel);
         with_part(emit, blocks, &block, &mut |emit, first_tile, tile_count| {
-            let tile = emit.enter(LoopKind::Serial, tile_count);
-            let tile = first_tile.add(&tile);
-            with_part(emit, tiles, &tile, &mut |emit, first_row, rows| {
-                with_panel(emit, plan, &panel, &mut |emit, lanes, stored| {
-                    Tile { plan, first_row: &first_row, rows, panel: &panel, lanes, stored }.emit(emit);
+            depth.over_blocks(emit, tile_count * plan.tile_rows * plan.lanes, &mut |emit, part| {
+                let tile = emit.enter(LoopKind::Serial, tile_count);
+                let part = part.map(|part| part.at(tile.mul((plan.tile_rows * plan.lanes) as i64)));
+                let tile = first_tile.add(&tile);
+                with_part(emit, tiles, &tile, &mut |emit, first_row, rows| {
+                    with_panel(emit, plan, &panel, &mut |emit, lanes, stored| {
+                        let (first_row, panel, part) = (&first_row, &panel, part.as_ref());
+                        Tile { plan, depth: &depth, part, first_row, rows, panel, lanes, stored }.emit(emit);
+                    });
                 });
+                emit.leave();
             });
-            emit.leave();
         });
         emit.leave();
     });
@@ -282,9 +293,106 @@ fn with_panel<'n>(
     }
 }
 
+/// How the variables of a long reduction are cut into blocks.
+struct Depth {
+    /// Variables outside the blocks, outermost first.
+    outer: Vec<Var>,
+    /// The variable that is cut, and into what.
+    cut: Option<(Var, Split)>,
+    /// Variables inside a block.
+    inner: Vec<Var>,
+    reduce: Val,
+}
+
+/// Reductions of up to this many times what fits are not cut.
+const UNCUT: usize = 2;
+
+/// Fewer tiles than this do not use a block often enough.
+const TILES_PER_BLOCK: usize = 4;
+
+impl Depth {
+    /// Blocks of at most about `fits` steps, if there are many more and several tiles use each.
+    fn of(emit: &Emit<'_>, plan: &Plan, tiles: usize, steps: usize, fits: usize) -> Depth {
+        let reduce = plan.reductions[0];
+        let vars = emit.reduce_vars(reduce);
+        let worth = as_contraction(emit.nest).is_some() && steps > UNCUT * fits && tiles >= TILES_PER_BLOCK;
+        if !worth {
+            return Depth { outer: Vec::new(), cut: None, inner: vars, reduce };
+        }
+        // The innermost variables that fit together stay inside; the next one is cut.
+        let (mut at, mut within) = (vars.len(), 1);
+        while within * vars[at - 1].extent <= fits {
+            at -= 1;
+            within *= vars[at].extent;
+        }
+        let var = vars[at - 1];
+        let split = Split::of(var.extent, fits / within);
+        Depth { outer: vars[..at - 1].to_vec(), cut: Some((var, split)), inner: vars[at..].to_vec(), reduce }
+    }
+
+    /// The most steps of a block.
+    fn steps(&self) -> usize {
+        let cut = self.cut.map_or(1, |(_, split)| split.size + usize::from(split.larger > 0));
+        cut * self.inner.iter().map(|v| v.extent).product::<usize>()
+    }
+
+    /// Runs `body` for each block, with where sums wait between blocks if there are several. They take
+    /// `room` elements.
+    fn over_blocks<'n>(
+        &self,
+        emit: &mut Emit<'n>,
+        room: usize,
+        body: &mut dyn FnMut(&mut Emit<'n>, Option<Part>),
+    ) {
+        let Some((var, split)) = self.cut else { return body(emit, None) };
+        let buffer = emit.scratch(self.reduce, room);
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        let mut ends = |index: &Index, extent: usize| {
+            first.push(Guard::new(index.clone(), 1));
+            last.push(Guard::new(index.add_const(1 - extent as i64), 1));
+        };
+        for &outer in &self.outer {
+            let index = emit.enter(LoopKind::Serial, outer.extent);
+            ends(&index, outer.extent);
+            emit.bind(outer, index);
+        }
+        let block = emit.enter(LoopKind::Serial, split.parts);
+        ends(&block, split.parts);
+        with_part(emit, split, &block, &mut |emit, start, size| {
+            let offset = Index::constant(0);
+            let (first, last) = (first.clone(), last.clone());
+            body(emit, Some(Part { buffer, offset, first, last, cut: (var, start, size) }));
+        });
+        emit.leave();
+        self.outer.iter().for_each(|_| emit.leave());
+    }
+}
+
+/// One block of a long reduction.
+#[derive(Clone)]
+struct Part {
+    /// Where sums wait between blocks, and from which element on this tile's.
+    buffer: Buffer,
+    offset: Index,
+    /// What holds in the first block, and in the last.
+    first: Vec<Guard>,
+    last: Vec<Guard>,
+    /// The variable that is cut, its first value in this block, and how many.
+    cut: (Var, Index, usize),
+}
+
+impl Part {
+    fn at(self, offset: Index) -> Part {
+        Part { offset, ..self }
+    }
+}
+
 /// One register tile.
 struct Tile<'p> {
     plan: &'p Plan,
+    depth: &'p Depth,
+    /// Which block of the reduction, if it has several.
+    part: Option<&'p Part>,
     first_row: &'p Index,
     rows: usize,
     panel: &'p Index,
@@ -298,8 +406,25 @@ impl Tile<'_> {
     fn emit(&self, emit: &mut Emit<'_>) {
         let mut done: Vec<(Val, Buffer)> = Vec::new();
         for &reduction in &self.plan.reductions {
-            let acc = emit.accumulator(reduction, self.rows, self.lanes);
-            let vars = emit.reduce_vars(reduction);
+            let acc = emit.register_tile(reduction, self.rows, self.lanes);
+            if let Some(part) = self.part {
+                emit.enter_if(&part.first);
+                emit.fill_identity(reduction, acc, self.rows, self.lanes);
+                emit.enter_else();
+                self.each(emit, self.lanes, |emit, at| emit.copy(part.buffer, part.offset.add(&at), acc, at.clone()));
+                emit.leave();
+            } else {
+                emit.fill_identity(reduction, acc, self.rows, self.lanes);
+            }
+            let cut = self.part.map(|part| {
+                let (var, start, size) = &part.cut;
+                let index = emit.enter(LoopKind::Serial, *size);
+                emit.bind(*var, start.add(&index));
+            });
+            let vars = match self.part {
+                Some(_) => self.depth.inner.clone(),
+                None => emit.reduce_vars(reduction),
+            };
             emit.over_all(&vars, false, &[], &mut |emit| {
                 self.over_rows(emit, |emit, row| {
                     emit.unswitch(&[reduction], &mut |emit| {
@@ -309,13 +434,39 @@ impl Tile<'_> {
                     });
                 });
             });
+            if cut.is_some() {
+                emit.leave();
+            }
             done.push((reduction, acc));
         }
+        if let Some(part) = self.part {
+            let acc = done[0].1;
+            emit.enter_if(&part.last);
+            self.results(emit, &done);
+            emit.enter_else();
+            self.each(emit, self.lanes, |emit, at| emit.copy(acc, at.clone(), part.buffer, part.offset.add(&at)));
+            emit.leave();
+        } else {
+            self.results(emit, &done);
+        }
+    }
+
+    /// Runs `body` for each element of the tile.
+    fn each<'n>(&self, emit: &mut Emit<'n>, lanes: usize, body: impl FnOnce(&mut Emit<'n>, Index)) {
+        let row = emit.enter_rows(self.rows);
+        let lane = emit.enter(LoopKind::Vector, lanes);
+        body(emit, row.mul(self.lanes as i64).add(&lane));
+        emit.leave();
+        emit.leave_rows(self.rows);
+    }
+
+    /// What depends on the finished reductions.
+    fn results(&self, emit: &mut Emit<'_>, done: &[(Val, Buffer)]) {
         let roots = emit.nest.roots.clone();
         emit.over_all(&self.plan.inner, false, &roots, &mut |emit| {
             self.over_rows(emit, |emit, row| {
                 emit.unswitch(&roots, &mut |emit| {
-                    self.over_lanes(emit, self.stored, &done, &row, |emit, _| emit.store_results());
+                    self.over_lanes(emit, self.stored, done, &row, |emit, _| emit.store_results());
                 });
             });
         });

@@ -2,7 +2,6 @@
 
 mod dot;
 mod json;
-mod loops;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -12,6 +11,7 @@ use windlass::compile::{optimize, program};
 use windlass::{Dim, Error, Graph, Model, Options, TensorType};
 use windlass_codegen::{Target, asm_text, clif_text};
 use windlass_frontend::onnx::to_bytes;
+use windlass_ir::loops::print_program;
 use windlass_ir::text::{LISTED_ELEMENTS, PrintOptions, print_graph_with};
 
 use crate::arguments::{DimArg, SessionArgs, parse_dim};
@@ -109,7 +109,7 @@ impl Dump {
                 }
             }
             Stage::Graph | Stage::Optimized | Stage::Loops => {
-                out.write_all(loops::program(&program).as_bytes())?;
+                out.write_all(print_program(&program).as_bytes())?;
             }
         }
         Ok(())

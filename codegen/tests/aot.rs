@@ -51,16 +51,28 @@ fn model() -> Program {
         flops: 10_000_000,
     };
     let matrix = TensorType::fixed(DType::F32, &[rows, cols]);
+    // The second constant is prepared: the negative of one given.
+    let mut negate = KernelBuilder::new("negate");
+    let (from, to) =
+        (negate.buffer("from", DType::I64, 1, Role::In), negate.buffer("to", DType::I64, 1, Role::Out));
+    let value = negate.load(from, Index::constant(0));
+    let value = negate.apply(ScalarFn::Neg, &[value]);
+    negate.store(to, Index::constant(0), value);
+    let prepare = Program {
+        kernels: vec![negate.finish()],
+        steps: vec![step(0, &[Place::Constant(0), Place::Output(0)])],
+        constants: vec![Tensor::scalar::<i64>(123_456_789_012)],
+        outputs: vec![("negative".to_string(), TensorType::fixed(DType::I64, &[]))],
+        ..Program::default()
+    };
     Program {
         kernels: vec![scale, root],
         steps: vec![
             step(0, &[Place::Input(0), Place::Constant(0), Place::Arena(64)]),
             step(1, &[Place::Arena(64), Place::Constant(1), Place::Output(0), Place::Output(1)]),
         ],
-        constants: vec![
-            Tensor::from_fn::<f32>(&[cols], |i| i as f32 * 0.25 - 3.0),
-            Tensor::scalar::<i64>(-123_456_789_012),
-        ],
+        constants: vec![Tensor::from_fn::<f32>(&[cols], |i| i as f32 * 0.25 - 3.0)],
+        prepare: Some(Box::new(prepare)),
         arena_bytes: 64 + (len * 4) as u64,
         inputs: vec![("x */ \\".to_string(), matrix.clone())],
         outputs: vec![("y".to_string(), matrix), ("z".to_string(), TensorType::fixed(DType::I64, &[3]))],

@@ -97,6 +97,56 @@ fn matrix_products_with_prologue_and_epilogue() {
     }
 }
 
+/// Long reductions are cut into blocks, on whichever variable of the reduction the cut falls.
+#[test]
+fn reductions_cut_into_blocks() {
+    for (m, k, n) in [(23, 601, 19), (40, 512, 8), (31, 1024, 3)] {
+        build(&format!("product {m} {k} {n}"), |b| {
+            let x = b.input("x", f32s(&[m, k]));
+            let w = b.constant(ramp(&[k, n], 3));
+            let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+            vec![b.map(ScalarFn::Relu, &[y]).unwrap()]
+        });
+    }
+    for (channels, kernel) in [(100, 3), (300, 2), (3, 15)] {
+        build(&format!("convolution {channels} {kernel}"), |b| {
+            let x = b.input("x", f32s(&[1, 20, 17, channels]));
+            let w = b.constant(ramp(&[kernel, kernel, channels, 9], 7));
+            let conv = Conv { channels_last: true, ..Conv::plain() };
+            vec![b.push1(conv, &[x, w]).unwrap()]
+        });
+    }
+}
+
+/// What is done to weights is done once, in one pass over each.
+#[test]
+fn weights_are_prepared_by_one_kernel() {
+    for outputs in [false, true] {
+        let mut b = Builder::new("prepared");
+        let x = b.input("x", f32s(&[40, 64]));
+        let w = b.constant(ramp(&[96, 64], 1));
+        let scale = b.constant(ramp(&[96, 1], 2));
+        let scaled = b.map(ScalarFn::Mul, &[w, scale]).unwrap();
+        let y = b.push1(MatMul { trans_b: true, ..MatMul::default() }, &[x, scaled]).unwrap();
+        b.output("y", y);
+        if outputs {
+            // A constant expression that is an output too, and one by way of a large intermediate result.
+            let row = b.constant(ramp(&[1, 500], 3));
+            let column = b.constant(ramp(&[500, 1], 4));
+            let outer = b.map(ScalarFn::Mul, &[row, column]).unwrap();
+            let sum = b.push1(Reduce::over(ReduceKind::Sum, &[0], false), &[outer]).unwrap();
+            b.output("scaled", scaled);
+            b.output("sum", sum);
+        }
+        let graph = b.finish().unwrap();
+        check("prepared", &graph);
+        let program = lower(&graph, &LowerOptions::default()).unwrap();
+        let prepare = program.prepare.as_ref().expect("weights are prepared");
+        let steps = if outputs { 3 } else { 1 };
+        assert_eq!((prepare.steps.len(), program.steps.len()), (steps, steps), "{program}");
+    }
+}
+
 #[test]
 fn attention_without_copies() {
     build("attention", |b| {

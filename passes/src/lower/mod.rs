@@ -21,6 +21,7 @@ use windlass_ir::{Error, Graph, Tensor};
 
 use crate::lower::formula::as_identity;
 use crate::lower::place::{Lifetime, check, place};
+use crate::lower::prepare::known_bufs;
 use crate::lower::schedule::{Machine, normalize, schedule};
 use crate::lower::units::{Buf, BufData, Unit, UnitWork, Units};
 
@@ -56,13 +57,14 @@ pub fn lower_observed(
         fuse::fuse(&mut units, observe);
     }
     pack::pack(&mut units, &options.machine);
-    give_outputs_buffers(&mut units);
+    let known = known_bufs(&units);
+    give_outputs_buffers(&mut units, &known);
     let prepare = prepare::split(&mut units).map(|mut prepare| {
         if options.fuse {
             // Packing has added readers of what scales and transposes weights.
             fuse::fuse(&mut prepare, observe);
         }
-        give_outputs_buffers(&mut prepare);
+        give_outputs_buffers(&mut prepare, &SecondaryMap::new());
         plan(prepare, &options.machine)
     });
     let mut program = plan(units, &options.machine);
@@ -72,8 +74,8 @@ pub fn lower_observed(
     Ok(program)
 }
 
-/// Adds a copy for every output whose buffer is an input, a constant, or another output too.
-fn give_outputs_buffers(units: &mut Units) {
+/// Adds a copy for every output whose buffer is an input, known before the run, or another output too.
+fn give_outputs_buffers(units: &mut Units, known: &SecondaryMap<Buf, bool>) {
     let aliases = aliases(units);
     let mut written: SecondaryMap<Buf, bool> = SecondaryMap::new();
     units.units.iter().flat_map(|u| &u.outs).for_each(|&b| written[b] = true);
@@ -81,7 +83,7 @@ fn give_outputs_buffers(units: &mut Units) {
     for i in 0..units.outputs.len() {
         let buf = units.outputs[i].1;
         let root = aliases[buf].unwrap_or(buf);
-        if written[root] && aliases[root].is_none() && !taken[root] {
+        if written[root] && aliases[root].is_none() && !taken[root] && !known[root] {
             taken[root] = true;
             continue;
         }

@@ -35,6 +35,7 @@ pub mod compile;
 mod error;
 mod model;
 mod options;
+pub mod peak;
 pub mod session;
 mod values;
 

@@ -1,11 +1,12 @@
 //! `windlass bench`: how long a model takes to compile and to run.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
+use windlass::peak::fma_peak;
 use windlass::session::{KernelProfile, Report};
 use windlass::{Model, Session, Tensor};
 
@@ -18,7 +19,8 @@ use crate::table::{bytes, table, three_digits, time};
 #[derive(Args)]
 pub struct Bench {
     /// The model: .onnx or .wir
-    model: PathBuf,
+    #[arg(required_unless_present = "peak")]
+    model: Option<PathBuf>,
     /// A file for an input: .npy, .pb or .png
     #[arg(long = "input", short, value_name = "NAME=FILE", value_parser = parse_input)]
     inputs: Vec<InputArg>,
@@ -31,6 +33,9 @@ pub struct Bench {
     /// How long to repeat the run
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     seconds: f64,
+    /// Only measure the peak that rates are compared with: multiply-adds in registers, on one thread
+    #[arg(long, conflicts_with_all = ["model", "profile"])]
+    peak: bool,
     /// Show the time of each kernel
     #[arg(long)]
     profile: bool,
@@ -50,7 +55,12 @@ struct Measured {
     /// In ascending order.
     runs: Vec<Duration>,
     profile: Vec<KernelProfile>,
+    /// GFLOP/s of all threads in nothing but multiply-adds.
+    peak: f64,
 }
+
+/// How long the peak is measured.
+const PEAK_TIME: Duration = Duration::from_millis(50);
 
 impl Measured {
     /// The time that a share of the runs stayed below.
@@ -71,20 +81,28 @@ impl Measured {
 
 impl Bench {
     pub fn execute(self) -> Result<(), Failure> {
-        let measured = self.measure()?;
         let mut out = io::stdout().lock();
+        let Some(model) = &self.model else {
+            let peak = fma_peak(PEAK_TIME)?;
+            match self.json {
+                true => writeln!(out, "{}", json!({ "peak_gflops_per_second": peak }))?,
+                false => writeln!(out, "{} GFLOP/s", three_digits(peak))?,
+            }
+            return Ok(());
+        };
+        let measured = self.measure(model)?;
         match self.json {
-            true => writeln!(out, "{}", self.to_json(&measured))?,
+            true => writeln!(out, "{}", self.to_json(model, &measured))?,
             false => print(&mut out, &measured)?,
         }
         Ok(())
     }
 
-    fn measure(&self) -> Result<Measured, Failure> {
+    fn measure(&self, path: &Path) -> Result<Measured, Failure> {
         let mut options = self.session.options();
         options.profile = self.profile;
         let start = Instant::now();
-        let model = Model::load(&self.model, &options.limits)?;
+        let model = Model::load(path, &options.limits)?;
         let session = Session::new(model, options)?;
         let load = start.elapsed();
         let gathered = gather(&session, &self.inputs, &self.dims, self.seed)?;
@@ -108,10 +126,11 @@ impl Bench {
         }
         runs.sort();
         let profile = session.profile();
-        Ok(Measured { load, report, compile, first, runs, profile })
+        let peak = fma_peak(PEAK_TIME)? * f64::from(self.session.threads);
+        Ok(Measured { load, report, compile, first, runs, profile, peak })
     }
 
-    fn to_json(&self, measured: &Measured) -> Value {
+    fn to_json(&self, model: &Path, measured: &Measured) -> Value {
         let seconds = |d: Duration| d.as_secs_f64();
         let phases: Vec<Value> = measured
             .report
@@ -120,7 +139,7 @@ impl Bench {
             .map(|phase| json!({ "name": phase.name, "seconds": seconds(phase.time) }))
             .collect();
         let mut object = json!({
-            "model": self.model.display().to_string(),
+            "model": model.display().to_string(),
             "threads": self.session.threads,
             "load_seconds": seconds(measured.load),
             "compile_seconds": seconds(measured.compile),
@@ -132,6 +151,7 @@ impl Bench {
             "p99_seconds": seconds(measured.quantile(0.99)),
             "flops": measured.report.flops,
             "gflops_per_second": measured.rate(),
+            "peak_gflops_per_second": measured.peak,
             "arena_bytes": measured.report.arena_bytes,
             "constant_bytes": measured.report.constant_bytes,
             "code_bytes": measured.report.code_bytes,
@@ -178,7 +198,9 @@ fn print(out: &mut impl Write, measured: &Measured) -> io::Result<()> {
     row("p90, p99", format!("{}, {}", time(measured.quantile(0.9)), time(measured.quantile(0.99))));
     if let Some(rate) = measured.rate() {
         let flops = measured.report.flops as f64 / 1e9;
-        row("arithmetic", format!("{} GFLOP a run, {} GFLOP/s", three_digits(flops), three_digits(rate)));
+        let [flops, shown, peak] = [flops, rate, measured.peak].map(three_digits);
+        let share = 100.0 * rate / measured.peak;
+        row("arithmetic", format!("{flops} GFLOP a run, {shown} GFLOP/s, {share:.0} % of the peak of {peak}"));
     }
     row("arena", bytes(measured.report.arena_bytes));
     row("constants", bytes(measured.report.constant_bytes));

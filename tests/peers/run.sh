@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Compares Windlass with other engines on this machine, in one run; see compare.py for the arguments.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+tests/material.sh
+cargo build --release --package windlass --locked
+exec target/venv/bin/python tests/peers/compare.py "$@"

@@ -149,23 +149,44 @@ fn weights_are_prepared_by_one_kernel() {
 
 #[test]
 fn attention_without_copies() {
-    build("attention", |b| {
-        let x = b.input("x", f32s(&[2, 6, 24]));
-        let heads = |b: &mut Builder, salt| {
-            let w = b.constant(ramp(&[24, 24], salt));
-            let y = b.push1(MatMul::default(), &[x, w]).unwrap();
-            let y = b.push1(Reshape::to(&[2, 6, 3, 8]), &[y]).unwrap();
-            b.push1(Transpose::by(&[0, 2, 1, 3]), &[y]).unwrap()
-        };
-        let (q, k, v) = (heads(b, 1), heads(b, 2), heads(b, 3));
-        let scores = b.push1(MatMul { trans_b: true, ..MatMul::default() }, &[q, k]).unwrap();
-        let scale = b.scalar(DType::F32, 0.3);
-        let scores = b.map(ScalarFn::Mul, &[scores, scale]).unwrap();
-        let weights = b.push1(Softmax { log: false, axis: -1, masked: false }, &[scores]).unwrap();
-        let y = b.push1(MatMul::default(), &[weights, v]).unwrap();
-        let y = b.push1(Transpose::by(&[0, 2, 1, 3]), &[y]).unwrap();
-        vec![b.push1(Reshape::to(&[2, 6, 24]), &[y]).unwrap()]
-    });
+    build("attention", |b| vec![attention(b, 2, 6)]);
+}
+
+/// Self-attention with three heads of eight.
+fn attention(b: &mut Builder, batch: usize, length: usize) -> Value {
+    let x = b.input("x", f32s(&[batch, length, 24]));
+    let mask = b.input("mask", f32s(&[batch, 1, 1, length]));
+    let heads = |b: &mut Builder, salt| {
+        let w = b.constant(ramp(&[24, 24], salt));
+        let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+        let y = b.push1(Reshape::to(&[batch, length, 3, 8]), &[y]).unwrap();
+        b.push1(Transpose::by(&[0, 2, 1, 3]), &[y]).unwrap()
+    };
+    let (q, k, v) = (heads(b, 1), heads(b, 2), heads(b, 3));
+    let scores = b.push1(MatMul { trans_b: true, ..MatMul::default() }, &[q, k]).unwrap();
+    let scale = b.scalar(DType::F32, 0.3);
+    let scores = b.map(ScalarFn::Mul, &[scores, scale]).unwrap();
+    let scores = b.map(ScalarFn::Add, &[scores, mask]).unwrap();
+    let weights = b.push1(Softmax { log: false, axis: -1, masked: false }, &[scores]).unwrap();
+    let y = b.push1(MatMul::default(), &[weights, v]).unwrap();
+    let y = b.push1(Transpose::by(&[0, 2, 1, 3]), &[y]).unwrap();
+    b.push1(Reshape::to(&[batch, length, 24]), &[y]).unwrap()
+}
+
+/// Scores, softmax and weighted values are one kernel that holds a few rows of scores at a time.
+#[test]
+fn scores_never_leave_the_stack() {
+    for (batch, length) in [(1, 83), (2, 47)] {
+        let mut b = Builder::new("chain");
+        let y = attention(&mut b, batch, length);
+        b.output("y", y);
+        let graph = b.finish().unwrap();
+        check("chain", &graph);
+        let program = lower(&graph, &LowerOptions::default()).unwrap();
+        let scores = 3 * batch * length * length;
+        let stored = |k: &windlass_ir::loops::Kernel| k.params().any(|(_, p)| p.len >= scores);
+        assert!(!program.kernels.iter().any(stored), "{program}");
+    }
 }
 
 #[test]

@@ -2,9 +2,11 @@
 //!
 //! Every node becomes a unit over buffers ([`units`]), formulas are merged into their users
 //! ([`mod@fuse`]), right operands of contractions are packed ([`pack`]), what depends on constants alone
-//! is set apart ([`mod@prepare`]), formulas become loops ([`mod@schedule`]), and buffers get their places
+//! is set apart ([`mod@prepare`]), formulas that hand rows to each other become one kernel (`chain`), other
+//! formulas become loops ([`mod@schedule`]), and buffers get their places
 //! in memory ([`mod@place`]).
 
+mod chain;
 pub mod formula;
 pub mod fuse;
 pub mod pack;
@@ -67,6 +69,9 @@ pub fn lower_observed(
         give_outputs_buffers(&mut prepare, &SecondaryMap::new());
         plan(prepare, &options.machine)
     });
+    if options.fuse {
+        chain::chain(&mut units, &options.machine);
+    }
     let mut program = plan(units, &options.machine);
     program.prepare = prepare.map(Box::new);
     program.prepare.iter().try_for_each(|prepare| check(prepare))?;

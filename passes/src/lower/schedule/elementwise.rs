@@ -1,23 +1,21 @@
 //! Elementwise nests: every result from loads alone.
 
-use windlass_ir::loops::{Guard, Index, Kernel, LoopKind, Nest};
+use windlass_ir::loops::{Guard, Index, LoopKind};
 
-use super::{Emit, is_large, parallel_first};
+use super::{Emit, parallel_first};
 
 /// Elements of one parallel iteration of a one-dimensional domain.
 const CHUNK: usize = 8192;
 
 /// Loops over the domain, the last dimension as lanes.
-pub fn schedule(nest: &Nest, name: &str) -> Kernel {
-    let mut emit = Emit::new(nest, name);
+pub fn schedule(emit: &mut Emit<'_>) {
+    let nest = emit.nest;
     let Some((&lane, outer)) = nest.domain.split_last() else {
-        emit.store_results();
-        return emit.finish();
+        return emit.store_results();
     };
-    let large = is_large(nest);
+    let large = emit.is_shared();
     if large && outer.is_empty() && lane.extent >= 2 * CHUNK {
-        in_chunks(&mut emit);
-        return emit.finish();
+        return in_chunks(emit);
     }
     let outer = if large { parallel_first(outer.to_vec()) } else { outer.to_vec() };
     let parallel = large && !outer.is_empty();
@@ -26,7 +24,6 @@ pub fn schedule(nest: &Nest, name: &str) -> Kernel {
             emit.over_lanes(lane, &nest.roots, &mut |emit| emit.store_results());
         });
     });
-    emit.finish()
 }
 
 /// One dimension, cut into chunks for the threads.

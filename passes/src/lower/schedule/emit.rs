@@ -53,6 +53,10 @@ pub struct Emit<'n> {
     outermost: usize,
     /// How many `if`s [`Self::unswitch`] has opened.
     bodies: usize,
+    /// The flat index of each result, in terms of the nest's variables.
+    place: Index,
+    /// Whether the loops stand inside others, so that none of them is parallel.
+    nested: bool,
 }
 
 impl<'n> Emit<'n> {
@@ -74,6 +78,21 @@ impl<'n> Emit<'n> {
             .enumerate()
             .map(|(i, &root)| builder.buffer(&format!("y{i}"), nest.dtype(root), len, Role::Out))
             .collect();
+        let domain: Vec<Index> = nest.domain.iter().map(|&v| Index::var(v)).collect();
+        let place = Index::flatten(&domain, &nest.shape());
+        Emit { nested: false, ..Emit::within(builder, nest, ins, outs, place) }
+    }
+
+    /// Loops inside the open blocks of a kernel: from these buffers to those, each result at `place`.
+    /// Variables that the nest does not bind itself are to be [bound](Self::bind) first.
+    pub fn within(
+        builder: KernelBuilder,
+        nest: &'n Nest,
+        ins: Vec<Buffer>,
+        outs: Vec<Buffer>,
+        place: Index,
+    ) -> Emit<'n> {
+        let depth = builder.depth();
         Emit {
             nest,
             builder,
@@ -82,12 +101,19 @@ impl<'n> Emit<'n> {
             outs,
             bound: HashMap::new(),
             val_depth: HashMap::new(),
-            scopes: vec![HashMap::new()],
+            scopes: vec![HashMap::new(); depth + 1],
             tiles: HashMap::new(),
             assumed: Vec::new(),
-            outermost: 0,
+            outermost: depth,
             bodies: 0,
+            place,
+            nested: true,
         }
+    }
+
+    /// Whether there is enough work to share between threads, and threads to share it.
+    pub fn is_shared(&self) -> bool {
+        !self.nested && super::is_large(self.nest)
     }
 
     /// The variables an expression depends on.
@@ -426,8 +452,8 @@ impl<'n> Emit<'n> {
 
     /// Stores every result at the domain's present position.
     pub fn store_results(&mut self) {
-        let domain: Vec<Index> = self.nest.domain.iter().map(|&v| self.index(&Index::var(v))).collect();
-        let flat = Index::flatten(&domain, &self.nest.shape());
+        let place = self.place.clone();
+        let flat = self.index(&place);
         for (i, &root) in self.nest.roots.iter().enumerate() {
             let val = self.value(root);
             self.builder.store(self.outs[i], flat.clone(), val);
@@ -597,6 +623,11 @@ impl<'n> Emit<'n> {
             }
         }
         (all, open)
+    }
+
+    /// The kernel under construction.
+    pub fn into_builder(self) -> KernelBuilder {
+        self.builder
     }
 
     /// The finished kernel.

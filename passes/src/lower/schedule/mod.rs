@@ -47,7 +47,7 @@ impl Default for Machine {
 }
 
 /// Work below this many machine operations is not worth starting other threads for.
-const PARALLEL_OPERATIONS: u64 = 200_000;
+pub const PARALLEL_OPERATIONS: u64 = 200_000;
 
 /// Parallel loops aim for at least this many iterations, so that any small number of threads has
 /// even work.
@@ -61,25 +61,41 @@ pub fn normalize(nest: &Nest) -> Nest {
 
 /// The loops for a normalized formula.
 pub fn schedule(nest: &Nest, name: &str, machine: &Machine) -> Kernel {
+    let mut emit = Emit::new(nest, name);
+    fill(&mut emit, machine);
+    emit.finish()
+}
+
+/// Writes the loops of a formula.
+pub fn fill(emit: &mut Emit<'_>, machine: &Machine) {
+    let nest = emit.nest;
     if nest.shape().contains(&0) {
-        return Emit::new(nest, name).finish();
+        return;
     }
     let reductions = top_reductions(nest);
     if reductions.is_empty() {
-        return elementwise::schedule(nest, name);
+        return elementwise::schedule(emit);
     }
     match tile::plan(nest, &reductions, machine) {
-        Some(plan) => tile::schedule(nest, name, &plan, machine),
-        None => rows::schedule(nest, name, &reductions),
+        Some(plan) => tile::schedule(emit, &plan, machine),
+        None => rows::schedule(emit, &reductions),
     }
 }
 
-/// The reductions that depend on domain variables alone, in order of dependency.
+/// The reductions that depend on no other reduction's variables, in order of dependency.
 pub fn top_reductions(nest: &Nest) -> Vec<Val> {
     let free = free_vars(nest);
-    let domain: BTreeSet<Var> = nest.domain.iter().copied().collect();
-    let is_top = |&val: &Val| matches!(nest.expr(val), Expr::Reduce { .. }) && free[val].is_subset(&domain);
-    nest.needed(&nest.roots).into_iter().filter(is_top).collect()
+    let needed = nest.needed(&nest.roots);
+    let bound: BTreeSet<Var> = needed.iter().flat_map(|&val| reduction_vars(nest, val)).copied().collect();
+    let is_top = |&val: &Val| matches!(nest.expr(val), Expr::Reduce { .. }) && free[val].is_disjoint(&bound);
+    needed.into_iter().filter(is_top).collect()
+}
+
+fn reduction_vars(nest: &Nest, val: Val) -> &[Var] {
+    match nest.expr(val) {
+        Expr::Reduce { vars, .. } => vars,
+        _ => &[],
+    }
 }
 
 /// Whether the nest does enough work to share between threads.

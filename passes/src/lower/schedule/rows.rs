@@ -5,21 +5,21 @@
 
 use std::collections::BTreeSet;
 
-use windlass_ir::loops::{Expr, Kernel, Nest, Val, Var};
+use windlass_ir::loops::{Expr, Nest, Val, Var};
 
-use super::{Emit, is_large, parallel_first};
+use super::{Emit, parallel_first};
 
 /// Partial results of a long reduction: 8 vectors of 128 bits or 2 of 512, enough to hide the latency
 /// of addition.
 pub const LANES: usize = 32;
 
 /// For each row: its reductions, then its results.
-pub fn schedule(nest: &Nest, name: &str, reductions: &[Val]) -> Kernel {
-    let mut emit = Emit::new(nest, name);
+pub fn schedule(emit: &mut Emit<'_>, reductions: &[Val]) {
+    let nest = emit.nest;
     let mut depends: BTreeSet<Var> = BTreeSet::new();
     reductions.iter().for_each(|&r| depends.extend(emit.free(r).iter().copied()));
     let (outer, inner): (Vec<Var>, Vec<Var>) = nest.domain.iter().partition(|v| depends.contains(v));
-    let large = is_large(nest) && !outer.is_empty();
+    let large = emit.is_shared() && !outer.is_empty();
     let outer = if large { parallel_first(outer) } else { outer };
     emit.over_all(&outer, large, &nest.roots, &mut |emit| {
         for &reduction in reductions {
@@ -34,7 +34,6 @@ pub fn schedule(nest: &Nest, name: &str, reductions: &[Val]) -> Kernel {
             }),
         });
     });
-    emit.finish()
 }
 
 /// Computes one reduction, in lanes if its argument is made of vectors along one of its variables.

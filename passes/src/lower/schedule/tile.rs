@@ -22,9 +22,9 @@
 use std::collections::BTreeSet;
 
 use windlass_ir::ScalarFn;
-use windlass_ir::loops::{Buffer, Expr, Guard, Index, Kernel, LoopKind, Nest, Reduction, Val, Var};
+use windlass_ir::loops::{Buffer, Expr, Guard, Index, LoopKind, Nest, Reduction, Val, Var};
 
-use super::{Emit, Machine, PARALLEL_ITERATIONS, is_large};
+use super::{Emit, Machine, PARALLEL_ITERATIONS};
 use crate::lower::formula::free_vars;
 
 /// How a nest is tiled.
@@ -186,15 +186,18 @@ fn may_pad(nest: &Nest, reduction: Val, lane: Var, lanes: usize) -> bool {
 
 /// A count of things cut into parts whose sizes differ by at most one.
 #[derive(Clone, Copy, Debug)]
-struct Split {
-    parts: usize,
+pub struct Split {
+    /// How many.
+    pub parts: usize,
     /// The size of all parts but the first `larger`, which have one more.
-    size: usize,
-    larger: usize,
+    pub size: usize,
+    /// How many have one more.
+    pub larger: usize,
 }
 
 impl Split {
-    fn of(count: usize, most: usize) -> Split {
+    /// As few parts as possible of at most this size.
+    pub fn of(count: usize, most: usize) -> Split {
         let parts = count.div_ceil(most.max(1)).max(1);
         Split { parts, size: count / parts, larger: count % parts }
     }
@@ -220,23 +223,24 @@ fn with_part<'n>(
 }
 
 /// The loops of a tiled nest.
-pub fn schedule(nest: &Nest, name: &str, plan: &Plan, machine: &Machine) -> Kernel {
-    let mut emit = Emit::new(nest, name);
+pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
+    let nest = emit.nest;
     let extents = |vars: &[Var]| -> Vec<usize> { vars.iter().map(|v| v.extent).collect() };
     let row_count: usize = extents(&plan.rows).iter().product();
     let tiles = Split::of(row_count, plan.tile_rows);
     let panels = plan.lane.extent.div_ceil(plan.lanes);
     let steps: usize = plan.reductions.iter().flat_map(|&r| emit.reduce_vars(r)).map(|v| v.extent).product();
     let size = nest.dtype(plan.reductions[0]).size();
-    let depth = Depth::of(&emit, plan, tiles.parts, steps, machine.panel_bytes / (plan.lanes * size));
+    let depth = Depth::of(emit, plan, tiles.parts, steps, machine.panel_bytes / (plan.lanes * size));
     let tile_bytes = (plan.tile_rows * depth.steps().max(1)).saturating_mul(size);
     let blocks = Split::of(tiles.parts, machine.block_bytes / tile_bytes.max(1));
     let batch_count: usize = extents(&plan.batch).iter().product();
     let outer = (batch_count * blocks.parts).max(1);
-    let wanted_groups = PARALLEL_ITERATIONS.div_ceil(outer).clamp(1, panels);
+    let shared = emit.is_shared();
+    let wanted_groups = if shared { PARALLEL_ITERATIONS.div_ceil(outer).clamp(1, panels) } else { 1 };
     let groups = Split::of(panels, panels.div_ceil(wanted_groups));
     let iterations = outer * groups.parts;
-    let kind = match is_large(nest) && iterations > 1 {
+    let kind = match shared && iterations > 1 {
         true => LoopKind::Parallel,
         false => LoopKind::Serial,
     };
@@ -248,7 +252,7 @@ pub fn schedule(nest: &Nest, name: &str, plan: &Plan, machine: &Machine) -> Kern
     for (&var, part) in plan.batch.iter().zip(parts) {
         emit.bind(var, part);
     }
-    with_part(&mut emit, groups, &group, &mut |emit, first_panel, panel_count| {
+    with_part(emit, groups, &group, &mut |emit, first_panel, panel_count| {
         let panel = emit.enter(LoopKind::Serial, panel_count);
         let panel = first_panel.add(&panel);
         with_part(emit, blocks, &block, &mut |emit, first_tile, tile_count| {
@@ -268,7 +272,6 @@ pub fn schedule(nest: &Nest, name: &str, plan: &Plan, machine: &Machine) -> Kern
         emit.leave();
     });
     emit.leave();
-    emit.finish()
 }
 
 /// Runs `body` with the lanes to compute and those to store in a panel, in an `if` where the last has fewer.

@@ -95,7 +95,11 @@ impl Tensor {
     /// A tensor of zeros (false).
     pub fn zeros(dtype: DType, shape: &[usize]) -> Tensor {
         let len: usize = shape.iter().product();
-        Tensor { dtype, shape: shape.into(), bytes: Arc::new(Storage::Own(Bytes::zeroed(len * dtype.size()))) }
+        Tensor {
+            dtype,
+            shape: shape.into(),
+            bytes: Arc::new(Storage::Own(Bytes::zeroed(len * dtype.size()))),
+        }
     }
 
     /// A tensor from elements in row-major order.
@@ -129,7 +133,11 @@ impl Tensor {
     ) -> Option<Tensor> {
         let len = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d))?;
         let storage = Storage::Foreign(Box::new(bytes), OnceLock::new());
-        (len == storage.as_slice().len()).then(|| Tensor { dtype, shape: shape.into(), bytes: Arc::new(storage) })
+        (len == storage.as_slice().len()).then(|| Tensor {
+            dtype,
+            shape: shape.into(),
+            bytes: Arc::new(storage),
+        })
     }
 
     /// A rank-0 tensor.
@@ -264,7 +272,9 @@ impl Tensor {
 
     /// The value all elements share, as f64.
     pub fn as_uniform_f64(&self) -> Option<f64> {
-        let first = self.is_uniform().then(|| Tensor::from_bytes(self.dtype, &[], &self.raw_bytes()[..self.dtype.size()]));
+        let first = self
+            .is_uniform()
+            .then(|| Tensor::from_bytes(self.dtype, &[], &self.raw_bytes()[..self.dtype.size()]));
         Some(first??.to_f64s()[0])
     }
 }

@@ -1,9 +1,10 @@
 //! Graphs lowered to programs mean what they meant: the loop interpreter against the graph interpreter.
 
 use windlass_ir::loops::interpret::run_program;
-use windlass_ir::loops::{print_kernel, verify_kernel};
+use windlass_ir::loops::{Step, print_kernel, verify_kernel};
 use windlass_ir::ops::{
-    Concat, Conv, LayerNorm, MatMul, Pool, PoolKind, Reduce, ReduceKind, Reshape, Softmax, Transpose,
+    Concat, Conv, Cumulative, CumulativeKind, LayerNorm, MatMul, Pool, PoolKind, Reduce, ReduceKind, Reshape,
+    Softmax, Transpose,
 };
 use windlass_ir::{Builder, DType, Graph, ScalarFn, Tensor, TensorType, Value, interpret};
 use windlass_passes::lower::{LowerOptions, lower};
@@ -171,6 +172,31 @@ fn attention(b: &mut Builder, batch: usize, length: usize) -> Value {
     let y = b.push1(MatMul::default(), &[weights, v]).unwrap();
     let y = b.push1(Transpose::by(&[0, 2, 1, 3]), &[y]).unwrap();
     b.push1(Reshape::to(&[batch, length, 24]), &[y]).unwrap()
+}
+
+/// A result takes the place of an operand that nothing reads afterwards.
+#[test]
+fn elementwise_results_replace_their_operands() {
+    let mut b = Builder::new("in place");
+    let x = b.input("x", f32s(&[4, 6, 1]));
+    let mut y = b.map(ScalarFn::Exp, &[x]).unwrap();
+    for axis in [0, 1, 2, 0] {
+        // Neither a running sum nor what it is added to can be merged.
+        let sums = b.push1(running_sum(axis), &[y]).unwrap();
+        y = b.map(ScalarFn::Tanh, &[sums]).unwrap();
+    }
+    let sums = b.push1(running_sum(0), &[y]).unwrap();
+    b.output("y", sums);
+    let graph = b.finish().unwrap();
+    check("in place", &graph);
+    let program = lower(&graph, &LowerOptions::default()).unwrap();
+    let replaces = |step: &Step| step.args.first() == step.args.last();
+    assert_eq!(program.steps.iter().filter(|s| replaces(s)).count(), 4, "{program}");
+}
+
+fn running_sum(axis: i64) -> Cumulative {
+    let kind = CumulativeKind::Sum;
+    Cumulative { kind, axis: vec![axis].into(), exclusive: false, reverse: false }
 }
 
 /// Scores, softmax and weighted values are one kernel that holds a few rows of scores at a time.

@@ -83,7 +83,8 @@ impl Report {
         self.kernels = program.kernels.len();
         self.steps = program.steps.len();
         self.arena_bytes = program.arena_bytes;
-        self.constant_bytes = program.constant_types().map(|ty| (ty.as_len().unwrap_or(0) * ty.dtype.size()) as u64).sum();
+        self.constant_bytes =
+            program.constant_types().map(|ty| (ty.as_len().unwrap_or(0) * ty.dtype.size()) as u64).sum();
     }
 }
 

@@ -92,6 +92,14 @@ impl Program {
         let (inputs, outputs) = (self.inputs.clone(), self.outputs.clone());
         let arena_bytes = self.arena_bytes;
         let prepare = None;
-        Ok(std::borrow::Cow::Owned(Program { kernels, steps, constants, prepare, arena_bytes, inputs, outputs }))
+        Ok(std::borrow::Cow::Owned(Program {
+            kernels,
+            steps,
+            constants,
+            prepare,
+            arena_bytes,
+            inputs,
+            outputs,
+        }))
     }
 }

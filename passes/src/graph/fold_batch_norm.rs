@@ -376,7 +376,8 @@ fn before(edit: &mut Edit<'_>, node: Node, op: &Conv, cx: &mut PassCx) -> Result
         reason = Some(Reason::Unsound("padding is not shifted"));
     }
     let bias = ins.get(2).map(|&v| built.as_constant(v).map(Tensor::to_f64s));
-    let (true, Some(bias), None) = (is_known(built, ins[1]), bias.map_or(Some(None), |b| b.map(Some)), &reason)
+    let (true, Some(bias), None) =
+        (is_known(built, ins[1]), bias.map_or(Some(None), |b| b.map(Some)), &reason)
     else {
         let constant = Reason::NotConstant { what: "the weight or bias".into() };
         cx.blocked(RULE, || edit.old().describe(node), || reason.unwrap_or(constant));

@@ -72,7 +72,8 @@ pub fn chain(units: &mut Units, machine: &Machine) {
             continue;
         }
         let links = links(units, at, &producer, &uses);
-        let Some((kernel, ins)) = Chain::new(&links, units, machine).map(|chain| chain.kernel(units, machine))
+        let Some((kernel, ins)) =
+            Chain::new(&links, units, machine).map(|chain| chain.kernel(units, machine))
         else {
             continue;
         };
@@ -187,9 +188,11 @@ impl<'l> Chain<'l> {
         let (last, makers) = links.split_last()?;
         let (_, read) = last.reads.as_ref()?;
         let vars = read.vars();
-        let row = vars.iter().copied().filter(|&v| read.coefficient(v) == Some(1)).max_by_key(|v| v.extent)?;
+        let row =
+            vars.iter().copied().filter(|&v| read.coefficient(v) == Some(1)).max_by_key(|v| v.extent)?;
         let outer: Vec<Var> = vars.into_iter().filter(|&v| v != row).collect();
-        let row_bytes: usize = makers.iter().map(|l| l.row_len() * l.nest.dtype(l.nest.roots[0]).size()).sum();
+        let row_bytes: usize =
+            makers.iter().map(|l| l.row_len() * l.nest.dtype(l.nest.roots[0]).size()).sum();
         let rows: usize = makers[0].nest.domain[..makers[0].row_dims].iter().map(|v| v.extent).product();
         let fits = (SCRATCH_BYTES / row_bytes / machine.tile_rows).min(TILES) * machine.tile_rows;
         if rows * row_bytes < SMALL_BYTES || fits == 0 || row.extent < machine.tile_rows {
@@ -234,8 +237,7 @@ impl<'l> Chain<'l> {
             Expr::Load { operand, index, .. } if Some(*operand) != made => {
                 let vars = index[0].vars();
                 let elements: usize = vars.iter().filter(|v| !chosen.contains(v)).map(|v| v.extent).product();
-                elements.min(nest.operands[*operand as usize].shape.iter().product())
-                    * nest.dtype(val).size()
+                elements.min(nest.operands[*operand as usize].shape.iter().product()) * nest.dtype(val).size()
             }
             _ => 0,
         };
@@ -308,7 +310,12 @@ impl<'l> Chain<'l> {
                 }
                 let at = ins.iter().position(|&b| b == buf).unwrap_or_else(|| {
                     let data = &units.bufs[buf];
-                    params.push(builder.buffer(&format!("x{}", ins.len()), data.dtype, data.elements(), Role::In));
+                    params.push(builder.buffer(
+                        &format!("x{}", ins.len()),
+                        data.dtype,
+                        data.elements(),
+                        Role::In,
+                    ));
                     ins.push(buf);
                     ins.len() - 1
                 });

@@ -18,13 +18,13 @@ pub mod units;
 use std::collections::HashMap;
 
 use cranelift_entity::SecondaryMap;
-use windlass_ir::loops::{Kernel, Nest, NestBuilder, Place, Program, Step, Work};
+use windlass_ir::loops::{Expr, Index, Kernel, Nest, NestBuilder, Place, Program, Step, Val, Work};
 use windlass_ir::{Error, Graph, Tensor};
 
-use crate::lower::formula::as_identity;
+use crate::lower::formula::{as_identity, flatten_operands};
 use crate::lower::place::{Lifetime, check, place};
 use crate::lower::prepare::known_bufs;
-use crate::lower::schedule::{Machine, normalize, schedule};
+use crate::lower::schedule::{Machine, normalize, schedule, top_reductions};
 use crate::lower::units::{Buf, BufData, Unit, UnitWork, Units};
 
 /// What to do between graph and program. No choice here changes what a graph means, only its speed
@@ -140,6 +140,10 @@ fn plan(units: Units, machine: &Machine) -> Program {
     let mut constants: Vec<Tensor> = Vec::new();
     let mut lifetimes: Vec<Lifetime> = Vec::new();
     let mut life_of: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
+    let mut last_reader: SecondaryMap<Buf, usize> = SecondaryMap::new();
+    for (number, unit) in work.iter().enumerate() {
+        unit.ins.iter().for_each(|&buf| last_reader[root(buf)] = number);
+    }
     for (number, unit) in work.iter().enumerate() {
         for &buf in &unit.ins {
             let buf = root(buf);
@@ -154,6 +158,17 @@ fn plan(units: Units, machine: &Machine) -> Program {
         }
         for &buf in &unit.outs {
             if places[buf].is_none() {
+                // In place of an operand that nothing reads afterwards.
+                let replaced = overwritable(unit)
+                    .map(|operand| root(unit.ins[operand]))
+                    .filter(|&from| {
+                        last_reader[from] == number && units.bufs[from].dtype == units.bufs[buf].dtype
+                    })
+                    .and_then(|from| life_of[from]);
+                if let Some(life) = replaced {
+                    life_of[buf] = Some(life);
+                    continue;
+                }
                 life_of[buf] = Some(lifetimes.len());
                 let bytes = (units.bufs[buf].elements() * units.bufs[buf].dtype.size()) as u64;
                 lifetimes.push(Lifetime { bytes, first: number, last: number });
@@ -199,6 +214,28 @@ fn plan(units: Units, machine: &Machine) -> Program {
         program.steps.push(Step { work, args, origin: unit.origin, flops: unit.flops });
     }
     program
+}
+
+/// An operand of as many elements that each element of the only result reads at its own place alone.
+fn overwritable(unit: &Unit) -> Option<usize> {
+    let UnitWork::Nest(nest) = &unit.work else { return None };
+    if unit.outs.len() != 1 || !top_reductions(nest).is_empty() {
+        return None;
+    }
+    let nest = flatten_operands(nest);
+    let domain: Vec<Index> = nest.domain.iter().map(|&v| Index::var(v)).collect();
+    let own = Index::flatten(&domain, &nest.shape());
+    let len: usize = nest.shape().iter().product();
+    let needed = nest.needed(&nest.roots);
+    (0..nest.operands.len()).find(|&position| {
+        let reads_own = |&val: &Val| match nest.expr(val) {
+            Expr::Load { operand, index, guards } if *operand as usize == position => {
+                guards.is_empty() && index[0] == own
+            }
+            _ => true,
+        };
+        nest.operands[position].shape.iter().product::<usize>() == len && needed.iter().all(reads_own)
+    })
 }
 
 /// An identifier: the kernel's number and the ops it came from.

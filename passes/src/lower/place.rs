@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use windlass_ir::Error;
-use windlass_ir::loops::{Place, Program, Role, Work};
+use windlass_ir::loops::{Block, Buffer, Index, Let, Place, Program, Rhs, Role, Stmt, Var, Work};
 
 /// A buffer to be placed: its size in bytes, and its first and last step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,8 @@ fn round_up(bytes: u64) -> u64 {
 }
 
 /// Follows the bytes of the arena through the program: whatever a step reads there was written by one
-/// earlier step, whole, and not overwritten since; and no step reads what it writes itself.
+/// earlier step, whole, and not overwritten since; and no step reads what it writes itself, unless each
+/// element is read only where it is about to be overwritten.
 pub fn check(program: &Program) -> Result<(), Error> {
     let fail = |message: String| Err(Error::Verify { invariant: "P1", message });
     // Start of an interval -> (end, number of the write that filled it).
@@ -105,7 +106,9 @@ pub fn check(program: &Program) -> Result<(), Error> {
                     program.arena_bytes
                 ));
             }
-            if reads.iter().any(|&(s, e)| s < end && start < e) {
+            let overlaps = |&&(s, e): &&(u64, u64)| s < end && start < e;
+            let in_place = |&(s, e): &(u64, u64)| (s, e) == (start, end) && is_in_place(program, step, start);
+            if !reads.iter().filter(overlaps).all(in_place) {
                 return fail(format!("step {number} reads bytes {start}..{end} while it writes them"));
             }
             let hit: Vec<u64> = owners
@@ -123,6 +126,73 @@ pub fn check(program: &Program) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether the kernel of a step reads each element of the operand at `start` only in the iteration that
+/// overwrites it, before it does: every block that loads one stores to the same index later, and the index
+/// tells each iteration of the loops around from the others.
+fn is_in_place(program: &Program, step: &windlass_ir::loops::Step, start: u64) -> bool {
+    let Work::Kernel(kernel) = &step.work else { return false };
+    let kernel = &program.kernels[*kernel as usize];
+    let here = |role: Role| -> Vec<Buffer> {
+        let own = kernel
+            .params()
+            .zip(&step.args)
+            .filter(|((_, b), place)| b.role == role && **place == Place::Arena(start));
+        own.map(|((buffer, _), _)| buffer).collect()
+    };
+    let (ins, outs) = (here(Role::In), here(Role::Out));
+    match (ins.as_slice(), outs.as_slice()) {
+        ([from], [to]) => overwrites(&kernel.body, *from, *to, &mut Vec::new()),
+        _ => false,
+    }
+}
+
+fn overwrites(block: &Block, from: Buffer, to: Buffer, around: &mut Vec<Var>) -> bool {
+    block.iter().enumerate().all(|(at, stmt)| match stmt {
+        Stmt::For { var, body, .. } => {
+            around.push(*var);
+            let fine = overwrites(body, from, to, around);
+            around.pop();
+            fine
+        }
+        Stmt::If { then, otherwise, .. } => {
+            overwrites(then, from, to, around) && overwrites(otherwise, from, to, around)
+        }
+        Stmt::Let(Let { rhs: Rhs::Load { buffer, index, guards }, .. }) if *buffer == from => {
+            guards.is_empty() && stores(&block[at..], to, index) && is_injective(index, around)
+        }
+        Stmt::Let(_) | Stmt::Store { .. } => true,
+    })
+}
+
+/// Whether the statements store to this index.
+fn stores(block: &[Stmt], to: Buffer, at: &Index) -> bool {
+    block.iter().any(|stmt| match stmt {
+        Stmt::For { body, .. } => stores(body, to, at),
+        Stmt::If { then, otherwise, .. } => stores(then, to, at) || stores(otherwise, to, at),
+        Stmt::Store { buffer, index, .. } => *buffer == to && index == at,
+        Stmt::Let(_) => false,
+    })
+}
+
+/// Whether no two points of these loops have the same index: each variable's steps are longer than all
+/// that those with shorter steps reach together.
+fn is_injective(index: &Index, vars: &[Var]) -> bool {
+    let mut steps: Vec<(i64, i64)> = Vec::new();
+    for var in vars.iter().filter(|v| v.extent > 1) {
+        match index.coefficient(*var) {
+            Some(step) if step > 0 => steps.push((step, var.extent as i64 - 1)),
+            _ => return false,
+        }
+    }
+    steps.sort_unstable();
+    let mut reach = 0;
+    steps.into_iter().all(|(step, most)| {
+        let fine = step > reach;
+        reach += step * most;
+        fine
+    })
 }
 
 #[cfg(test)]

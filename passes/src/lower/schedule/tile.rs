@@ -414,7 +414,9 @@ impl Tile<'_> {
                 emit.enter_if(&part.first);
                 emit.fill_identity(reduction, acc, self.rows, self.lanes);
                 emit.enter_else();
-                self.each(emit, self.lanes, |emit, at| emit.copy(part.buffer, part.offset.add(&at), acc, at.clone()));
+                self.each(emit, self.lanes, |emit, at| {
+                    emit.copy(part.buffer, part.offset.add(&at), acc, at.clone())
+                });
                 emit.leave();
             } else {
                 emit.fill_identity(reduction, acc, self.rows, self.lanes);
@@ -447,7 +449,9 @@ impl Tile<'_> {
             emit.enter_if(&part.last);
             self.results(emit, &done);
             emit.enter_else();
-            self.each(emit, self.lanes, |emit, at| emit.copy(acc, at.clone(), part.buffer, part.offset.add(&at)));
+            self.each(emit, self.lanes, |emit, at| {
+                emit.copy(acc, at.clone(), part.buffer, part.offset.add(&at))
+            });
             emit.leave();
         } else {
             self.results(emit, &done);

@@ -200,7 +200,10 @@ fn print(out: &mut impl Write, measured: &Measured) -> io::Result<()> {
         let flops = measured.report.flops as f64 / 1e9;
         let [flops, shown, peak] = [flops, rate, measured.peak].map(three_digits);
         let share = 100.0 * rate / measured.peak;
-        row("arithmetic", format!("{flops} GFLOP a run, {shown} GFLOP/s, {share:.0} % of the peak of {peak}"));
+        row(
+            "arithmetic",
+            format!("{flops} GFLOP a run, {shown} GFLOP/s, {share:.0} % of the peak of {peak}"),
+        );
     }
     row("arena", bytes(measured.report.arena_bytes));
     row("constants", bytes(measured.report.constant_bytes));

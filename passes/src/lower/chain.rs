@@ -23,7 +23,7 @@ use windlass_ir::loops::{
 };
 
 use super::formula::flatten_operands;
-use super::schedule::tile::Split;
+use super::schedule::split::Split;
 use super::schedule::{Emit, Machine, PARALLEL_OPERATIONS, fill, top_reductions};
 use super::units::{Buf, Unit, UnitWork, Units};
 

@@ -11,9 +11,11 @@
 //! Which one, and every number in it that changes the order of arithmetic, depends on the nest alone,
 //! never on the machine: the same model gives the same bits everywhere.
 
+mod depth;
 mod elementwise;
 mod emit;
 mod rows;
+pub mod split;
 pub mod tile;
 
 use std::collections::BTreeSet;

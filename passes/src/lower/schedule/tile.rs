@@ -24,6 +24,8 @@ use std::collections::BTreeSet;
 use windlass_ir::ScalarFn;
 use windlass_ir::loops::{Buffer, Expr, Guard, Index, LoopKind, Nest, Reduction, Val, Var};
 
+use super::depth::{Depth, Part};
+use super::split::{Split, with_part};
 use super::{Emit, Machine, PARALLEL_ITERATIONS};
 use crate::lower::formula::free_vars;
 
@@ -184,44 +186,6 @@ fn may_pad(nest: &Nest, reduction: Val, lane: Var, lanes: usize) -> bool {
     })
 }
 
-/// A count of things cut into parts whose sizes differ by at most one.
-#[derive(Clone, Copy, Debug)]
-pub struct Split {
-    /// How many.
-    pub parts: usize,
-    /// The size of all parts but the first `larger`, which have one more.
-    pub size: usize,
-    /// How many have one more.
-    pub larger: usize,
-}
-
-impl Split {
-    /// As few parts as possible of at most this size.
-    pub fn of(count: usize, most: usize) -> Split {
-        let parts = count.div_ceil(most.max(1)).max(1);
-        Split { parts, size: count / parts, larger: count % parts }
-    }
-}
-
-/// Runs `body` with the start and size of part `part` of a split, in an `if` where sizes differ.
-fn with_part<'n>(
-    emit: &mut Emit<'n>,
-    split: Split,
-    part: &Index,
-    body: &mut dyn FnMut(&mut Emit<'n>, Index, usize),
-) {
-    if split.larger == 0 {
-        return body(emit, part.mul(split.size as i64), split.size);
-    }
-    emit.enter_if(&[Guard::new(part.clone(), split.larger)]);
-    body(emit, part.mul(split.size as i64 + 1), split.size + 1);
-    emit.enter_else();
-    if split.size > 0 {
-        body(emit, part.mul(split.size as i64).add_const(split.larger as i64), split.size);
-    }
-    emit.leave();
-}
-
 /// The loops of a tiled nest.
 pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
     let nest = emit.nest;
@@ -231,7 +195,8 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
     let panels = plan.lane.extent.div_ceil(plan.lanes);
     let steps: usize = plan.reductions.iter().flat_map(|&r| emit.reduce_vars(r)).map(|v| v.extent).product();
     let size = nest.dtype(plan.reductions[0]).size();
-    let depth = Depth::of(emit, plan, tiles.parts, steps, machine.panel_bytes / (plan.lanes * size));
+    let depth =
+        Depth::of(emit, plan.reductions[0], tiles.parts, steps, machine.panel_bytes / (plan.lanes * size));
     let tile_bytes = (plan.tile_rows * depth.steps().max(1)).saturating_mul(size);
     let blocks = Split::of(tiles.parts, machine.block_bytes / tile_bytes.max(1));
     let batch_count: usize = extents(&plan.batch).iter().product();
@@ -293,100 +258,6 @@ fn with_panel<'n>(
             body(emit, last, rest);
             emit.leave();
         }
-    }
-}
-
-/// How the variables of a long reduction are cut into blocks.
-struct Depth {
-    /// Variables outside the blocks, outermost first.
-    outer: Vec<Var>,
-    /// The variable that is cut, and into what.
-    cut: Option<(Var, Split)>,
-    /// Variables inside a block.
-    inner: Vec<Var>,
-    reduce: Val,
-}
-
-/// Reductions of up to this many times what fits are not cut.
-const UNCUT: usize = 2;
-
-/// Fewer tiles than this do not use a block often enough.
-const TILES_PER_BLOCK: usize = 4;
-
-impl Depth {
-    /// Blocks of at most about `fits` steps, if there are many more and several tiles use each.
-    fn of(emit: &Emit<'_>, plan: &Plan, tiles: usize, steps: usize, fits: usize) -> Depth {
-        let reduce = plan.reductions[0];
-        let vars = emit.reduce_vars(reduce);
-        let worth = as_contraction(emit.nest).is_some() && steps > UNCUT * fits && tiles >= TILES_PER_BLOCK;
-        if !worth {
-            return Depth { outer: Vec::new(), cut: None, inner: vars, reduce };
-        }
-        // The innermost variables that fit together stay inside; the next one is cut.
-        let (mut at, mut within) = (vars.len(), 1);
-        while within * vars[at - 1].extent <= fits {
-            at -= 1;
-            within *= vars[at].extent;
-        }
-        let var = vars[at - 1];
-        let split = Split::of(var.extent, fits / within);
-        Depth { outer: vars[..at - 1].to_vec(), cut: Some((var, split)), inner: vars[at..].to_vec(), reduce }
-    }
-
-    /// The most steps of a block.
-    fn steps(&self) -> usize {
-        let cut = self.cut.map_or(1, |(_, split)| split.size + usize::from(split.larger > 0));
-        cut * self.inner.iter().map(|v| v.extent).product::<usize>()
-    }
-
-    /// Runs `body` for each block, with where sums wait between blocks if there are several. They take
-    /// `room` elements.
-    fn over_blocks<'n>(
-        &self,
-        emit: &mut Emit<'n>,
-        room: usize,
-        body: &mut dyn FnMut(&mut Emit<'n>, Option<Part>),
-    ) {
-        let Some((var, split)) = self.cut else { return body(emit, None) };
-        let buffer = emit.scratch(self.reduce, room);
-        let (mut first, mut last) = (Vec::new(), Vec::new());
-        let mut ends = |index: &Index, extent: usize| {
-            first.push(Guard::new(index.clone(), 1));
-            last.push(Guard::new(index.add_const(1 - extent as i64), 1));
-        };
-        for &outer in &self.outer {
-            let index = emit.enter(LoopKind::Serial, outer.extent);
-            ends(&index, outer.extent);
-            emit.bind(outer, index);
-        }
-        let block = emit.enter(LoopKind::Serial, split.parts);
-        ends(&block, split.parts);
-        with_part(emit, split, &block, &mut |emit, start, size| {
-            let offset = Index::constant(0);
-            let (first, last) = (first.clone(), last.clone());
-            body(emit, Some(Part { buffer, offset, first, last, cut: (var, start, size) }));
-        });
-        emit.leave();
-        self.outer.iter().for_each(|_| emit.leave());
-    }
-}
-
-/// One block of a long reduction.
-#[derive(Clone)]
-struct Part {
-    /// Where sums wait between blocks, and from which element on this tile's.
-    buffer: Buffer,
-    offset: Index,
-    /// What holds in the first block, and in the last.
-    first: Vec<Guard>,
-    last: Vec<Guard>,
-    /// The variable that is cut, its first value in this block, and how many.
-    cut: (Var, Index, usize),
-}
-
-impl Part {
-    fn at(self, offset: Index) -> Part {
-        Part { offset, ..self }
     }
 }
 

@@ -310,3 +310,34 @@ fn what_a_guard_decides_stays_inside_it() {
         vec![b.push1(conv, &[x, w]).unwrap()]
     });
 }
+
+/// An operand is packed by reading it in panels, of which one without elements has none.
+#[test]
+fn operands_without_elements_are_not_packed() {
+    for (batch, m, k, n) in [(2, 3, 0, 40), (2, 3, 4, 0), (0, 3, 4, 40), (2, 0, 4, 40), (0, 0, 0, 0)] {
+        for constant in [false, true] {
+            build(&format!("product {batch} {m} {k} {n}, constant {constant}"), |b| {
+                let x = b.input("x", f32s(&[batch, m, k]));
+                let w = match constant {
+                    true => b.constant(ramp(&[batch, k, n], 1)),
+                    false => b.input("w", f32s(&[batch, k, n])),
+                };
+                let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+                let sides = b.push1(Reshape::to(&[batch * m, n]), &[y]).unwrap();
+                let transposed = match constant {
+                    true => b.constant(ramp(&[batch, n, k], 1)),
+                    false => b.input("transposed", f32s(&[batch, n, k])),
+                };
+                let product = MatMul { trans_b: true, ..MatMul::default() };
+                vec![y, sides, b.push1(product, &[x, transposed]).unwrap()]
+            });
+        }
+    }
+    for (batch, channels, filters) in [(0, 3, 8), (1, 0, 8), (1, 3, 0)] {
+        build(&format!("convolution {batch} {channels} {filters}"), |b| {
+            let x = b.input("x", f32s(&[batch, channels, 9, 7]));
+            let w = b.constant(ramp(&[filters, channels, 3, 3], 7));
+            vec![b.push1(Conv::plain(), &[x, w]).unwrap()]
+        });
+    }
+}

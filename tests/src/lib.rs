@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod aot;
+pub mod bounds;
 pub mod generate;
 pub mod golden;
 pub mod kernels;

@@ -6,7 +6,9 @@
 use windlass_ir::loops::interpret::{Region, run_kernel};
 use windlass_ir::loops::{expand_kernel, interpret_nest};
 use windlass_ir::ops::Lowered;
-use windlass_ir::{DType, Op, Tensor, TensorType, eval_op, interpret};
+use windlass_ir::{Op, Tensor, TensorType, eval_op, interpret};
+
+use crate::bounds::unit_roundoff;
 
 /// What an op lowered to, once it agreed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +78,12 @@ fn compare_scaled(found: &Tensor, expected: &Tensor, scale: f64) -> Result<(), S
 
 /// Fails unless two tensors agree: integers exactly, floats to within a distance.
 pub fn compare_within(found: &Tensor, expected: &Tensor, tolerance: f64) -> Result<(), String> {
+    compare_elements(found, expected, &vec![tolerance; expected.len()])
+}
+
+/// Fails unless two tensors agree: integers exactly, floats to within a distance for each element, NaN
+/// with NaN and infinities with themselves. Zeros of either sign are equal.
+pub fn compare_elements(found: &Tensor, expected: &Tensor, tolerances: &[f64]) -> Result<(), String> {
     if found.ty() != expected.ty() {
         return Err(format!("found {}, expected {}", found.ty(), expected.ty()));
     }
@@ -88,21 +96,11 @@ pub fn compare_within(found: &Tensor, expected: &Tensor, tolerance: f64) -> Resu
         };
     }
     let (found, expected) = (found.to_f64s(), expected.to_f64s());
-    for (i, (&a, &b)) in found.iter().zip(&expected).enumerate() {
+    for (i, ((&a, &b), &tolerance)) in found.iter().zip(&expected).zip(tolerances).enumerate() {
         let same = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance;
         if !same {
-            return Err(format!("element {i} is {a:?}, expected {b:?}"));
+            return Err(format!("element {i} is {a:?}, expected {b:?} within {tolerance:e}"));
         }
     }
     Ok(())
-}
-
-/// Half the distance from 1 to the next number.
-fn unit_roundoff(dtype: DType) -> f64 {
-    match dtype {
-        DType::F16 => 2f64.powi(-11),
-        DType::BF16 => 2f64.powi(-8),
-        DType::F32 => 2f64.powi(-24),
-        _ => 2f64.powi(-53),
-    }
 }

@@ -14,7 +14,7 @@ mod recurrent;
 mod rng;
 pub mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 pub use rng::Rng;
@@ -22,7 +22,7 @@ pub use rng::Rng;
 use values::{Values, is_benign, is_dyadic};
 use windlass_ir::attrs::Slot;
 use windlass_ir::ops::Constant;
-use windlass_ir::{Builder, DType, Dim, Graph, Late, Op, Tensor, TensorType, eval_op};
+use windlass_ir::{Builder, DType, Dim, Graph, Late, Op, Tensor, TensorType, Value, eval_op};
 
 /// How graphs are to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,8 +52,8 @@ pub struct Generated {
     pub inputs: Vec<Tensor>,
     /// The outputs found while it grew.
     pub outputs: Vec<Tensor>,
-    /// For each output, whether any implementation must give it bit for bit.
-    pub exact: Vec<bool>,
+    /// The values that any implementation must give exactly.
+    pub exact_values: BTreeSet<Value>,
 }
 
 /// Every op's name in text.
@@ -63,10 +63,22 @@ pub fn op_names() -> Vec<&'static str> {
 
 /// The seeds of a test: from 0, `count` of them, unless `WINDLASS_SEED` gives the first one and
 /// `WINDLASS_GRAPHS` how many.
+///
+/// # Panics
+/// If one of them is set to something else than a number.
 pub fn seeds(count: u64) -> Range<u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let number = |name: &str| {
+        let text = std::env::var_os(name)?.into_string().ok();
+        let number = text.as_ref().and_then(|text| text.parse::<u64>().ok());
+        Some(number.unwrap_or_else(|| panic!("{name} is not a number: {text:?}")))
+    };
     let first = number("WINDLASS_SEED").unwrap_or(0);
     first..first.saturating_add(number("WINDLASS_GRAPHS").unwrap_or(count))
+}
+
+/// The command that tries one seed of a test again.
+pub fn repeat(seed: u64, test: &str) -> String {
+    format!("WINDLASS_SEED={seed} WINDLASS_GRAPHS=1 cargo nextest run -p windlass-tests --test {test}")
 }
 
 /// The graph of a seed.
@@ -321,17 +333,18 @@ impl Growing<'_> {
                 }
             }
         }
-        let (mut outputs, mut exact) = (Vec::new(), Vec::new());
+        let mut outputs = Vec::new();
         for (i, entry) in self.entries.iter().enumerate() {
             let is_node = matches!(entry.source, Source::Node(..));
             if is_node && (!read[i] || self.rng.one_in(12)) {
                 builder.output(&format!("out{}", outputs.len()), values[&i]);
                 outputs.push(entry.tensor.clone());
-                exact.push(entry.exact);
             }
         }
+        let exact_values = self.entries.iter().zip(0..).filter(|(e, _)| e.exact).map(|(_, i)| values[&i]);
+        let exact_values = exact_values.collect();
         let graph = builder.finish().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        Generated { graph, inputs, outputs, exact }
+        Generated { graph, inputs, outputs, exact_values }
     }
 }
 

@@ -1,0 +1,146 @@
+//! Random graphs as code, at every pipeline: the loop interpreter gives what the graph means, machine code
+//! in memory gives the loops' bits for any number of threads, and code from an object file gives those of
+//! the code in memory.
+
+use windlass_codegen::{Options as CodeOptions, jit};
+use windlass_ir::loops::interpret::run_program;
+use windlass_ir::loops::{Program, expand_kernel};
+use windlass_ir::text::print_graph;
+use windlass_ir::{Graph, Tensor, TensorType};
+use windlass_passes::lower::{LowerOptions, lower};
+use windlass_passes::{Options as PassOptions, PIPELINES, run};
+use windlass_runtime::Pool;
+use windlass_tests::aot::{Batch, Driver};
+use windlass_tests::bounds::bounds;
+use windlass_tests::generate::{Generated, Options, generate, repeat, seeds};
+use windlass_tests::lowering::compare_elements;
+
+/// Programs linked at a time.
+const BATCH: usize = 48;
+
+/// The programs of a graph that differ, each with the first pipeline that gives it.
+fn programs(graph: &Graph) -> Result<Vec<(&'static str, Program)>, String> {
+    let mut programs: Vec<(&str, Program)> = Vec::new();
+    for (at, pipeline) in PIPELINES.iter().enumerate() {
+        let fail = |error: String| format!("{}: {error}", pipeline.name);
+        let (graph, _) =
+            run(graph, pipeline.stages, &PassOptions::default()).map_err(|e| fail(e.to_string()))?;
+        let options = LowerOptions { fuse: at > 0, ..LowerOptions::default() };
+        let program = lower(&graph, &options).map_err(|e| fail(e.to_string()))?;
+        if programs.iter().all(|(_, known)| *known != program) {
+            programs.push((pipeline.name, program));
+        }
+    }
+    Ok(programs)
+}
+
+/// Holds the loops to the graph. Their outputs.
+fn check_loops(generated: &Generated, bounds: &[Vec<f64>], program: &Program) -> Result<Vec<Tensor>, String> {
+    let mut expanded = program.clone();
+    expanded.kernels.iter_mut().for_each(|kernel| *kernel = expand_kernel(kernel));
+    let found = run_program(&expanded, &generated.inputs).map_err(|e| e.to_string())?;
+    for (i, (found, expected)) in found.iter().zip(&generated.outputs).enumerate() {
+        compare_elements(found, expected, &bounds[i])
+            .map_err(|e| format!("loops: output {i} of {}: {e}", origin(&generated.graph, i)))?;
+    }
+    Ok(found)
+}
+
+/// The op that gives an output.
+fn origin(graph: &Graph, output: usize) -> &'static str {
+    graph.def_node(graph.outputs()[output].1).map_or("an input", |data| data.op.name())
+}
+
+/// Holds machine code in memory to the loops.
+fn check_jit(
+    program: &Program,
+    inputs: &[Tensor],
+    expected: &[Tensor],
+    pools: &[Pool],
+) -> Result<(), String> {
+    let (executable, _) = jit(program, &CodeOptions::default()).map_err(|e| e.to_string())?;
+    let inputs: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
+    for (threads, pool) in (1..).zip(pools) {
+        let mut found: Vec<Tensor> =
+            expected.iter().map(|tensor| Tensor::zeros(tensor.dtype(), tensor.shape())).collect();
+        let mut outputs: Vec<&mut [u8]> = found.iter_mut().map(Tensor::bytes_mut).collect();
+        executable.run(pool, &inputs, &mut outputs).map_err(|e| e.to_string())?;
+        same_bits(&found, expected).map_err(|e| format!("code in memory, {threads} threads: {e}"))?;
+    }
+    Ok(())
+}
+
+fn same_bits(found: &[Tensor], expected: &[Tensor]) -> Result<(), String> {
+    let pairs = found.iter().zip(expected).enumerate();
+    match pairs.into_iter().find(|(_, (found, expected))| found.bytes() != expected.bytes()) {
+        Some((i, (found, expected))) => Err(format!("output {i} is {found:?}, expected {expected:?}")),
+        None => Ok(()),
+    }
+}
+
+fn report(seed: u64, what: &str, graph: &Graph) -> String {
+    format!("== {}\n{what}\n{}", repeat(seed, "generated_code"), print_graph(graph))
+}
+
+/// A graph with its named dimensions replaced by the inputs' sizes.
+fn bound(generated: &Generated) -> Result<Graph, String> {
+    let types: Vec<TensorType> = generated.inputs.iter().map(Tensor::ty).collect();
+    generated.graph.with_input_types(&types).map_err(|e| e.to_string())
+}
+
+#[test]
+fn code_gives_what_graphs_mean() {
+    let options = Options { late: false, ..Options::default() };
+    let pools = [Pool::new(1), Pool::new(2)];
+    let driver = Driver::new();
+    let mut failures: Vec<String> = Vec::new();
+    let (mut compiled, mut linked) = (0, 0);
+    let mut batch = Batch::default();
+    let mut waiting: Vec<(u64, &str, Vec<Tensor>)> = Vec::new();
+    let all = seeds(300);
+    let last = all.end.saturating_sub(1);
+    for seed in all {
+        let generated = generate(seed, &options);
+        let fail = |what: String| report(seed, &what, &generated.graph);
+        let bounds = bounds(&generated);
+        match bound(&generated).and_then(|graph| programs(&graph)) {
+            Err(message) => failures.push(fail(message)),
+            Ok(programs) => {
+                for (level, program) in programs {
+                    let checked = check_loops(&generated, &bounds, &program).and_then(|expected| {
+                        check_jit(&program, &generated.inputs, &expected, &pools)?;
+                        if batch.add(&program, &generated.inputs, &expected)? {
+                            waiting.push((seed, level, expected));
+                        }
+                        Ok(())
+                    });
+                    compiled += 1;
+                    failures.extend(checked.err().map(|message| fail(format!("{level}: {message}"))));
+                }
+            }
+        }
+        if batch.len() >= BATCH || seed == last {
+            linked += batch.len();
+            match driver.run(std::mem::take(&mut batch)) {
+                Err(message) => failures.push(format!("== a batch that ends at seed {seed}: {message}")),
+                Ok(found) => {
+                    for (found, (seed, level, expected)) in found.iter().zip(&waiting) {
+                        if let Err(message) = same_bits(found, expected) {
+                            let what = format!("{level}: object file: {message}");
+                            failures.push(report(*seed, &what, &generate(*seed, &options).graph));
+                        }
+                    }
+                }
+            }
+            waiting.clear();
+        }
+    }
+    println!("{compiled} programs compiled, {linked} of them linked");
+    let count = failures.len();
+    failures.truncate(8);
+    assert!(count == 0, "{count} programs differ, the first of which:\n{}", failures.join("\n"));
+    assert!(
+        compiled < 100 || linked * 2 > compiled,
+        "only {linked} of {compiled} programs were made object files"
+    );
+}

@@ -251,6 +251,9 @@ mod cumulative;
 mod deform_conv;
 mod det;
 mod dft;
+mod dft_butterfly;
+mod dft_lower;
+mod dft_pass;
 mod dynamic_quantize;
 mod einsum;
 mod elementwise;
@@ -312,6 +315,7 @@ pub use cumulative::{Cumulative, CumulativeKind};
 pub use deform_conv::DeformConv;
 pub use det::Det;
 pub use dft::Dft;
+pub use dft_pass::DftPass;
 pub use dynamic_quantize::DynamicQuantizeLinear;
 pub use einsum::Einsum;
 pub use elementwise::Elementwise;
@@ -411,6 +415,7 @@ define_ops! {
     recurrent_steps::RecurrentSteps,
     grid_sample::GridSample,
     dft::Dft,
+    dft_pass::DftPass,
     col2im::Col2Im,
     non_max_suppression::NonMaxSuppression,
     det::Det,

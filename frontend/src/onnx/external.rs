@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use windlass_ir::Limits;
@@ -67,8 +67,8 @@ impl Source {
             invalid!("external data: `length` is {}, the tensor has {expected} bytes", length.unwrap_or(0));
         }
         let path = self.resolve(location)?;
-        let mut file = File::open(&path).map_err(Error::file(&path))?;
-        let size = file.metadata().map_err(Error::file(&path))?.len();
+        let mut file = File::open(&path).map_err(unreadable(location))?;
+        let size = file.metadata().map_err(unreadable(location))?.len();
         if offset.checked_add(expected as u64).is_none_or(|end| end > size) {
             invalid!("external data: {expected} bytes at {offset} of `{location}`, which has {size}");
         }
@@ -76,8 +76,8 @@ impl Source {
         Limits::check(|| format!("`{location}`"), "bytes", used, self.limits.file_bytes)?;
         self.used.set(used);
         let mut bytes = vec![0; expected];
-        file.seek(SeekFrom::Start(offset)).map_err(Error::file(&path))?;
-        file.read_exact(&mut bytes).map_err(Error::file(&path))?;
+        file.seek(SeekFrom::Start(offset)).map_err(unreadable(location))?;
+        file.read_exact(&mut bytes).map_err(unreadable(location))?;
         Ok(bytes)
     }
 
@@ -93,7 +93,7 @@ impl Source {
         }
         let folder = folder.canonicalize().map_err(Error::file(folder))?;
         let joined = folder.join(relative);
-        let path = joined.canonicalize().map_err(Error::file(&joined))?;
+        let path = joined.canonicalize().map_err(unreadable(location))?;
         if !path.starts_with(&folder) {
             invalid!("external data: location `{location}` leads outside the model's folder");
         }
@@ -102,4 +102,9 @@ impl Source {
         }
         Ok(path)
     }
+}
+
+/// A file that the system does not give, named as the model names it; whoever knows the tensor adds that.
+fn unreadable(location: &str) -> impl FnOnce(io::Error) -> Problem + use<'_> {
+    move |error| Problem::Invalid(format!("external data: `{location}`: {error}"))
 }

@@ -31,6 +31,11 @@ impl Target {
         Ok(Target { triple: parsed, cpu: None })
     }
 
+    /// Fails if no code is made for it.
+    pub fn check(&self) -> Result<(), Error> {
+        build(self, false, false).map(drop)
+    }
+
     /// The triples that objects are made for, as examples of their kind.
     pub const TRIPLES: [&str; 5] = [
         "x86_64-unknown-linux-gnu",

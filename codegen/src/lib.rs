@@ -56,7 +56,7 @@ mod isa;
 mod jit;
 pub mod vector;
 
-pub use aot::{ObjectArtifact, ObjectOptions, archive, object, shared_library};
+pub use aot::{ObjectArtifact, ObjectOptions, archive, is_identifier, object, shared_library};
 pub use compile::{Options, Statistics, asm_text, clif_text};
 pub use emit::clif;
 pub use error::Error;

@@ -48,6 +48,9 @@ pub enum Error {
     /// Everything in the model that is valid but that Windlass cannot import.
     #[error("{} in the model cannot be imported:{}", count(.0), list(.0))]
     Unsupported(Vec<Unsupported>),
+    /// Everything in the graph that ONNX cannot say.
+    #[error("{} in the graph cannot be written as ONNX:{}", count(.0), list(.0))]
+    Unwritable(Vec<Unsupported>),
     /// The graph that the model asks for does not hold together, or exceeds a limit.
     #[error(transparent)]
     Graph(#[from] windlass_ir::Error),
@@ -87,7 +90,7 @@ impl Error {
     /// Everything unsupported, if that is what went wrong.
     pub fn as_unsupported(&self) -> Option<&[Unsupported]> {
         match self {
-            Error::Unsupported(list) => Some(list),
+            Error::Unsupported(list) | Error::Unwritable(list) => Some(list),
             _ => None,
         }
     }

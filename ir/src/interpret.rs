@@ -34,8 +34,7 @@ pub fn interpret_observed(
             .iter()
             .map(|&v| values[v].clone().expect("operands are computed before users"))
             .collect();
-        let outs =
-            eval_op(&data.op, &ins).map_err(|message| Error::Eval { node: graph.describe(node), message })?;
+        let outs = evaluate(&data.op, &ins, || graph.describe(node))?;
         for (&value, tensor) in data.outs.iter().zip(outs) {
             observe(value, &tensor);
             values[value] = Some(tensor);
@@ -82,14 +81,23 @@ pub fn check_inputs(graph: &Graph, inputs: &[Tensor]) -> Result<(), Error> {
 
 /// Evaluates one op. Late attributes take their operands' values, and `infer` must accept the operands.
 pub fn eval_op(op: &Op, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    evaluate(op, ins, || "its result".to_string()).map_err(|error| match error {
+        Error::Eval { message, .. } => message,
+        other => other.to_string(),
+    })
+}
+
+fn evaluate(op: &Op, ins: &[Tensor], node: impl Fn() -> String) -> Result<Vec<Tensor>, Error> {
+    let failed = |message: String| Error::Eval { node: node(), message };
     let mut op = op.clone();
     let mut ins: SmallVec<[Tensor; 4]> = ins.into();
     resolve_late(&mut op, &mut ins, |t| Some(t.to_ints()));
     let types: Vec<TensorType> = ins.iter().map(Tensor::ty).collect();
-    let outs = op.infer(&types.iter().collect::<Vec<_>>()).map_err(|violation| violation.to_string())?;
+    let outs =
+        op.infer(&types.iter().collect::<Vec<_>>()).map_err(|violation| failed(violation.to_string()))?;
     // Late attributes are data: what they ask for is not limited by the graph's types.
     for ty in &outs {
-        Limits::default().check_type(ty, || "its result".to_string()).map_err(|error| error.to_string())?;
+        Limits::default().check_type(ty, &node)?;
     }
-    op.eval(&ins)
+    op.eval(&ins).map_err(failed)
 }

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: std::io::Error,
+        /// What the system said.
+        error: std::io::Error,
     },
     /// A model file of a kind that is not known.
     #[error("{}: not a model: the name ends neither in .onnx nor in .wir", path.display())]
@@ -79,7 +79,8 @@ impl Error {
             Error::Text { error, .. } | Error::Ir(error) => {
                 matches!(error, windlass_ir::Error::Limit { .. })
             }
-            Error::Frontend(windlass_frontend::Error::Graph(error)) => {
+            Error::Frontend(windlass_frontend::Error::Graph(error))
+            | Error::Passes(windlass_passes::Error::Ir(error)) => {
                 matches!(error, windlass_ir::Error::Limit { .. })
             }
             Error::Frontend(_)

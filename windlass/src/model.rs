@@ -1,9 +1,11 @@
 //! A model as loaded: from an ONNX file, from IR text, or built in Rust.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use windlass_frontend::onnx;
-use windlass_ir::text::parse_graph;
+use windlass_ir::text::parse_graph_within;
 use windlass_ir::{Graph, Limits};
 
 use crate::error::Error;
@@ -39,12 +41,17 @@ fn map_file(file: &std::fs::File) -> std::io::Result<onnx::Bytes> {
 
 /// Reads a file of IR text.
 fn read_text(path: &Path, limits: &Limits) -> Result<Graph, Error> {
-    let io = |source| Error::Io { path: path.to_path_buf(), source };
-    let subject = || path.display().to_string();
-    let size = std::fs::metadata(path).map_err(io)?.len();
-    Limits::check(subject, "bytes", size, limits.file_bytes)?;
-    let text = std::fs::read_to_string(path).map_err(io)?;
-    parse_graph(&text).map_err(|error| Error::Text { path: path.to_path_buf(), source_text: text, error })
+    let io = |error| Error::Io { path: path.to_path_buf(), error };
+    let file = File::open(path).map_err(io)?;
+    // What is not a regular file may hold more than it says.
+    let mut text = String::new();
+    file.take(limits.file_bytes.saturating_add(1)).read_to_string(&mut text).map_err(io)?;
+    Limits::check(|| path.display().to_string(), "bytes", text.len() as u64, limits.file_bytes)?;
+    parse_graph_within(&text, limits).map_err(|error| Error::Text {
+        path: path.to_path_buf(),
+        source_text: text,
+        error,
+    })
 }
 
 impl From<Graph> for Model {

@@ -74,6 +74,13 @@ fn exit_codes_tell_what_went_wrong() {
         (2, &["run", &model, "--dim", "batch"]),
         (2, &["run", &model, "--dim", "nothing=1"]),
         (2, &["run", &model, "--input", "nothing=x.npy"]),
+        (2, &["compile", &model, "-o", "digits.exe"]),
+        (2, &["compile", &model, "-o", "digits.o", "--name", "1 bad"]),
+        (2, &["compile", &model, "-o", "digits.o", "--target", "sparc-unknown-linux-gnu"]),
+        (2, &["compile", &model, "-o", "digits.o", "--cpu", "nothing"]),
+        (2, &["compile", &model, "-o", "digits.so", "--target", "s390x-unknown-linux-gnu"]),
+        (2, &["bench", &model, "--seconds", "-1"]),
+        (4, &["opt", &model, "--max-nodes", "3"]),
         (4, &["run", &model, "--max-file-bytes", "100"]),
         (4, &["run", &model, "--max-nodes", "3"]),
         (4, &["run", &model, "--dim", "batch=1000000000000"]),
@@ -83,6 +90,76 @@ fn exit_codes_tell_what_went_wrong() {
         assert_eq!(code(&output), *expected, "{arguments:?}: {}", text(&output.stderr));
         assert!(*expected == 0 || !output.stderr.is_empty(), "{arguments:?} fails without a word");
     }
+}
+
+#[test]
+fn limits_name_what_exceeds_them() {
+    let output = windlass(&["run", &digits("digits.onnx"), "--max-elements", "100"]);
+    assert_eq!(code(&output), 4);
+    let expected = "error: tensor `conv1.weight`: 144 elements exceed the limit of 100\n";
+    assert_eq!(text(&output.stderr), expected);
+
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("plain.wir");
+    std::fs::write(&model, "graph @plain(%x: f32[2]) { return %x as \"y\" }").unwrap();
+    let model = model.to_str().unwrap();
+    assert_eq!(code(&windlass(&["run", model, "--max-depth", "1"])), 0);
+    for limit in ["--max-depth=0", "--max-elements=1", "--max-memory-bytes=7", "--max-file-bytes=9"] {
+        assert_eq!(code(&windlass(&["run", model, limit])), 4, "{limit}");
+    }
+
+    // Sizes that are data are limited like others, whatever runs the model.
+    let model = folder.path().join("late.wir");
+    let graph = "graph @late(%x: f32[1], %s: i64[2]) { %y = broadcast %x {shape = %s} return %y as \"y\" }";
+    std::fs::write(&model, graph).unwrap();
+    let sizes = folder.path().join("s.npy");
+    windlass_frontend::npy::write(&sizes, &Tensor::from_ints(&[1 << 20, 1 << 20])).unwrap();
+    let input = format!("s={}", sizes.display());
+    for engine in ["jit", "loops", "interp"] {
+        let output = windlass(&["run", model.to_str().unwrap(), "--engine", engine, "--input", &input]);
+        assert_eq!(code(&output), 4, "{engine}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn what_cannot_be_written_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let entries = || -> Vec<String> {
+        let names = std::fs::read_dir(folder.path()).unwrap();
+        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    // A folder in the header's place.
+    std::fs::create_dir_all(folder.path().join("digits.h/inside")).unwrap();
+    for extension in ["o", "a", "so"] {
+        let file = folder.path().join("digits").with_extension(extension);
+        let output = windlass(&["compile", &digits("digits.onnx"), "-o", file.to_str().unwrap()]);
+        assert_eq!(code(&output), 1, "{}", text(&output.stderr));
+        assert_eq!(entries(), ["digits.h"]);
+    }
+    let below = folder.path().join("none/digits.o");
+    let output = windlass(&["compile", &digits("digits.onnx"), "-o", below.to_str().unwrap()]);
+    assert_eq!(code(&output), 1);
+    assert_eq!(text(&output.stderr).matches("No such file").count(), 1, "{}", text(&output.stderr));
+}
+
+#[test]
+fn opt_prints_the_result_whatever_it_explains() {
+    let plain = windlass(&["opt", &digits("digits.onnx"), "--pass", "cse"]);
+    let arguments = ["opt", &digits("digits.onnx"), "--pass", "cse", "--print-after-all", "--time-passes"];
+    let explained = windlass(&arguments);
+    assert!(text(&plain.stdout).starts_with("graph @digits"));
+    assert_eq!(plain.stdout, explained.stdout);
+    let all = windlass(&["opt", &digits("digits.onnx"), "--print-after-all"]);
+    assert!(text(&all.stderr).contains("// after choose_layout\ngraph @digits"), "{}", text(&all.stderr));
+}
+
+#[test]
+fn a_graph_that_onnx_cannot_say_is_not_an_import() {
+    let arguments = ["dump", &digits("digits.onnx"), "--stage", "optimized", "--format", "onnx"];
+    let output = windlass(&arguments);
+    assert_eq!(code(&output), 1);
+    let first = text(&output.stderr).lines().next().unwrap();
+    assert_eq!(first, "error: 4 things in the graph cannot be written as ONNX:");
 }
 
 /// A folder with one case for the digits model, expecting these probabilities of its zero image.

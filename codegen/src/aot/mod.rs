@@ -27,6 +27,13 @@ use crate::error::Error;
 use crate::isa::{self, Target};
 use crate::jit;
 
+/// Whether functions in C may be called so.
+pub fn is_identifier(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
 /// How an object file is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectOptions {
@@ -70,10 +77,7 @@ pub struct ObjectArtifact {
 pub fn object(program: &Program, target: &Target, options: &ObjectOptions) -> Result<ObjectArtifact, Error> {
     let start = Instant::now();
     let name = &options.name;
-    let identifier = !name.is_empty()
-        && !name.starts_with(|c: char| c.is_ascii_digit())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if !identifier {
+    if !is_identifier(name) {
         return Err(Error::Output(format!("`{name}` is not a C identifier")));
     }
     let mut statistics = Statistics::default();

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use prost::bytes::Bytes;
@@ -76,8 +76,8 @@ impl<'a> Source<'a> {
             invalid!("external data: `length` is {}, the tensor has {expected} bytes", length.unwrap_or(0));
         }
         let path = self.resolve(location)?;
-        let mut file = File::open(&path).map_err(Error::file(&path))?;
-        let size = file.metadata().map_err(Error::file(&path))?.len();
+        let mut file = File::open(&path).map_err(unreadable(location))?;
+        let size = file.metadata().map_err(unreadable(location))?.len();
         if offset.checked_add(expected as u64).is_none_or(|end| end > size) {
             invalid!("external data: {expected} bytes at {offset} of `{location}`, which has {size}");
         }
@@ -90,7 +90,9 @@ impl<'a> Source<'a> {
             let mut mapped = self.mapped.borrow_mut();
             let bytes = match mapped.get(&path) {
                 Some(bytes) => bytes.clone(),
-                None => mapped.entry(path.clone()).or_insert(map(&file).map_err(Error::file(&path))?).clone(),
+                None => {
+                    mapped.entry(path.clone()).or_insert(map(&file).map_err(unreadable(location))?).clone()
+                }
             };
             let end = offset as usize + expected;
             if end > bytes.len() {
@@ -99,8 +101,8 @@ impl<'a> Source<'a> {
             return Ok(bytes.slice(offset as usize..end));
         }
         let mut bytes = vec![0; expected];
-        file.seek(SeekFrom::Start(offset)).map_err(Error::file(&path))?;
-        file.read_exact(&mut bytes).map_err(Error::file(&path))?;
+        file.seek(SeekFrom::Start(offset)).map_err(unreadable(location))?;
+        file.read_exact(&mut bytes).map_err(unreadable(location))?;
         Ok(bytes.into())
     }
 
@@ -116,7 +118,7 @@ impl<'a> Source<'a> {
         }
         let folder = folder.canonicalize().map_err(Error::file(folder))?;
         let joined = folder.join(relative);
-        let path = joined.canonicalize().map_err(Error::file(&joined))?;
+        let path = joined.canonicalize().map_err(unreadable(location))?;
         if !path.starts_with(&folder) {
             invalid!("external data: location `{location}` leads outside the model's folder");
         }
@@ -125,4 +127,9 @@ impl<'a> Source<'a> {
         }
         Ok(path)
     }
+}
+
+/// A file that the system does not give, named as the model names it; whoever knows the tensor adds that.
+fn unreadable(location: &str) -> impl FnOnce(io::Error) -> Problem + use<'_> {
+    move |error| Problem::Invalid(format!("external data: `{location}`: {error}"))
 }

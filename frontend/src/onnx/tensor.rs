@@ -67,17 +67,17 @@ pub(crate) fn data_type(dtype: DType) -> i32 {
 }
 
 /// Sizes as ONNX writes them, within the limits for this element type.
-fn shape(dims: &[i64], dtype: DType, source: &Source) -> Result<Shape, Problem> {
+fn shape(name: &str, dims: &[i64], dtype: DType, source: &Source) -> Result<Shape, Problem> {
     let sizes: Option<Shape> = dims.iter().map(|&n| usize::try_from(n).ok()).collect();
     let Some(sizes) = sizes else { invalid!("sizes {dims:?}") };
-    source.limits().check_type(&TensorType::fixed(dtype, &sizes), || "tensor".to_string())?;
+    source.limits().check_type(&TensorType::fixed(dtype, &sizes), || format!("tensor `{name}`"))?;
     Ok(sizes)
 }
 
 /// The tensor that a message holds.
 pub(crate) fn decode(proto: &TensorProto, source: &Source) -> Result<Tensor, Problem> {
     let dtype = dtype(proto.data_type())?;
-    let shape = shape(&proto.dims, dtype, source)?;
+    let shape = shape(proto.name(), &proto.dims, dtype, source)?;
     if proto.segment.is_some() {
         unsupported!("a tensor in segments");
     }
@@ -162,8 +162,9 @@ pub(crate) fn decode_sparse(proto: &SparseTensorProto, source: &Source) -> Resul
     let (Some(values), Some(indices)) = (&proto.values, &proto.indices) else {
         invalid!("a sparse tensor without values or indices");
     };
+    let name = values.name();
     let (values, indices) = (decode(values, source)?, decode(indices, source)?);
-    let shape = shape(&proto.dims, values.dtype(), source)?;
+    let shape = shape(name, &proto.dims, values.dtype(), source)?;
     if indices.dtype() != DType::I64 || values.rank() != 1 {
         invalid!("a sparse tensor of values {} and indices {}", values.ty(), indices.ty());
     }

@@ -1,12 +1,10 @@
 //! `dft`: the discrete Fourier transform along an axis.
 
-use super::{Concat, Einsum, Lowered, OpDef, Pad, PadMode, Slice, arity};
+use super::{Lowered, OpDef, arity, dft_lower};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
-use crate::graph::{Builder, Value, Values};
 use crate::ops::movement::around;
 use crate::require;
-use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
 use crate::types::{Dim, TensorType, normalize_axis};
 
@@ -34,9 +32,6 @@ pub struct Dft {
     /// N, or empty for the operand's size.
     pub length: Late,
 }
-
-/// Transforms of more terms than this do not become a product with a constant matrix.
-const LARGEST_MATRIX: usize = 1 << 20;
 
 impl Dft {
     /// The axis, if it is known.
@@ -78,7 +73,7 @@ impl Dft {
     }
 
     /// The number of terms that are read, and the size of the result.
-    fn sizes(&self, length: usize) -> (usize, usize) {
+    pub(super) fn sizes(&self, length: usize) -> (usize, usize) {
         let half = length / 2 + 1;
         match (self.onesided, self.inverse) {
             (false, _) => (length, length),
@@ -170,73 +165,10 @@ impl OpDef for Dft {
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let axis = self.axis(ins[0].rank()).ok().flatten().expect("infer accepted the axis");
         let Some(length) = self.length(ins[0].shape()[axis]) else { return Ok(Lowered::Interpret) };
-        let (terms, count) = self.sizes(length);
-        let letters = ins[0].rank() <= 40;
-        match letters && terms.saturating_mul(count) <= LARGEST_MATRIX && outs[0].as_len() != Some(0) {
-            true => Lowered::graph(ins, |b, ins| self.products(b, ins[0], axis, length)),
-            false => Ok(Lowered::Interpret),
+        match outs[0].as_len() {
+            Some(0) => Ok(Lowered::Interpret),
+            _ => Lowered::graph(ins, |b, ins| dft_lower::lower(self, b, ins[0], axis, length)),
         }
-    }
-}
-
-impl Dft {
-    /// Products with the matrices of cosines and sines.
-    fn products(&self, b: &mut Builder, x: Value, axis: usize, length: usize) -> Result<Values, Error> {
-        let dtype = b.ty(x).dtype;
-        let wide = dtype.accumulator();
-        let (terms, count) = self.sizes(length);
-        let x = b.cast(x, wide)?;
-        let shape = b.ty(x).shape();
-        let last = shape.len() - 1;
-        let cut = Slice::along(axis, 0, terms as i64);
-        let mut x = b.push1(cut, &[x])?;
-        if terms > shape[axis] {
-            let missing = (terms - shape[axis]) as i64;
-            let pad = Pad {
-                pads: vec![0, missing].into(),
-                axes: vec![axis as i64].into(),
-                mode: PadMode::Constant,
-            };
-            let zero = b.scalar(wide, 0.0);
-            x = b.push1(pad, &[x, zero])?;
-        }
-        let matrix = |pick: fn((f64, f64)) -> f64| {
-            let element = |i: usize| {
-                let (n, k) = (i / count, i % count);
-                self.weight(length, n) * pick(self.factor(length, k, n))
-            };
-            Tensor::from_f64s(wide, &[terms, count], &(0..terms * count).map(element).collect::<Vec<_>>())
-        };
-        let (cos, sin) = (b.constant(matrix(|f| f.0)), b.constant(matrix(|f| f.1)));
-        // "abc,bz->azc" transforms dimension b.
-        let names: Vec<char> = ('a'..='y').chain('A'..='Y').take(shape.len()).collect();
-        let from: String = names.iter().collect();
-        let to: String = names.iter().enumerate().map(|(d, &c)| if d == axis { 'z' } else { c }).collect();
-        let equation = format!("{from},{}z->{to}", names[axis]);
-        let product = |b: &mut Builder, part: Value, matrix: Value| {
-            b.push1(Einsum { equation: equation.clone() }, &[part, matrix])
-        };
-        let part = |b: &mut Builder, i: i64| b.push1(Slice::along(last, i, i + 1), &[x]);
-        let real = part(b, 0)?;
-        let imaginary = if shape[last] == 2 { Some(part(b, 1)?) } else { None };
-        let mut results = vec![product(b, real, cos)?];
-        if let Some(imaginary) = imaginary {
-            let crossed = product(b, imaginary, sin)?;
-            results[0] = b.map(ScalarFn::Sub, &[results[0], crossed])?;
-        }
-        if !(self.inverse && self.onesided) {
-            let mut crossed = product(b, real, sin)?;
-            if let Some(imaginary) = imaginary {
-                let straight = product(b, imaginary, cos)?;
-                crossed = b.map(ScalarFn::Add, &[crossed, straight])?;
-            }
-            results.push(crossed);
-        }
-        let joined = match results.as_slice() {
-            [single] => *single,
-            parts => b.push1(Concat { axis: last as i64 }, parts)?,
-        };
-        Ok(Values::from_slice(&[b.cast(joined, dtype)?]))
     }
 }
 
@@ -244,7 +176,8 @@ impl Dft {
 mod tests {
     use super::*;
     use crate::DType;
-    use crate::ops::testing::{assert_close, check, sample};
+    use crate::ops::Op;
+    use crate::ops::testing::{assert_close, check, lowered, sample};
 
     fn plain() -> Dft {
         Dft::with_name("dft")
@@ -268,6 +201,44 @@ mod tests {
             let back = Dft { onesided: true, inverse: true, length: vec![n as i64].into(), ..plain() };
             assert_close(&check(back, &half), &[x], "dft");
         }
+    }
+
+    #[test]
+    fn every_kind_of_length_agrees_with_the_definition() {
+        // With factors that have butterflies, those that are products, and those that are convolutions.
+        for n in (1..=35).chain([48, 64, 61, 67, 74, 134, 201, 256]) {
+            for (inverse, onesided) in [(false, false), (true, false), (false, true), (true, true)] {
+                for (parts, dtype) in [(1, DType::F64), (2, DType::F32)] {
+                    let size = if inverse && onesided { n / 2 + 1 } else { n };
+                    let x = sample(dtype, &[2, size, 2, parts], n as u64);
+                    check(
+                        Dft { axis: vec![1].into(), inverse, onesided, length: vec![n as i64].into() },
+                        &[x],
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_that_of_numpy() {
+        let signal: Vec<f32> = (0..10).flat_map(|i| [(10 * i + 3) as f32, 0.0]).collect();
+        let op: Op = Dft { axis: vec![0].into(), inverse: true, ..plain() }.into();
+        let found = lowered(&op, &[Tensor::new(&[10, 2], &signal)]);
+        // numpy.fft.ifft(numpy.arange(3, 103, 10, dtype="complex64")), version 2.4.
+        let expected: [[f32; 2]; 10] = [
+            [48.0, 0.0],
+            [-5.0, -15.388419],
+            [-5.000001, -6.88191],
+            [-5.0, -3.6327133],
+            [-5.000001, -1.6245981],
+            [-5.0, 1.9073487e-07],
+            [-5.000001, 1.6245981],
+            [-5.0, 3.6327126],
+            [-5.000001, 6.88191],
+            [-5.0, 15.388419],
+        ];
+        assert_eq!(found[0].as_slice::<f32>(), expected.concat());
     }
 
     #[test]

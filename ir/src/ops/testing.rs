@@ -66,6 +66,13 @@ pub(crate) fn sample(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
     }
 }
 
+/// The op's results by `lower`.
+pub(crate) fn lowered(op: &Op, ins: &[Tensor]) -> Vec<Tensor> {
+    let types: Vec<TensorType> = ins.iter().map(Tensor::ty).collect();
+    let outs = op.infer(&types.iter().collect::<Vec<_>>()).expect("the operands fit");
+    run_lowered(op, ins, &outs)
+}
+
 fn run_lowered(op: &Op, ins: &[Tensor], outs: &[TensorType]) -> Vec<Tensor> {
     let types: Vec<TensorType> = ins.iter().map(Tensor::ty).collect();
     match op.lower(&types, outs).expect("the op lowers") {

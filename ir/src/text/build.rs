@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::parse::{GraphText, Mention, NodeText, fail};
+use super::parse::{GraphText, Mention, NodeText, fail, fail_with};
 use super::print::print_type;
 use crate::dtype::DType;
 use crate::error::Error;
@@ -57,7 +57,7 @@ fn build_checked(text: GraphText<'_>, limits: &Limits) -> Result<Graph, Error> {
     for NodeText { outs, op, ins, name, types, span } in text.nodes {
         let ins: Vec<Value> = ins.iter().map(|m| names.lookup(m)).collect::<Result<_, _>>()?;
         let op_name = op.name();
-        let results = builder.push(op, &ins, name).or_else(|error| fail(&span, error.to_string()))?;
+        let results = builder.push(op, &ins, name).or_else(|error| fail_with(&span, error))?;
         if results.len() != outs.len() {
             return fail(&span, format!("{op_name} has {} results, found {}", results.len(), outs.len()));
         }
@@ -73,7 +73,7 @@ fn build_checked(text: GraphText<'_>, limits: &Limits) -> Result<Graph, Error> {
     for (name, mention) in &text.outputs {
         builder.output(name, names.lookup(mention)?);
     }
-    builder.finish().or_else(|error| fail(&text.span, error.to_string()))
+    builder.finish().or_else(|error| fail_with(&text.span, error))
 }
 
 /// Values in order of mention, with definitions once they are found.

@@ -51,7 +51,12 @@ pub const LISTED_ELEMENTS: usize = 64;
 /// [`Error::Parse`], with the place in the text, for whatever is wrong with it; [`Error::Verify`] for
 /// a broken invariant.
 pub fn parse_graph(text: &str) -> Result<Graph, Error> {
-    let graph = parse::parse(text, &Limits::default(), build::Mode::Checked)?;
+    parse_graph_within(text, &Limits::default())
+}
+
+/// [`parse_graph`] with other than the default limits.
+pub fn parse_graph_within(text: &str, limits: &Limits) -> Result<Graph, Error> {
+    let graph = parse::parse(text, limits, build::Mode::Checked)?;
     verify(&graph)?;
     Ok(graph)
 }

@@ -81,6 +81,14 @@ pub(super) fn fail<T>(span: &Span, message: impl Into<String>) -> Result<T, Erro
     Err(Error::Parse { span: span.clone(), message: message.into() })
 }
 
+/// An error of what the text at a span says; that a limit is exceeded stays one of its own kind.
+pub(super) fn fail_with<T>(span: &Span, error: Error) -> Result<T, Error> {
+    match error {
+        Error::Limit { .. } => Err(error),
+        other => fail(span, other.to_string()),
+    }
+}
+
 impl<'t> Parser<'t, '_> {
     fn peek(&self) -> &Token<'t> {
         &self.tokens[self.at].0
@@ -171,7 +179,13 @@ impl<'t> Parser<'t, '_> {
         let start = self.span().start;
         self.depth += 1;
         if self.depth > self.limits.depth {
-            return fail(&self.span(), format!("graphs nest deeper than {}", self.limits.depth));
+            let subject = format!("the graph at byte {start}");
+            return Err(Error::Limit {
+                subject,
+                what: "levels",
+                limit: self.limits.depth,
+                found: self.depth,
+            });
         }
         self.expect_token(&Token::Word("graph"))?;
         self.expect('@')?;
@@ -325,9 +339,7 @@ impl<'t> Parser<'t, '_> {
         self.expect(']')?;
         let ty = TensorType::new(dtype, dims);
         let span = self.since(start.start);
-        self.limits
-            .check_type(&ty, || "the type".to_string())
-            .or_else(|error| fail(&span, error.to_string()))?;
+        self.limits.check_type(&ty, || format!("the type at byte {}", span.start))?;
         Ok(ty)
     }
 

@@ -421,7 +421,7 @@ impl Growing<'_> {
             }
             "dft" => {
                 let (dtype, parts) = (self.dtype(is_float), 1 + self.rng.below(2));
-                let shape = [self.shape(0, 1), vec![2 + self.rng.below(4), parts]].concat();
+                let shape = [self.shape(0, 1), vec![2 + self.rng.below(70), parts]].concat();
                 let ins = vec![New(dtype, shape, Values::Any)];
                 (
                     self.op(name, vec![("axis", Ints(vec![-2])), ("length", Ints(vec![]))]),
@@ -429,6 +429,15 @@ impl Growing<'_> {
                     Approximate,
                     false,
                 )
+            }
+            "dft_pass" => {
+                let dtype = *self.rng.choose(&[DType::F32, DType::F64]);
+                let radix = *self.rng.choose(&[2, 3, 4, 5, 7, 8, 11]);
+                let (turns, inner) = (self.size(), 1 + self.rng.below(6));
+                let part = New(dtype, vec![self.size(), radix, turns, inner], Values::Any);
+                let turn = New(dtype, vec![radix - 1, turns], Values::Within(-1.0, 1.0));
+                let ins = [vec![part; 2], vec![turn; 2 * self.rng.below(2)]].concat();
+                (self.op(name, vec![]), ins, Approximate, true)
             }
             "non_max_suppression" => {
                 let (batch, boxes) = (self.size(), self.size());

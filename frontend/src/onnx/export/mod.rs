@@ -54,7 +54,7 @@ fn export(graph: &Graph) -> Result<GraphProto, Error> {
         }
     }
     if !unsupported.is_empty() {
-        return Err(Error::Unsupported(unsupported));
+        return Err(Error::Unwritable(unsupported));
     }
     for (name, value) in graph.outputs() {
         let own = exporter.name(*value);

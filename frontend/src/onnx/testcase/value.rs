@@ -172,7 +172,14 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::file(path))?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        // As files usually are: for everyone, less what the process masks. A temporary file's own are secret.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(folder).map_err(Error::file(path))?;
     file.write_all(bytes).map_err(Error::file(path))?;
     file.persist(path).map_err(|error| Error::file(path)(error.error))?;
     Ok(())

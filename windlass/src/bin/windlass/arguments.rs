@@ -60,6 +60,9 @@ pub struct LimitArgs {
     /// Nodes of a graph
     #[arg(long, value_name = "N", default_value_t = Limits::default().nodes)]
     pub max_nodes: u64,
+    /// Levels of graphs and functions within one another
+    #[arg(long, value_name = "N", default_value_t = Limits::default().depth)]
+    pub max_depth: u64,
     /// Elements of one tensor
     #[arg(long, value_name = "N", default_value_t = Limits::default().elements)]
     pub max_elements: u64,
@@ -74,6 +77,7 @@ impl LimitArgs {
         Limits {
             file_bytes: self.max_file_bytes,
             nodes: self.max_nodes,
+            depth: self.max_depth,
             elements: self.max_elements,
             memory_bytes: self.max_memory_bytes,
             ..Limits::default()

@@ -8,7 +8,9 @@ use clap::Args;
 use indicatif::ProgressBar;
 use windlass::compile::program;
 use windlass::{Error, Model};
-use windlass_codegen::{ObjectOptions, Target, archive, object, shared_library};
+use windlass_codegen::{
+    ObjectArtifact, ObjectOptions, Target, archive, is_identifier, object, shared_library,
+};
 
 use crate::arguments::{DimArg, SessionArgs, parse_dim};
 use crate::dump::bind_all;
@@ -31,7 +33,7 @@ pub struct Compile {
     #[arg(long = "dim", short, value_name = "NAME=N", value_parser = parse_dim)]
     dims: Vec<DimArg>,
     /// What the names of the functions begin with; the output's name if not given
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_identifier)]
     name: Option<String>,
     /// What to compile for, such as aarch64-unknown-linux-gnu (`windlass list targets`); this machine if
     /// not given
@@ -57,6 +59,7 @@ impl Compile {
             let output = self.output.display();
             return Err(Failure::Usage(format!("{output}: the name of the output ends in .o, .a or .so")));
         }
+        let target = self.target(extension)?;
         let progress = match std::io::stderr().is_terminal() {
             true => ProgressBar::new_spinner(),
             false => ProgressBar::hidden(),
@@ -69,13 +72,6 @@ impl Compile {
         progress.set_message("optimising");
         let (program, report) = program(&graph, &options)?;
         progress.set_message("generating code");
-        let mut target = match &self.target {
-            Some(triple) => Target::parse(triple).map_err(Error::from)?,
-            None => Target::host(),
-        };
-        if self.cpu.is_some() {
-            target.cpu = self.cpu.clone();
-        }
         let object_options = ObjectOptions {
             name: self.name.clone().unwrap_or_else(|| identifier(&self.output)),
             parallel: self.parallel,
@@ -83,24 +79,7 @@ impl Compile {
             ..ObjectOptions::default()
         };
         let made = object(&program, &target, &object_options).map_err(Error::from)?;
-        match extension {
-            "a" => {
-                let member = format!("{}.o", object_options.name);
-                write(&self.output, &archive(&member, &made.object, &made.symbols))?;
-            }
-            "so" => {
-                let temporary = self.output.with_extension("so.o");
-                write(&temporary, &made.object)?;
-                let linked = shared_library(&temporary, &self.output).map_err(Error::from);
-                std::fs::remove_file(&temporary).map_err(Failure::io(&temporary))?;
-                linked?;
-            }
-            _ => write(&self.output, &made.object)?,
-        }
-        write(&self.output.with_extension("h"), made.header.as_bytes())?;
-        if let Some(weights) = &made.weights {
-            write(&self.output.with_extension("weights"), weights)?;
-        }
+        self.write(extension, &object_options.name, &made)?;
         progress.finish_and_clear();
         let phases: Vec<String> =
             report.phases.iter().map(|phase| format!("{} {}", phase.name, time(phase.time))).collect();
@@ -116,10 +95,78 @@ impl Compile {
         );
         Ok(())
     }
+
+    /// What to compile for.
+    fn target(&self, extension: &str) -> Result<Target, Failure> {
+        let wrong = |error: windlass_codegen::Error| Failure::Usage(error.to_string());
+        let mut target = match &self.target {
+            Some(triple) => Target::parse(triple).map_err(wrong)?,
+            None => Target::host(),
+        };
+        if extension == "so" && target.triple != Target::host().triple {
+            let output = self.output.display();
+            let message = format!(
+                "{output}: shared libraries are made for this machine only; {} has .o and .a",
+                target.triple
+            );
+            return Err(Failure::Usage(message));
+        }
+        if self.cpu.is_some() {
+            target.cpu = self.cpu.clone();
+        }
+        target.check().map_err(wrong)?;
+        Ok(target)
+    }
+
+    /// Writes all files beside the output and gives them their names at the end, so that none is ever seen
+    /// in part.
+    fn write(&self, extension: &str, name: &str, made: &ObjectArtifact) -> Result<(), Failure> {
+        let beside = match self.output.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let folder = tempfile::Builder::new().prefix(".windlass").tempdir_in(beside);
+        let folder = folder.map_err(Failure::io(&self.output))?;
+        let mut files = Vec::new();
+        let mut add = |path: PathBuf, contents: Option<&[u8]>| {
+            let temporary = folder.path().join(path.file_name().unwrap_or_default());
+            if let Some(contents) = contents {
+                std::fs::write(&temporary, contents).map_err(Failure::io(&path))?;
+            }
+            files.push((temporary, path));
+            Ok::<(), Failure>(())
+        };
+        match extension {
+            "a" => {
+                let archive = archive(&format!("{name}.o"), &made.object, &made.symbols);
+                add(self.output.clone(), Some(&archive))?;
+            }
+            "so" => {
+                let object = folder.path().join("object");
+                std::fs::write(&object, &made.object).map_err(Failure::io(&self.output))?;
+                let library = folder.path().join(self.output.file_name().unwrap_or_default());
+                shared_library(&object, &library).map_err(Error::from)?;
+                add(self.output.clone(), None)?;
+            }
+            _ => add(self.output.clone(), Some(&made.object))?,
+        }
+        add(self.output.with_extension("h"), Some(made.header.as_bytes()))?;
+        if let Some(weights) = &made.weights {
+            add(self.output.with_extension("weights"), Some(weights))?;
+        }
+        // The output comes last: where it is, the others are.
+        for (temporary, path) in files.into_iter().rev() {
+            std::fs::rename(&temporary, &path).map_err(Failure::io(&path))?;
+        }
+        Ok(())
+    }
 }
 
-fn write(path: &Path, contents: &[u8]) -> Result<(), Failure> {
-    std::fs::write(path, contents).map_err(Failure::io(path))
+fn parse_identifier(text: &str) -> Result<String, String> {
+    match is_identifier(text) {
+        true => Ok(text.to_string()),
+        false => Err(format!("`{text}` is not a C identifier")),
+    }
 }
 
 /// A C identifier from a file's name.

@@ -25,7 +25,7 @@ impl Failure {
     /// A file that could not be read or written.
     pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Failure + use<> {
         let path = path.to_path_buf();
-        |source| Failure::Error(Error::Io { path, source })
+        |error| Failure::Error(Error::Io { path, error })
     }
 
     /// Prints the message, if any, and gives the exit code.

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use windlass::{Limits, Model};
+use windlass::Model;
 use windlass_passes::{Options as PassOptions, Stage, pass, pipeline, run_observed};
 
-use crate::arguments::{DimArg, parse_dim};
+use crate::arguments::{DimArg, LimitArgs, parse_dim};
 use crate::dump::bind;
 use crate::failure::Failure;
 use crate::table::{table, time};
@@ -23,7 +23,7 @@ pub struct Opt {
     /// A size for a named dimension
     #[arg(long = "dim", short, value_name = "NAME=N", value_parser = parse_dim)]
     dims: Vec<DimArg>,
-    /// Print the graph after each pass that changed it
+    /// Show on stderr the graph after each pass that changed it
     #[arg(long)]
     print_after_all: bool,
     /// Show on stderr how long each pass took and how often it rewrote
@@ -35,11 +35,13 @@ pub struct Opt {
     /// Stop after this many rewrites
     #[arg(long, value_name = "N")]
     fuel: Option<u64>,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 impl Opt {
     pub fn execute(self) -> Result<(), Failure> {
-        let model = Model::load(&self.model, &Limits::default())?;
+        let model = Model::load(&self.model, &self.limits.limits())?;
         let graph = bind(&model.graph, &self.dims)?;
         let names = if self.passes.is_empty() { vec!["O2".to_string()] } else { self.passes };
         let mut stages: Vec<Stage> = Vec::new();
@@ -51,18 +53,13 @@ impl Opt {
             }
         }
         let options = PassOptions { fuel: self.fuel, explain: self.explain, ..PassOptions::default() };
-        let mut out = io::stdout().lock();
-        let mut written = Ok(());
         let (graph, report) = run_observed(&graph, &stages, &options, |pass, graph| {
-            if self.print_after_all && written.is_ok() {
-                written = writeln!(out, "// after {}\n{}", pass.name, graph);
+            if self.print_after_all {
+                eprintln!("// after {}\n{graph}", pass.name);
             }
         })
         .map_err(windlass::Error::from)?;
-        written?;
-        if !self.print_after_all {
-            write!(out, "{graph}")?;
-        }
+        write!(io::stdout().lock(), "{graph}")?;
         if self.explain {
             for record in &report.records {
                 eprintln!("{record}");

@@ -51,9 +51,9 @@ impl Run {
         let (outputs, counts) = session.run_counted(gathered.tensors)?;
         if let Some(dir) = &self.save {
             std::fs::create_dir_all(dir).map_err(Failure::io(dir))?;
-            for (name, tensor) in outputs.iter() {
-                // A name is data: what could leave the folder is not taken over into the file's name.
-                let file = dir.join(format!("{}.npy", file_name(name)));
+            let names = file_names(outputs.iter().map(|(name, _)| name));
+            for ((_, tensor), name) in outputs.iter().zip(names) {
+                let file = dir.join(format!("{name}.npy"));
                 windlass_frontend::npy::write(&file, tensor).map_err(windlass::Error::from)?;
                 eprintln!("note: wrote {}", file.display());
             }
@@ -71,6 +71,19 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// A file's name for each output. A name is data: what could leave the folder is not taken over, and
+/// where two would be the same file, the later one gets a number.
+fn file_names<'n>(names: impl Iterator<Item = &'n str>) -> Vec<String> {
+    let mut files: Vec<String> = Vec::new();
+    for name in names {
+        let plain = file_name(name);
+        let numbered = (2..).map(|number| format!("{plain}_{number}"));
+        let free = std::iter::once(plain.clone()).chain(numbered).find(|file| !files.contains(file));
+        files.extend(free);
+    }
+    files
 }
 
 /// Letters, digits, `.`, `-` and `_` stay; a leading dot does not.
@@ -157,7 +170,19 @@ fn elements(tensor: &Tensor) -> String {
         tensor.to_i128s().iter().take(SHOWN_ELEMENTS).map(i128::to_string).collect()
     };
     match tensor.len() {
+        0 => "(no elements)".to_string(),
         n if n > SHOWN_ELEMENTS => format!("{} .. ({n} elements)", words.join(" ")),
         _ => words.join(" "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_output_has_a_file_of_its_own_inside_the_folder() {
+        let names = ["a/b", "a_b", "../x", "a_b_2", "a:b"];
+        assert_eq!(file_names(names.into_iter()), ["a_b", "a_b_2", "_._x", "a_b_2_2", "a_b_3"]);
     }
 }

@@ -35,7 +35,7 @@ impl Model {
 }
 
 /// A file's bytes, read from disk as they are touched.
-fn map_file(file: &std::fs::File) -> std::io::Result<onnx::Bytes> {
+fn map_file(file: &File) -> std::io::Result<onnx::Bytes> {
     Ok(onnx::Bytes::from_owner(windlass_runtime::Mapping::new(file)?))
 }
 

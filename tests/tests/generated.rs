@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use windlass_ir::text::{parse_graph, print_graph};
-use windlass_ir::{DType, interpret, verify};
+use windlass_ir::{DType, interpret, interpret_observed, verify};
 use windlass_tests::generate::{Generated, Options, generate, op_names};
 
 fn check(seed: u64, options: &Options) -> Generated {
@@ -52,6 +52,25 @@ fn every_op_can_be_asked_for() {
             generated.graph.nodes().any(|(_, data)| data.op.name() == name)
         });
         assert!(found, "{name} has no graph: it needs a row in generate/propose.rs");
+    }
+}
+
+/// A sum of products that is zero may have either sign, which bits would tell.
+#[test]
+fn bits_of_floats_are_taken_where_they_are_not_zero() {
+    let options = Options { with: Some("bitcast".to_string()), ..Options::default() };
+    for seed in 0..100 {
+        let generated = generate(seed, &options);
+        let mut zeros = BTreeSet::new();
+        let observe = |value, tensor: &windlass_ir::Tensor| {
+            if tensor.dtype().is_float() && tensor.to_f64s().contains(&0.0) {
+                zeros.insert(value);
+            }
+        };
+        interpret_observed(&generated.graph, &generated.inputs, observe).unwrap();
+        for (_, data) in generated.graph.nodes().filter(|(_, data)| data.op.name() == "bitcast") {
+            assert!(!zeros.contains(&data.ins[0]), "seed {seed}:\n{}", print_graph(&generated.graph));
+        }
     }
 }
 

@@ -168,7 +168,8 @@ mod tests {
     use windlass_ir::ScalarFn;
 
     use super::*;
-    use crate::pipelines::{PASSES, PIPELINES, pass, pipeline};
+    use crate::graph::PASSES;
+    use crate::pipelines::{PIPELINES, pass, pipeline};
     use crate::testing::{graph, ops, same_results};
 
     fn noisy() -> Graph {

@@ -1,9 +1,9 @@
-//! Every pass, and the pipelines made of them, as plain data.
+//! The pipelines made of passes, as plain data.
 
 use crate::error::Error;
 use crate::graph::{
-    choose_layout, cse, dce, decompose, fold, fold_batch_norm, propagate_shapes, recognize_composites,
-    simplify, sink_transposes,
+    PASSES, choose_layout, cse, dce, fold, fold_batch_norm, propagate_shapes, recognize_composites, simplify,
+    sink_transposes,
 };
 use crate::manager::Pass;
 
@@ -30,20 +30,6 @@ pub struct Pipeline {
     /// What runs, in order.
     pub stages: &'static [Stage],
 }
-
-/// Every pass over graphs, by name.
-pub const PASSES: &[&Pass] = &[
-    &choose_layout::PASS,
-    &cse::PASS,
-    &dce::PASS,
-    &decompose::PASS,
-    &fold::PASS,
-    &fold_batch_norm::PASS,
-    &propagate_shapes::PASS,
-    &recognize_composites::PASS,
-    &simplify::PASS,
-    &sink_transposes::PASS,
-];
 
 /// What every other pass relies on: each value computed once, nothing constant computed at all.
 const CLEAN: Stage = Stage::Fixpoint { passes: &[&simplify::PASS, &fold::PASS, &cse::PASS], rounds: 8 };

@@ -1,5 +1,7 @@
-//! The passes over graphs, one a file. To add one: its file here, and a line in
-//! [`PASSES`](crate::PASSES) (and in a pipeline, if it should run by default).
+//! The passes over graphs, one a file. To add one: its file here, its `pub mod`, and its line in
+//! [`PASSES`] (and in a pipeline, if it should run by default).
+
+use crate::manager::Pass;
 
 pub mod choose_layout;
 pub mod cse;
@@ -11,3 +13,17 @@ pub mod propagate_shapes;
 pub mod recognize_composites;
 pub mod simplify;
 pub mod sink_transposes;
+
+/// Every pass over graphs, by name.
+pub const PASSES: &[&Pass] = &[
+    &choose_layout::PASS,
+    &cse::PASS,
+    &dce::PASS,
+    &decompose::PASS,
+    &fold::PASS,
+    &fold_batch_norm::PASS,
+    &propagate_shapes::PASS,
+    &recognize_composites::PASS,
+    &simplify::PASS,
+    &sink_transposes::PASS,
+];

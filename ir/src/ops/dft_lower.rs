@@ -51,7 +51,7 @@ pub(super) fn lower(
                 Some(im) => im,
                 None => t.zeros_like(re)?,
             };
-            vec![t.to_real(Complex { re, im }, length, scale)?]
+            vec![t.real_of(Complex { re, im }, length, scale)?]
         }
         Some(im) => {
             let y = t.transform(Complex { re, im }, op.inverse)?;
@@ -219,7 +219,7 @@ impl Transforms<'_> {
     }
 
     /// The real signal of length `n` whose transform begins with these `n / 2 + 1` terms.
-    fn to_real(&mut self, x: Complex, n: usize, scale: f64) -> Result<Value, Error> {
+    fn real_of(&mut self, x: Complex, n: usize, scale: f64) -> Result<Value, Error> {
         let [outer, _, inner] = self.sizes(x.re);
         if !n.is_multiple_of(2) {
             let x = self.mirrored(x, n)?;

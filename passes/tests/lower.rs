@@ -194,6 +194,17 @@ fn elementwise_results_replace_their_operands() {
     assert_eq!(program.steps.iter().filter(|s| replaces(s)).count(), 4, "{program}");
 }
 
+/// Not so one that is read twice, the second time perhaps elsewhere.
+#[test]
+fn operands_passed_twice_are_kept() {
+    build("twice", |b| {
+        let x = b.input("x", f32s(&[4, 6]));
+        let sums = b.push1(running_sum(0), &[x]).unwrap();
+        let square = b.map(ScalarFn::Mul, &[sums, sums]).unwrap();
+        vec![b.push1(running_sum(1), &[square]).unwrap()]
+    });
+}
+
 fn running_sum(axis: i64) -> Cumulative {
     let kind = CumulativeKind::Sum;
     Cumulative { kind, axis: vec![axis].into(), exclusive: false, reverse: false }

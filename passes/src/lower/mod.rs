@@ -161,6 +161,7 @@ fn plan(units: Units, machine: &Machine) -> Program {
                 // In place of an operand that nothing reads afterwards.
                 let replaced = overwritable(unit)
                     .map(|operand| root(unit.ins[operand]))
+                    .filter(|&from| unit.ins.iter().filter(|&&b| root(b) == from).count() == 1)
                     .filter(|&from| {
                         last_reader[from] == number && units.bufs[from].dtype == units.bufs[buf].dtype
                     })

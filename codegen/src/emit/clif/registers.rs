@@ -117,18 +117,35 @@ fn kills(block: &Block, buffer: Buffer, len: usize) -> bool {
                 return kills(then, buffer, len) && kills(otherwise, buffer, len);
             }
             Stmt::Let(_) => return false,
-            Stmt::If { .. } => {}
-            Stmt::For { .. } | Stmt::Store { .. } => {
-                let mut budget = 1 << 14;
-                mark_written(stmt, buffer, &mut HashMap::new(), &mut written, &mut budget);
-                if written.iter().all(|&w| w) {
-                    return true;
-                }
+            Stmt::If { then, otherwise, .. } => {
+                // What either side writes.
+                let mut sides = [then, otherwise].map(|side| {
+                    let mut written = written.clone();
+                    mark_block(side, buffer, &mut written);
+                    written
+                });
+                let [ours, theirs] = &mut sides;
+                ours.iter_mut().zip(theirs).for_each(|(ours, theirs)| *ours &= *theirs);
+                written.copy_from_slice(ours);
             }
+            Stmt::For { .. } | Stmt::Store { .. } => {
+                mark_block(std::slice::from_ref(stmt), buffer, &mut written);
+            }
+        }
+        if written.iter().all(|&w| w) {
+            return true;
         }
     }
     // Read nowhere, or written in part and never read.
     true
+}
+
+/// Marks the elements that statements certainly write.
+fn mark_block(block: &[Stmt], buffer: Buffer, written: &mut [bool]) {
+    let mut budget = 1 << 14;
+    for stmt in block {
+        mark_written(stmt, buffer, &mut HashMap::new(), written, &mut budget);
+    }
 }
 
 /// Marks the elements that a statement certainly writes.

@@ -42,6 +42,11 @@ impl Depth {
         Depth { outer: vars[..at - 1].to_vec(), cut: Some((var, split)), inner: vars[at..].to_vec(), reduce }
     }
 
+    /// Whether there are several blocks.
+    pub fn is_cut(&self) -> bool {
+        self.cut.is_some()
+    }
+
     /// The most steps of a block.
     pub fn steps(&self) -> usize {
         let cut = self.cut.map_or(1, |(_, split)| split.size + usize::from(split.larger > 0));

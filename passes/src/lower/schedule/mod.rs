@@ -33,10 +33,10 @@ pub struct Machine {
     pub tile_rows: usize,
     /// Bytes of a row of a contraction's register tile.
     pub tile_row_bytes: usize,
-    /// Bytes of a block of a contraction's right operand that stays in the first-level cache while
-    /// register tiles pass over it.
+    /// Bytes of a block of a panel of a contraction's right operand, so that as many steps of a tile's
+    /// rows stay in the first-level cache.
     pub panel_bytes: usize,
-    /// Bytes of a block of the left operand that stays in the second-level cache.
+    /// Bytes of right operands that stay in the second-level cache.
     pub block_bytes: usize,
 }
 

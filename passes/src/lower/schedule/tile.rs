@@ -3,17 +3,17 @@
 //!
 //! ```text
 //! for block of rows, group of panels   parallel
-//!   for panel of lanes
-//!     for block of k
-//!       for tile of rows
+//!   for block of k
+//!     for tile of rows
+//!       for panel of lanes
 //!         acc[rows, lanes] = if the first block: 0, else: part[tile, rows, lanes]
 //!         for k: for row unrolled: for lane vector: acc[row, lane] = fma(b[k, lane], a[row, k], acc[row, lane])
 //!         if the last block: for row unrolled: for lane vector: y[row, lane] = epilogue(acc[row, lane])
 //!         else: part[tile, rows, lanes] = acc
 //! ```
 //!
-//! Long reductions alone are cut into blocks of k, so that a block of a panel stays in the first cache
-//! while the tiles pass over it; between blocks the sums wait on the stack.
+//! A tile's rows stay in the first cache while the group's panels, which stay in the second, stream past
+//! them. Long reductions alone are cut into blocks of k for that; between blocks the sums wait on the stack.
 //!
 //! The same loops serve matrix products, every convolution, pooling, and sums over outer dimensions:
 //! only index maps differ. Each element is accumulated over the reduction's variables in ascending
@@ -197,14 +197,21 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
     let size = nest.dtype(plan.reductions[0]).size();
     let depth =
         Depth::of(emit, plan.reductions[0], tiles.parts, steps, machine.panel_bytes / (plan.lanes * size));
-    let tile_bytes = (plan.tile_rows * depth.steps().max(1)).saturating_mul(size);
-    let blocks = Split::of(tiles.parts, machine.block_bytes / tile_bytes.max(1));
     let batch_count: usize = extents(&plan.batch).iter().product();
-    let outer = (batch_count * blocks.parts).max(1);
     let shared = emit.is_shared();
-    let wanted_groups = if shared { PARALLEL_ITERATIONS.div_ceil(outer).clamp(1, panels) } else { 1 };
-    let groups = Split::of(panels, panels.div_ceil(wanted_groups));
-    let iterations = outer * groups.parts;
+    let wanted = if shared { PARALLEL_ITERATIONS.div_ceil(batch_count.max(1)) } else { 1 };
+    // A block of a group's panels stays in the second cache while tiles of rows pass over it.
+    let tile_len = plan.tile_rows * plan.lanes;
+    let panel_bytes = depth.steps().max(1).saturating_mul(plan.lanes * size);
+    let group_count = panels.div_ceil((machine.block_bytes / panel_bytes).max(1));
+    let block_tiles = match depth.is_cut() {
+        true => (SCRATCH_BYTES / (tile_len * size * panels.div_ceil(group_count))).max(1),
+        false => tiles.parts,
+    };
+    let blocks = Split::of(tiles.parts, block_tiles.min(tiles.parts.div_ceil(wanted.div_ceil(group_count))));
+    let group_count = group_count.max(wanted.div_ceil(blocks.parts)).min(panels);
+    let groups = Split::of(panels, panels.div_ceil(group_count));
+    let iterations = (batch_count * blocks.parts).max(1) * groups.parts;
     let kind = match shared && iterations > 1 {
         true => LoopKind::Parallel,
         false => LoopKind::Serial,
@@ -218,13 +225,13 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
         emit.bind(var, part);
     }
     with_part(emit, groups, &group, &mut |emit, first_panel, panel_count| {
-        let panel = emit.enter(LoopKind::Serial, panel_count);
-        let panel = first_panel.add(&panel);
         with_part(emit, blocks, &block, &mut |emit, first_tile, tile_count| {
-            depth.over_blocks(emit, tile_count * plan.tile_rows * plan.lanes, &mut |emit, part| {
+            depth.over_blocks(emit, tile_count * panel_count * tile_len, &mut |emit, part| {
                 let tile = emit.enter(LoopKind::Serial, tile_count);
-                let part = part.map(|part| part.at(tile.mul((plan.tile_rows * plan.lanes) as i64)));
-                let tile = first_tile.add(&tile);
+                let panel = emit.enter(LoopKind::Serial, panel_count);
+                let place = tile.mul(panel_count as i64).add(&panel).mul(tile_len as i64);
+                let part = part.map(|part| part.at(place));
+                let (tile, panel) = (first_tile.add(&tile), first_panel.add(&panel));
                 with_part(emit, tiles, &tile, &mut |emit, first_row, rows| {
                     with_panel(emit, plan, &panel, &mut |emit, lanes, stored| {
                         let (first_row, panel, part) = (&first_row, &panel, part.as_ref());
@@ -232,12 +239,15 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
                     });
                 });
                 emit.leave();
+                emit.leave();
             });
         });
-        emit.leave();
     });
     emit.leave();
 }
+
+/// Bytes of the stack in which sums wait between blocks of a long reduction.
+const SCRATCH_BYTES: usize = 64 << 10;
 
 /// Runs `body` with the lanes to compute and those to store in a panel, in an `if` where the last has fewer.
 fn with_panel<'n>(

@@ -148,6 +148,27 @@ fn weights_are_prepared_by_one_kernel() {
     }
 }
 
+/// Packing sees its operand as one dimension, whatever made it.
+#[test]
+fn weights_that_are_sums_are_prepared() {
+    build("sums as weights", |b| {
+        let x = b.input("x", f32s(&[40, 64]));
+        let terms = b.constant(ramp(&[64, 3, 48], 1));
+        let w = b.push1(Reduce::over(ReduceKind::Sum, &[1], false), &[terms]).unwrap();
+        vec![b.push1(MatMul::default(), &[x, w]).unwrap()]
+    });
+    // The same constant as a factor, and in what makes the other factor.
+    build("a weight seen twice", |b| {
+        let w = b.constant(ramp(&[64, 48], 1));
+        let scale = b.constant(ramp(&[48, 1], 2));
+        let scaled = b.map(ScalarFn::Mul, &[w, w]).unwrap();
+        let product = b.push1(MatMul { trans_a: true, ..MatMul::default() }, &[scaled, w]).unwrap();
+        let weights = b.map(ScalarFn::Add, &[product, scale]).unwrap();
+        let x = b.input("x", f32s(&[40, 48]));
+        vec![b.push1(MatMul::default(), &[x, weights]).unwrap()]
+    });
+}
+
 #[test]
 fn attention_without_copies() {
     build("attention", |b| vec![attention(b, 2, 6)]);

@@ -142,7 +142,8 @@ fn join_operands(unit: &mut Unit) {
     }
     let domain = joined.builder.domain();
     let roots = joined.builder.inline(nest, &nest.roots, &domain, &mut |b, operand, index, guards| {
-        b.load_guarded(numbers[operand as usize], index, guards)
+        let seen = &nest.operands[operand as usize].shape;
+        load_seen(b, numbers[operand as usize], index, seen, guards)
     });
     unit.work = UnitWork::Nest(Box::new(joined.builder.finish(&roots)));
     unit.ins = joined.bufs;
@@ -160,7 +161,6 @@ impl Joined {
     }
 
     fn operand(&mut self, buf: Buf, dtype: DType, shape: &[usize]) -> u32 {
-        // A buffer may be seen under several shapes only through the index maps of its readers.
         if let Some(at) = self.bufs.iter().position(|&b| b == buf) {
             return at as u32;
         }
@@ -198,14 +198,9 @@ pub fn merge(producer: &Unit, consumer: &Unit, position: usize, shared: bool) ->
         builder.inline(target, &target.roots, &domain, &mut |b, operand, index, guards| match of_target
             [operand as usize]
         {
-            Some(own) => b.load_guarded(own, index, guards),
+            Some(own) => load_seen(b, own, index, &target.operands[operand as usize].shape, guards),
             None => {
-                // The consumer may see the buffer under another shape.
-                let seen = &target.operands[operand as usize].shape;
-                let index = match *seen == source.shape() {
-                    true => index.to_vec(),
-                    false => Index::unflatten(&Index::flatten(index, seen), &source.shape()),
-                };
+                let index = reshaped(index, &target.operands[operand as usize].shape, &source.shape());
                 inline_guarded(b, source, &of_source, &index, guards)
             }
         });
@@ -230,6 +225,20 @@ pub fn merge(producer: &Unit, consumer: &Unit, position: usize, shared: bool) ->
     })
 }
 
+/// An index into a buffer seen under one shape as an index into it under another.
+fn reshaped(index: &[Index], seen: &[usize], shape: &[usize]) -> Vec<Index> {
+    match seen == shape {
+        true => index.to_vec(),
+        false => Index::unflatten(&Index::flatten(index, seen), shape),
+    }
+}
+
+/// A load by a formula that sees the operand under its own shape: packing sees all as one dimension.
+fn load_seen(b: &mut NestBuilder, operand: u32, index: &[Index], seen: &[usize], guards: &[Guard]) -> Val {
+    let index = reshaped(index, seen, &b.shape_of(operand));
+    b.load_guarded(operand, &index, guards)
+}
+
 /// The producer's element at an index, or 0 where a guard fails; then nothing of it is read.
 fn inline_guarded(
     b: &mut NestBuilder,
@@ -240,7 +249,8 @@ fn inline_guarded(
 ) -> Val {
     let value = b.inline(source, &source.roots, index, &mut |b, operand, at, own| {
         let all: Vec<Guard> = guards.iter().chain(own).cloned().collect();
-        b.load_guarded(operands[operand as usize], at, &all)
+        let seen = &source.operands[operand as usize].shape;
+        load_seen(b, operands[operand as usize], at, seen, &all)
     })[0];
     if guards.is_empty() {
         return value;
@@ -303,7 +313,10 @@ fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool) ->
     }
     let target_reduces =
         target.needed(&target.roots).iter().any(|&v| matches!(target.expr(v), Expr::Reduce { .. }));
-    if !target_reduces && evaluations == elements && keeps_order(target, index, &source.shape()) {
+    if !target_reduces
+        && evaluations == elements
+        && keeps_order(target, index, &target.operands[position].shape)
+    {
         return Ok(());
     }
     // A row's statistics, then the row again: the reduction runs once a row if rows are the outer loops.

@@ -80,8 +80,11 @@ impl OpDef for DftPass {
             let (mut a, mut b) = (0.0, 0.0);
             for term in 0..radix {
                 let from = ((o * radix + term) * turns + i) * inner + k;
-                let angle = 2.0 * std::f64::consts::PI * (j * term % radix) as f64 / radix as f64;
+                // Whole quarters of a turn are exact.
+                let quarters = 4 * (j * term % radix);
+                let angle = std::f64::consts::FRAC_PI_2 * (quarters % radix) as f64 / radix as f64;
                 let (c, s) = (libm::cos(angle), libm::sin(angle));
+                let (c, s) = [(c, s), (-s, c), (-c, -s), (s, -c)][quarters / radix];
                 let s = if self.inverse { s } else { -s };
                 a += parts[0][from] * c - parts[1][from] * s;
                 b += parts[0][from] * s + parts[1][from] * c;

@@ -70,10 +70,18 @@ impl Report {
         result
     }
 
+    /// Takes a part of the last phase out, as a phase of its own.
+    pub(crate) fn split_last(&mut self, name: &'static str, time: Duration) {
+        if let Some(last) = self.phases.last_mut() {
+            last.time = last.time.saturating_sub(time);
+        }
+        self.phases.push(Phase { name, time });
+    }
+
     /// Takes over a program's figures.
     fn describe(&mut self, program: &Program) {
-        let prepare = program.prepare.iter().flat_map(|prepare| &prepare.steps);
-        for step in program.steps.iter().chain(prepare) {
+        // What prepares constants is run once, and is no node of the model.
+        for step in &program.steps {
             match step.work {
                 Work::Kernel(_) => self.counts.compiled += step.origin.len().max(1),
                 Work::Interpret { .. } => self.counts.interpreted += 1,

@@ -209,7 +209,7 @@ pub fn merge(producer: &Unit, consumer: &Unit, position: usize, shared: bool) ->
         return Err(Refusal::TooLarge);
     }
     if as_contraction(target).is_some() && as_contraction(source).is_none() {
-        let still = as_contraction(&merged).is_some_and(|c| is_affine(&normalize(&merged), &c));
+        let still = is_affine(&normalize(&merged));
         if !still {
             return Err(Refusal::ContractionOperand);
         }
@@ -262,7 +262,7 @@ fn inline_guarded(
 }
 
 /// Whether every index of the factors is linear in every variable.
-fn is_affine(nest: &Nest, _: &Contraction) -> bool {
+fn is_affine(nest: &Nest) -> bool {
     let Some(Contraction { reduce, factors }) = as_contraction(nest) else { return false };
     let Expr::Reduce { vars, .. } = nest.expr(reduce) else { return false };
     factors.iter().all(|&factor| match nest.expr(factor) {

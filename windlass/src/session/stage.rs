@@ -55,6 +55,7 @@ impl Stage {
             Engine::Jit => {
                 let code_options = windlass_codegen::Options::default();
                 let (executable, statistics) = report.time("codegen", || jit(&program, &code_options))?;
+                report.split_last("prepare", statistics.prepare);
                 report.kernels = statistics.distinct;
                 report.code_bytes = statistics.code_bytes as u64;
                 let outputs = program.outputs.into_iter().map(|(_, ty)| ty).collect();

@@ -264,8 +264,8 @@ impl<'k> Emitter<'k> {
 
     /// How many iterations to write out at once in a loop that carries a register tile. Each iteration
     /// leaves the tile in other registers than it found it in (the fused multiply-add overwrites a
-    /// factor, not the sum), so going round costs a move per vector of the tile. A 5 x 8 tile runs at 75,
-    /// 58, 70, 95 and 95 % of the peak for 1, 2, 3, 4 and 6 (`cargo bench --bench matmul`).
+    /// factor, not the sum), so going round costs a move per vector of the tile. Eight rounds measured no faster
+    /// than four (`cargo bench --bench products`).
     fn rounds_at_once(&self, body: &'k Block) -> i64 {
         let (carried, _) = self.carried(&[body]);
         let vectors: usize = carried

@@ -295,22 +295,18 @@ impl Tile<'_> {
                 emit.enter_if(&part.first);
                 emit.fill_identity(reduction, acc, self.rows, self.lanes);
                 emit.enter_else();
-                self.each(emit, self.lanes, |emit, at| {
-                    emit.copy(part.buffer, part.offset.add(&at), acc, at.clone())
-                });
+                self.each(emit, |emit, at| emit.copy(part.buffer, part.offset.add(&at), acc, at.clone()));
                 emit.leave();
             } else {
                 emit.fill_identity(reduction, acc, self.rows, self.lanes);
             }
-            let cut = self.part.map(|part| {
+            let mut vars = emit.reduce_vars(reduction);
+            if let Some(part) = self.part {
                 let (var, start, size) = &part.cut;
                 let index = emit.enter(LoopKind::Serial, *size);
                 emit.bind(*var, start.add(&index));
-            });
-            let vars = match self.part {
-                Some(_) => self.depth.inner.clone(),
-                None => emit.reduce_vars(reduction),
-            };
+                vars = self.depth.inner.clone();
+            }
             emit.over_all(&vars, false, &[], &mut |emit| {
                 self.over_rows(emit, |emit, row| {
                     emit.unswitch(&[reduction], &mut |emit| {
@@ -320,7 +316,7 @@ impl Tile<'_> {
                     });
                 });
             });
-            if cut.is_some() {
+            if self.part.is_some() {
                 emit.leave();
             }
             done.push((reduction, acc));
@@ -330,9 +326,7 @@ impl Tile<'_> {
             emit.enter_if(&part.last);
             self.results(emit, &done);
             emit.enter_else();
-            self.each(emit, self.lanes, |emit, at| {
-                emit.copy(acc, at.clone(), part.buffer, part.offset.add(&at))
-            });
+            self.each(emit, |emit, at| emit.copy(acc, at.clone(), part.buffer, part.offset.add(&at)));
             emit.leave();
         } else {
             self.results(emit, &done);
@@ -340,9 +334,9 @@ impl Tile<'_> {
     }
 
     /// Runs `body` for each element of the tile.
-    fn each<'n>(&self, emit: &mut Emit<'n>, lanes: usize, body: impl FnOnce(&mut Emit<'n>, Index)) {
+    fn each<'n>(&self, emit: &mut Emit<'n>, body: impl FnOnce(&mut Emit<'n>, Index)) {
         let row = emit.enter_rows(self.rows);
-        let lane = emit.enter(LoopKind::Vector, lanes);
+        let lane = emit.enter(LoopKind::Vector, self.lanes);
         body(emit, row.mul(self.lanes as i64).add(&lane));
         emit.leave();
         emit.leave_rows(self.rows);

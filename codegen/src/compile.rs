@@ -11,7 +11,8 @@ use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, CompiledCode, Context};
 use windlass_ir::loops::{Kernel, verify_kernel};
 
-use crate::emit::clif::{self, Machine};
+use crate::cranelift;
+use crate::emit::emit;
 use crate::error::Error;
 use crate::isa::SharedIsa;
 
@@ -96,7 +97,7 @@ pub(crate) fn compile(
     let times = Mutex::new((Duration::ZERO, Duration::ZERO));
     let results: Vec<Mutex<Option<Result<Code, Error>>>> =
         distinct.iter().map(|_| Mutex::new(None)).collect();
-    let machine = Machine::new(&**isa);
+    let machine = cranelift::machine(&**isa);
     let work = || {
         let mut context = Context::new();
         let (mut emitting, mut compiling) = (Duration::ZERO, Duration::ZERO);
@@ -104,9 +105,12 @@ pub(crate) fn compile(
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(&kernel) = distinct.get(at) else { break };
             let start = Instant::now();
-            let function = verified(&kernels[kernel]).and_then(|kernel| clif::emit(kernel, machine));
+            let function = verified(&kernels[kernel]).and_then(|kernel| emit(kernel, machine));
             let emitted = Instant::now();
-            let code = function.and_then(|f| compile_function(&mut context, f, isa, &kernels[kernel].name));
+            let code = function.and_then(|f| {
+                let function = cranelift::function(&f, &**isa);
+                compile_function(&mut context, function, isa, &kernels[kernel].name)
+            });
             emitting += emitted - start;
             compiling += emitted.elapsed();
             *results[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(code);
@@ -216,16 +220,20 @@ fn lower(
 /// The CLIF of a kernel, for dumps and golden files.
 pub fn clif_text(kernel: &Kernel, target: &crate::Target) -> Result<String, Error> {
     let isa = crate::isa::build(target, true, false)?;
-    Ok(clif::emit(kernel, Machine::new(&*isa))?.display().to_string())
+    Ok(clif(kernel, &*isa)?.display().to_string())
 }
 
 /// The machine instructions of a kernel, in the spelling of Cranelift's backend.
 pub fn asm_text(kernel: &Kernel, target: &crate::Target) -> Result<String, Error> {
     let isa: SharedIsa = crate::isa::build(target, false, false)?;
     let mut context = Context::new();
-    context.func = clif::emit(kernel, Machine::new(&*isa))?;
+    context.func = clif(kernel, &*isa)?;
     let refuse = |message: String| Error::Compile { kernel: kernel.name.clone(), message };
     let compiled = lower(&mut context, &*isa, true)
         .map_err(|e| refuse(cranelift_codegen::print_errors::pretty_error(&context.func, e)))?;
     Ok(compiled.vcode.clone().unwrap_or_default())
+}
+
+fn clif(kernel: &Kernel, isa: &dyn TargetIsa) -> Result<Function, Error> {
+    Ok(cranelift::function(&emit(kernel, cranelift::machine(isa))?, isa))
 }

@@ -11,7 +11,7 @@ use windlass_ir::{Tensor, TensorType, eval_op};
 use windlass_runtime::{Constant, Executable, HostFn, KernelFn, Parts, Pool, Port};
 
 use crate::compile::{Options, Statistics, compile};
-use crate::emit::clif;
+use crate::cranelift;
 use crate::error::Error;
 use crate::isa;
 
@@ -51,7 +51,7 @@ pub fn jit(program: &Program, options: &Options) -> Result<(Executable, Statisti
     let fail = |e: cranelift_module::ModuleError| Error::Module(e.to_string());
     let mut ids = Vec::with_capacity(codes.len());
     for (at, code) in codes.iter().enumerate() {
-        let signature = clif::signature(call_conv);
+        let signature = cranelift::signature(call_conv);
         let id = module.declare_function(&format!("k{at}"), Linkage::Local, &signature).map_err(fail)?;
         module.define_function_bytes(id, code.alignment, &code.bytes, &[]).map_err(fail)?;
         ids.push(id);

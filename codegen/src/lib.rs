@@ -50,15 +50,16 @@
 
 mod aot;
 mod compile;
+mod cranelift;
 mod emit;
 mod error;
 mod isa;
 mod jit;
+mod ssa;
 pub mod vector;
 
 pub use aot::{ObjectArtifact, ObjectOptions, archive, is_identifier, object, shared_library};
 pub use compile::{Options, Statistics, asm_text, clif_text};
-pub use emit::clif;
 pub use error::Error;
 pub use isa::Target;
 pub use jit::jit;

@@ -22,7 +22,7 @@ use windlass_ir::loops::{Program, Work};
 pub use archive::archive;
 
 use crate::compile::{Options, Statistics, compile};
-use crate::emit::clif;
+use crate::cranelift;
 use crate::error::Error;
 use crate::isa::{self, Target};
 use crate::jit;
@@ -108,7 +108,7 @@ pub fn object(program: &Program, target: &Target, options: &ObjectOptions) -> Re
     for (at, code) in codes.iter().enumerate() {
         let first = positions.iter().position(|&p| p == at).map_or("", |k| program.kernels[k].name.as_str());
         let symbol = format!("{name}_k{at}_{first}");
-        let signature = clif::signature(call_conv);
+        let signature = cranelift::signature(call_conv);
         let id = module.declare_function(&symbol, Linkage::Local, &signature).map_err(fail)?;
         module.define_function_bytes(id, code.alignment, &code.bytes, &[]).map_err(fail)?;
         kernels.push(id);

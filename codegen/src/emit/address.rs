@@ -4,23 +4,21 @@
 //! up from the outermost loop inwards, so each partial sum is computed in the loop that completes it,
 //! once for all accesses that share it; the constant becomes a displacement.
 
-use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{self, InstBuilder, types};
 use windlass_ir::loops::{Atom, Buffer, Guard, Index};
 
-use super::region::Key;
 use super::{Binding, Emitter, Number};
 use crate::error::Error;
+use crate::ssa::{Condition, Element, Op, Type, Value};
 
 /// A sum of scaled values and a constant.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Linear {
-    terms: Vec<(ir::Value, i64)>,
+    terms: Vec<(Value, i64)>,
     constant: i64,
 }
 
 impl Linear {
-    fn push(&mut self, value: ir::Value, scale: i64) {
+    fn push(&mut self, value: Value, scale: i64) {
         match self.terms.iter_mut().find(|(v, _)| *v == value) {
             Some((_, have)) => *have = have.wrapping_add(scale),
             None => self.terms.push((value, scale)),
@@ -116,32 +114,32 @@ impl Emitter<'_> {
     }
 
     /// `floor(value / divisor)` for a value in a range.
-    fn div(&mut self, value: ir::Value, (low, high): (i64, i64), divisor: i64) -> ir::Value {
+    fn div(&mut self, value: Value, (low, high): (i64, i64), divisor: i64) -> Value {
         if divisor & (divisor - 1) == 0 {
-            let shift = i64::from(divisor.trailing_zeros());
-            return self.pure(Key::Div(value, divisor), &[value], |ins| ins.sshr_imm_u(value, shift));
+            let shift = divisor.trailing_zeros();
+            return self.shifted(Op::ShrSigned, value, shift);
         }
         if low < 0 {
             // Move the range to start at or above 0 by a multiple of the divisor.
             let steps = low.div_euclid(divisor).wrapping_neg();
             let offset = self.int(steps.wrapping_mul(divisor));
-            let moved = self.pure(Key::Add(value, offset), &[value], |ins| ins.iadd(value, offset));
+            let moved = self.pure(Op::Add, &[value, offset]);
             let high = high.saturating_add(steps.saturating_mul(divisor));
             let quotient = self.div(moved, (0, high), divisor);
             let back = self.int(steps.wrapping_neg());
-            return self.pure(Key::Add(quotient, back), &[quotient], |ins| ins.iadd(quotient, back));
+            return self.pure(Op::Add, &[quotient, back]);
         }
         if high < 1 << 31 && divisor < 1 << 31 {
             // With m = floor(2^s / d) + 1 and s = 31 + ceil(log2 d), x * m >> s is exact for x < 2^31
             // (Granlund and Montgomery, 1994), and x * m < 2^31 * (2^32 + 1) fits in 64 bits.
-            let shift = 31 + i64::from(64 - (divisor - 1).leading_zeros());
+            let shift = 31 + 64 - (divisor - 1).leading_zeros();
             let magic = ((1i128 << shift) / i128::from(divisor) + 1) as i64;
             let magic = self.int(magic);
-            let product = self.pure(Key::Product(value, magic), &[value], |ins| ins.imul(value, magic));
-            return self.pure(Key::Div(value, divisor), &[product], |ins| ins.ushr_imm_u(product, shift));
+            let product = self.pure(Op::Mul, &[value, magic]);
+            return self.shifted(Op::ShrUnsigned, product, shift);
         }
         let by = self.int(divisor);
-        self.pure(Key::Div(value, divisor), &[value], |ins| ins.udiv(value, by))
+        self.pure(Op::DivUnsigned, &[value, by])
     }
 
     /// The sum as one value.
@@ -151,12 +149,12 @@ impl Emitter<'_> {
             return Number::Known(constant);
         }
         terms.sort_by_key(|&(value, _)| self.home[value]);
-        let mut sum: Option<ir::Value> = None;
+        let mut sum: Option<Value> = None;
         for (value, scale) in terms {
             let part = self.scaled(value, scale);
             sum = Some(match sum {
                 None => part,
-                Some(sum) => self.pure(Key::Add(sum, part), &[sum, part], |ins| ins.iadd(sum, part)),
+                Some(sum) => self.pure(Op::Add, &[sum, part]),
             });
         }
         let sum = sum.expect("there are terms");
@@ -164,11 +162,11 @@ impl Emitter<'_> {
             return Number::Value(sum);
         }
         let constant = self.int(constant);
-        Number::Value(self.pure(Key::Add(sum, constant), &[sum, constant], |ins| ins.iadd(sum, constant)))
+        Number::Value(self.pure(Op::Add, &[sum, constant]))
     }
 
     /// The address of an element: a value and a displacement.
-    pub(super) fn address(&mut self, buffer: Buffer, index: &Index) -> Result<(ir::Value, i32), Error> {
+    pub(super) fn address(&mut self, buffer: Buffer, index: &Index) -> Result<(Value, i32), Error> {
         let size = self.kernel.buffers[buffer].dtype.size() as i64;
         let Linear { mut terms, constant } = self.linear(index)?;
         let Some(mut address) = self.bases[buffer].expand() else {
@@ -179,7 +177,7 @@ impl Emitter<'_> {
             Ok(displacement) => displacement,
             Err(_) => {
                 let far = self.int(displacement);
-                address = self.pure(Key::Add(address, far), &[address], |ins| ins.iadd(address, far));
+                address = self.pure(Op::Add, &[address, far]);
                 0
             }
         };
@@ -187,14 +185,14 @@ impl Emitter<'_> {
         for (value, scale) in terms {
             let part = self.scaled(value, scale.wrapping_mul(size));
             let start = address;
-            address = self.pure(Key::Add(start, part), &[start, part], |ins| ins.iadd(start, part));
+            address = self.pure(Op::Add, &[start, part]);
         }
         Ok((address, displacement))
     }
 
     /// Whether all guards hold, as an i8; `None` if there is nothing to test.
     pub(super) fn guards(&mut self, guards: &[Guard]) -> Result<Option<Number>, Error> {
-        let mut all: Option<ir::Value> = None;
+        let mut all: Option<Value> = None;
         for guard in guards {
             let size = guard.size as u64;
             let value = match self.index(&guard.index)? {
@@ -203,43 +201,40 @@ impl Emitter<'_> {
                 Number::Value(value) => value,
             };
             let limit = self.int(size as i64);
-            let below = self.pure(Key::Below(value, size), &[value], |ins| {
-                ins.icmp(IntCC::UnsignedLessThan, value, limit)
-            });
+            let below = self.pure(Op::Compare(Condition::Below), &[value, limit]);
             all = Some(match all {
                 None => below,
-                Some(all) => self.pure(Key::Both(all, below), &[all, below], |ins| ins.band(all, below)),
+                Some(all) => self.pure(Op::And, &[all, below]),
             });
         }
         Ok(all.map(Number::Value))
     }
 
-    /// An address of 16 zero bytes wherever the condition fails. The whole address is chosen, so nothing
+    /// An address of zeros, as many as a vector has bytes, wherever the condition fails. The whole address is chosen, so nothing
     /// may be added to it.
     pub(super) fn guarded_address(
         &mut self,
-        (address, displacement): (ir::Value, i32),
-        condition: ir::Value,
-    ) -> ir::Value {
-        let zeros = match self.regions[0].cache.get(&Key::Zeros) {
-            Some(&zeros) => zeros,
+        (address, displacement): (Value, i32),
+        condition: Value,
+    ) -> Value {
+        let zeros = match self.zeros.expand() {
+            Some(zeros) => zeros,
             None => {
-                let slot = self.slot(16);
-                let zeros = self.cached(0, Key::Zeros, |ins| ins.stack_addr(types::I64, slot, 0));
-                let zero = self.int(0);
-                for half in [0, 8] {
-                    self.effect(0, |ins| ins.store(ir::MemFlagsData::trusted(), zero, zeros, half));
-                }
+                let bytes = self.machine.vector_bytes;
+                let slot = self.func.slots.push(bytes as u32);
+                let zeros = self.typed(0, Op::StackAddress(slot), Type::I64, &[]);
+                let zero = self.bits_at(0, 0, Type::vector(Element::I64, bytes));
+                let store = Op::Store { offset: 0, bytes: bytes as u8 };
+                self.func.push_effect(self.regions[0].block, store, &[zero, zeros]);
+                self.zeros = zeros.into();
                 zeros
             }
         };
         let offset = self.int(i64::from(displacement));
         let whole = match displacement {
             0 => address,
-            _ => self.pure(Key::Add(address, offset), &[address], |ins| ins.iadd(address, offset)),
+            _ => self.pure(Op::Add, &[address, offset]),
         };
-        self.pure(Key::Guarded(condition, whole), &[condition, whole], |ins| {
-            ins.select(condition, whole, zeros)
-        })
+        self.pure(Op::Select, &[condition, whole, zeros])
     }
 }

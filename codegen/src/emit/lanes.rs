@@ -1,39 +1,23 @@
-//! Vector loops over 128-bit vectors.
+//! Vector loops.
 //!
 //! A body's number of lanes is set by its widest element. A narrower value takes the low lanes of a
 //! vector of its own type, so that every instruction works on the type it is for; only conversions,
 //! masks and memory accesses see the difference. A bool is a mask (all ones or zeros) in lanes as wide
 //! as what it was compared from. Functions without a vector instruction are applied lane by lane.
 
-use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{self, InstBuilder, MemFlagsData, Type, types};
 use cranelift_entity::SecondaryMap;
 use cranelift_entity::packed_option::PackedOption;
 use smallvec::SmallVec;
 use windlass_ir::loops::{Block, Buffer, Guard, Index, Role, Val, Var};
 use windlass_ir::{DType, ScalarFn};
 
-use super::region::{Key, Region, RegionKind};
-use super::scalar::memory;
 use super::{Binding, Emitter, Number, registers};
 use crate::error::Error;
+use crate::ssa::{Condition, Op, Target, Type, Value};
 use crate::vector::{Access, Body, Instr};
 
 /// Up to this many elements, a loop of known extent is written out.
 const WRITTEN_OUT: i64 = 64;
-
-/// The 128-bit vector of an element type. Halves are their bits; a bool is a mask of bytes in memory
-/// order, but may be kept in wider lanes.
-pub(super) fn vector_type(dtype: DType) -> Type {
-    match dtype {
-        DType::Bool | DType::I8 | DType::U8 => types::I8X16,
-        DType::I16 | DType::U16 | DType::F16 | DType::BF16 => types::I16X8,
-        DType::I32 | DType::U32 => types::I32X4,
-        DType::I64 | DType::U64 => types::I64X2,
-        DType::F32 => types::F32X4,
-        DType::F64 => types::F64X2,
-    }
-}
 
 /// One piece of a vector loop: a number of lanes that one set of instructions works on.
 struct Piece<'b, 'k> {
@@ -41,7 +25,7 @@ struct Piece<'b, 'k> {
     lanes: usize,
     /// What the loop's variable is in lane 0.
     first: Binding,
-    values: SecondaryMap<Val, PackedOption<ir::Value>>,
+    values: SecondaryMap<Val, PackedOption<Value>>,
 }
 
 impl<'k> Emitter<'k> {
@@ -50,7 +34,7 @@ impl<'k> Emitter<'k> {
             Ok(body) => body,
             Err(message) => return self.error(message),
         };
-        let widest = 16 / body.widest as i64;
+        let widest = (self.machine.vector_bytes / body.widest) as i64;
         let Number::Known(count) = extent else {
             return self.counted_vector_loop(&body, extent, widest, block);
         };
@@ -92,7 +76,7 @@ impl<'k> Emitter<'k> {
         let step = widest * copies(body);
         let mask = self.int(-step);
         let region = self.hoisted(&[count]);
-        let whole = self.at(region, |ins| ins.band(count, mask));
+        let whole = self.at(region, Op::And, &[count, mask]);
         // With no iteration at all, what is the same for every lane may not be there to load.
         let zero = self.int(0);
         self.open_loop(zero, whole, step, None, block)?;
@@ -113,7 +97,7 @@ impl<'k> Emitter<'k> {
     fn whole_pieces(
         &mut self,
         body: &Body<'k>,
-        end: ir::Value,
+        end: Value,
         step: i64,
         lanes: i64,
         known: Option<i64>,
@@ -142,10 +126,7 @@ impl<'k> Emitter<'k> {
                 Instr::Uniform(_) | Instr::Load { .. } | Instr::Index { .. } | Instr::Inside { .. } => &[],
             };
             for &val in used.iter().filter(|&&v| !body.varies(v)) {
-                let spread = self.spread(val)?;
-                if body.uses_registers && self.constants[val].is_none() {
-                    self.settle(val, spread)?;
-                }
+                self.spread(val)?;
             }
         }
         Ok(())
@@ -185,7 +166,7 @@ impl<'k> Emitter<'k> {
         self.vars.insert(piece.body.lane.id, Binding { base, offset: offset + lane as i64 });
         for val in indices.iter().flat_map(|i| i.values()) {
             if let Some(vector) = piece.values[val].expand() {
-                let value = self.at(self.top_index(), |ins| ins.extractlane(vector, lane as u8));
+                let value = self.at(self.top_index(), Op::Extract(lane as u8), &[vector]);
                 self.constants[val] = None;
                 self.scalars[val] = value.into();
             }
@@ -201,13 +182,13 @@ impl<'k> Emitter<'k> {
         buffer: Buffer,
         access: &Access<'_>,
         guards: &[Guard],
-    ) -> Result<ir::Value, Error> {
+    ) -> Result<Value, Error> {
         let data = &self.kernel.buffers[buffer];
         let dtype = data.dtype;
         let index = access.index();
         let lanes = piece.lanes;
         if data.role == Role::Register {
-            if access.is_contiguous() && guards.is_empty() && self.registers[buffer].lanes > 1 {
+            if access.is_contiguous() && guards.is_empty() && self.registers[&buffer].lanes() > 1 {
                 let at = self.register_position(buffer, index)?;
                 return Ok(self.read_register_lanes(buffer, at, lanes));
             }
@@ -236,7 +217,7 @@ impl<'k> Emitter<'k> {
             (Number::Known(0), _) | (_, Number::Known(0)) => Number::Known(0),
             (Number::Known(_), other) | (other, Number::Known(_)) => other,
             (Number::Value(a), Number::Value(b)) => {
-                Number::Value(self.pure(Key::Both(a, b), &[a, b], |ins| ins.band(a, b)))
+                Number::Value(self.pure(Op::And, &[a, b]))
             }
         }))
     }
@@ -249,33 +230,27 @@ impl<'k> Emitter<'k> {
         index: &Index,
         guards: &[Guard],
         whole: Number,
-    ) -> Result<ir::Value, Error> {
+    ) -> Result<Value, Error> {
         let steady: Vec<Guard> =
             guards.iter().filter(|g| !g.index.mentions(piece.body.lane)).cloned().collect();
         match whole {
             Number::Known(0) => self.load_each_lane(piece, buffer, index, guards),
             Number::Known(_) => self.load_whole(piece, buffer, index, &steady),
             Number::Value(whole) => {
-                let join = self.func.dfg.make_block();
-                let sides = [0, 1].map(|_| self.func.dfg.make_block());
-                let entry = self.ins(|ins| ins.brif(whole, sides[0], &[], sides[1], &[]));
-                self.top().before = Some(entry);
-                let mut ty = types::INVALID;
+                let sides = self.fork(whole);
+                let join = self.func.block();
+                let mut ty = None;
                 for (at, side) in sides.into_iter().enumerate() {
-                    self.func.layout.append_block(side);
-                    self.regions.push(Region::new(RegionKind::Branch, side));
+                    self.enter_side(side);
                     let value = match at {
                         0 => self.load_whole(piece, buffer, index, &steady)?,
                         _ => self.load_each_lane(piece, buffer, index, guards)?,
                     };
-                    ty = self.func.dfg.value_type(value);
-                    self.ins(|ins| ins.jump(join, &[ir::BlockArg::Value(value)]));
-                    self.regions.pop();
+                    ty = Some(self.func.ty(value));
+                    self.leave_side(Target { block: join, args: vec![value] });
                 }
-                self.func.layout.append_block(join);
-                self.top().block = join;
-                self.top().before = None;
-                let value = self.func.dfg.append_block_param(join, ty);
+                self.join(join, &[]);
+                let value = self.func.param(join, ty.expect("both sides load"));
                 self.home[value] = self.top_index() as u32;
                 Ok(value)
             }
@@ -289,7 +264,7 @@ impl<'k> Emitter<'k> {
         buffer: Buffer,
         index: &Index,
         guards: &[Guard],
-    ) -> Result<ir::Value, Error> {
+    ) -> Result<Value, Error> {
         let address = match self.guards(guards)? {
             // It fails for every lane.
             Some(Number::Known(_)) => return self.load_each_lane(piece, buffer, index, guards),
@@ -308,9 +283,9 @@ impl<'k> Emitter<'k> {
         buffer: Buffer,
         index: &Index,
         guards: &[Guard],
-    ) -> Result<ir::Value, Error> {
+    ) -> Result<Value, Error> {
         let dtype = self.kernel.buffers[buffer].dtype;
-        let mut elements: SmallVec<[ir::Value; 16]> = SmallVec::new();
+        let mut elements: SmallVec<[Value; 16]> = SmallVec::new();
         let indices: Vec<&Index> = std::iter::once(index).chain(guards.iter().map(|g| &g.index)).collect();
         for lane in 0..piece.lanes {
             elements.push(self.in_lane(piece, lane, &indices, |e| e.scalar_load(buffer, index, guards))?);
@@ -320,49 +295,30 @@ impl<'k> Emitter<'k> {
 
     /// Whether this many elements can be loaded and stored as one piece.
     fn whole_width(&self, dtype: DType, lanes: usize) -> bool {
-        lanes * dtype.size() == 16 || (self.machine.little_endian && lanes > 1)
+        lanes * dtype.size() == self.machine.vector_bytes || (self.machine.little_endian && lanes > 1)
     }
 
     /// Loads contiguous elements into the low lanes of a vector.
-    fn load_vector(&mut self, buffer: Buffer, address: (ir::Value, i32), lanes: usize) -> ir::Value {
+    fn load_vector(&mut self, buffer: Buffer, address: (Value, i32), lanes: usize) -> Value {
         let dtype = self.kernel.buffers[buffer].dtype;
-        let ty = vector_type(dtype);
-        let (part, spread) = match lanes * dtype.size() {
-            16 => (ty, ty),
-            8 => (types::F64, types::F64X2),
-            4 => (types::F32, types::F32X4),
-            _ => (types::I16, types::I16X8),
-        };
-        let loaded = self.load(buffer, address, part);
-        let region = self.home[loaded] as usize;
-        let vector = match part == ty {
-            true => loaded,
-            false => {
-                let wide = self
-                    .cached(region, Key::Splat(loaded, spread), |ins| ins.scalar_to_vector(spread, loaded));
-                self.as_type(region, ty, wide)
-            }
-        };
+        let ty = self.machine.vector_type(dtype);
+        let vector = self.load(buffer, address, ty, lanes * dtype.size());
         match dtype {
             DType::Bool => {
+                let region = self.home[vector] as usize;
                 let zero = self.bits_for(region, 0, ty);
-                self.at(region, |ins| ins.icmp(IntCC::NotEqual, vector, zero))
+                self.at(region, Op::Compare(Condition::Ne), &[vector, zero])
             }
             _ => vector,
         }
     }
 
-    /// The same 128 bits as another type.
-    pub(super) fn as_type(&mut self, region: usize, ty: Type, vector: ir::Value) -> ir::Value {
-        if self.func.dfg.value_type(vector) == ty {
-            return vector;
+    /// The same bits as another type.
+    pub(super) fn as_type(&mut self, region: usize, ty: Type, vector: Value) -> Value {
+        match self.func.ty(vector) == ty {
+            true => vector,
+            false => self.typed(region, Op::Bitcast, ty, &[vector]),
         }
-        let endianness = match self.machine.little_endian {
-            true => ir::Endianness::Little,
-            false => ir::Endianness::Big,
-        };
-        let flags = MemFlagsData::new().with_endianness(endianness);
-        self.at(region, |ins| ins.bitcast(ty, flags, vector))
     }
 
     fn store_lanes(
@@ -377,7 +333,7 @@ impl<'k> Emitter<'k> {
         let index = access.index();
         let lanes = piece.lanes;
         let value = self.lanes_of(piece, val)?;
-        if access.is_contiguous() && data.role == Role::Register && self.registers[buffer].lanes > 1 {
+        if access.is_contiguous() && data.role == Role::Register && self.registers[&buffer].lanes() > 1 {
             let at = self.register_position(buffer, index)?;
             self.write_register_lanes(buffer, at, lanes, value);
             return Ok(());
@@ -387,26 +343,14 @@ impl<'k> Emitter<'k> {
             let stored = match dtype {
                 DType::Bool => {
                     let bytes = self.mask(top, value, 1);
-                    let one = self.bits(0x01, types::I8X16);
-                    self.at(top, |ins| ins.band(bytes, one))
+                    let one = self.bits(0x01, self.machine.vector_type(dtype));
+                    self.at(top, Op::And, &[bytes, one])
                 }
                 _ => value,
             };
-            let (address, displacement) = self.address(buffer, index)?;
-            let stored = match lanes * dtype.size() {
-                16 => stored,
-                bytes => {
-                    let (wide, lane) = match bytes {
-                        8 => (types::F64X2, types::F64),
-                        4 => (types::F32X4, types::F32),
-                        _ => (types::I16X8, types::I16),
-                    };
-                    debug_assert_eq!(wide.lane_type(), lane);
-                    let wide = self.as_type(top, wide, stored);
-                    self.at(top, |ins| ins.extractlane(wide, 0))
-                }
-            };
-            self.ins(|ins| ins.store(memory(), stored, address, displacement));
+            let (address, offset) = self.address(buffer, index)?;
+            let bytes = (lanes * dtype.size()) as u8;
+            self.effect(Op::Store { offset, bytes }, &[stored, address]);
             return Ok(());
         }
         for lane in 0..lanes {
@@ -420,66 +364,59 @@ impl<'k> Emitter<'k> {
     }
 
     /// One lane as a scalar.
-    fn lane_scalar(&mut self, region: usize, dtype: DType, vector: ir::Value, lane: usize) -> ir::Value {
-        let element = self.at(region, |ins| ins.extractlane(vector, lane as u8));
+    fn lane_scalar(&mut self, region: usize, dtype: DType, vector: Value, lane: usize) -> Value {
+        let element = self.at(region, Op::Extract(lane as u8), &[vector]);
         match dtype {
             DType::Bool => {
-                let zero = self.bits_for(region, 0, self.func.dfg.value_type(element));
-                self.at(region, |ins| ins.icmp(IntCC::NotEqual, element, zero))
+                let zero = self.bits_for(region, 0, self.func.ty(element));
+                self.at(region, Op::Compare(Condition::Ne), &[element, zero])
             }
             _ => element,
         }
     }
 
     /// Scalars as the low lanes of a vector.
-    fn scalars_to_lanes(&mut self, dtype: DType, elements: &[ir::Value]) -> ir::Value {
-        let vector = self.gather_lanes(vector_type(dtype), elements);
+    fn scalars_to_lanes(&mut self, dtype: DType, elements: &[Value]) -> Value {
+        let vector = self.gather_lanes(self.machine.vector_type(dtype), elements);
         match dtype {
             DType::Bool => {
                 let region = self.home[vector] as usize;
-                self.at(region, |ins| ins.ineg(vector))
+                self.at(region, Op::Neg, &[vector])
             }
             _ => vector,
         }
     }
 
-    fn index_lanes(&mut self, piece: &Piece<'_, 'k>, index: &Index) -> Result<ir::Value, Error> {
+    fn index_lanes(&mut self, piece: &Piece<'_, 'k>, index: &Index) -> Result<Value, Error> {
         let steady = index.values().iter().all(|&v| !piece.body.varies(v));
         if let (Some(stride), true) = (index.coefficient(piece.body.lane), steady) {
             let number = self.index(index)?;
             let first = self.number(number);
             let region = self.hoisted(&[first]);
-            let spread =
-                self.cached(region, Key::Splat(first, types::I64X2), |ins| ins.splat(types::I64X2, first));
-            let mut steps = [0u8; 16];
-            steps[8..].copy_from_slice(&stride.to_le_bytes());
-            if !self.machine.little_endian {
-                steps.reverse();
-            }
-            let steps = self.func.dfg.constants.insert(steps.to_vec().into());
-            let constants = self.constant_region();
-            let steps = self.cached(constants, Key::Iota(stride), |ins| ins.vconst(types::I64X2, steps));
+            let ty = self.machine.vector_type(DType::I64);
+            let spread = self.cached(region, Op::Splat, ty, &[first]);
+            let steps = self.cached(self.constant_region(), Op::Iota(stride), ty, &[]);
             let region = self.hoisted(&[spread, steps]);
-            return Ok(self.at(region, |ins| ins.iadd(spread, steps)));
+            return Ok(self.at(region, Op::Add, &[spread, steps]));
         }
-        let mut elements: SmallVec<[ir::Value; 16]> = SmallVec::new();
+        let mut elements: SmallVec<[Value; 16]> = SmallVec::new();
         for lane in 0..piece.lanes {
             elements.push(self.in_lane(piece, lane, &[index], |e| {
                 let number = e.index(index)?;
                 Ok(e.number(number))
             })?);
         }
-        Ok(self.gather_lanes(types::I64X2, &elements))
+        Ok(self.gather_lanes(self.machine.vector_type(DType::I64), &elements))
     }
 
-    fn inside_lanes(&mut self, piece: &Piece<'_, 'k>, guards: &[Guard]) -> Result<ir::Value, Error> {
+    fn inside_lanes(&mut self, piece: &Piece<'_, 'k>, guards: &[Guard]) -> Result<Value, Error> {
         let indices: Vec<&Index> = guards.iter().map(|g| &g.index).collect();
-        let mut elements: SmallVec<[ir::Value; 16]> = SmallVec::new();
+        let mut elements: SmallVec<[Value; 16]> = SmallVec::new();
         for lane in 0..piece.lanes {
             elements.push(self.in_lane(piece, lane, &indices, |e| {
                 Ok(match e.guards(guards)? {
-                    None => e.bits(1, types::I8),
-                    Some(Number::Known(n)) => e.bits(n as u64, types::I8),
+                    None => e.bits(1, Type::I8),
+                    Some(Number::Known(n)) => e.bits(n as u64, Type::I8),
                     Some(Number::Value(value)) => value,
                 })
             })?);
@@ -488,7 +425,7 @@ impl<'k> Emitter<'k> {
     }
 
     /// A value in every lane.
-    fn lanes_of(&mut self, piece: &Piece<'_, 'k>, val: Val) -> Result<ir::Value, Error> {
+    fn lanes_of(&mut self, piece: &Piece<'_, 'k>, val: Val) -> Result<Value, Error> {
         match piece.values[val].expand() {
             Some(value) => Ok(value),
             None => self.spread(val),
@@ -496,56 +433,28 @@ impl<'k> Emitter<'k> {
     }
 
     /// A value that is the same in every lane, in every lane.
-    fn spread(&mut self, val: Val) -> Result<ir::Value, Error> {
+    fn spread(&mut self, val: Val) -> Result<Value, Error> {
         let dtype = self.kernel.vals[val];
-        let ty = vector_type(dtype);
+        let ty = self.machine.vector_type(dtype);
         if let Some(bits) = self.constants[val] {
             let bits = if dtype == DType::Bool { bits.wrapping_neg() } else { bits };
             return Ok(self.bits(bits, ty));
         }
         let scalar = self.scalar(val)?;
         let region = self.hoisted(&[scalar]);
-        let spread = self.cached(region, Key::Splat(scalar, ty), |ins| ins.splat(ty, scalar));
+        let spread = self.cached(region, Op::Splat, ty, &[scalar]);
         Ok(match dtype {
-            DType::Bool => self.cached(region, Key::Negated(spread), |ins| ins.ineg(spread)),
+            DType::Bool => self.cached(region, Op::Neg, ty, &[spread]),
             _ => spread,
         })
     }
 
-    /// Ends the block with a value just loaded and spread, and goes on with it as a parameter of the next.
-    /// A load is only made part of the instruction that spreads it if that has a single use, which the
-    /// parameter is; the jump itself vanishes.
-    fn settle(&mut self, val: Val, spread: ir::Value) -> Result<(), Error> {
-        let scalar = self.scalar(val)?;
-        let top = self.top_index();
-        let fresh = matches!(self.func.dfg.value_def(scalar), ir::ValueDef::Result(inst, _)
-            if self.func.dfg.insts[inst].opcode() == ir::Opcode::Load
-                && self.func.layout.last_inst(self.regions[top].block) == self.func.dfg.value_def(spread).inst());
-        if !fresh || self.home[scalar] as usize != top || self.home[spread] as usize != top {
-            return Ok(());
-        }
-        let ty = self.func.dfg.value_type(spread);
-        let next = self.func.dfg.make_block();
-        let param = self.func.dfg.append_block_param(next, ty);
-        self.home[param] = top as u32;
-        self.ins(|ins| ins.jump(next, &[ir::BlockArg::Value(spread)]));
-        self.func.layout.append_block(next);
-        self.regions[top].block = next;
-        self.regions[top].cache.insert(Key::Splat(scalar, ty), param);
-        Ok(())
-    }
-
-    fn apply_lanes(&mut self, piece: &Piece<'_, 'k>, f: ScalarFn, args: &[Val]) -> Result<ir::Value, Error> {
+    fn apply_lanes(&mut self, piece: &Piece<'_, 'k>, f: ScalarFn, args: &[Val]) -> Result<Value, Error> {
         let last = *args.last().expect("a function has operands");
         let dtype = self.kernel.vals[last];
-        let mut values: SmallVec<[ir::Value; 3]> = SmallVec::new();
+        let mut values: SmallVec<[Value; 3]> = SmallVec::new();
         for &arg in args {
             values.push(self.lanes_of(piece, arg)?);
-        }
-        // The instruction overwrites its first factor. In a register tile a varying factor is a load that
-        // is about to end, and a uniform one is used for every vector of the row.
-        if f == ScalarFn::Fma && !piece.body.varies(args[0]) && piece.body.varies(args[1]) {
-            values.swap(0, 1);
         }
         let region = self.hoisted(&values);
         let count = args.get(1).filter(|&&a| !piece.body.varies(a)).and_then(|&a| self.constants[a]);
@@ -553,9 +462,9 @@ impl<'k> Emitter<'k> {
             return Ok(value);
         }
         let types: SmallVec<[DType; 3]> = args.iter().map(|&a| self.kernel.vals[a]).collect();
-        let mut elements: SmallVec<[ir::Value; 16]> = SmallVec::new();
+        let mut elements: SmallVec<[Value; 16]> = SmallVec::new();
         for lane in 0..piece.lanes {
-            let mut scalars: SmallVec<[ir::Value; 3]> = SmallVec::new();
+            let mut scalars: SmallVec<[Value; 3]> = SmallVec::new();
             for (&value, &ty) in values.iter().zip(&types) {
                 scalars.push(self.lane_scalar(region, ty, value, lane));
             }

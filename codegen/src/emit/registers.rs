@@ -6,42 +6,36 @@
 
 use std::collections::HashMap;
 
-use cranelift_codegen::ir::{self, InstBuilder, Type, types};
 use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{EntityRef, SecondaryMap};
 use windlass_ir::DType;
 use windlass_ir::loops::{Block, Buffer, Index, Kernel, Let, LoopKind, Rhs, Role, Stmt, Var};
 
-use super::lanes::vector_type;
-use super::{Emitter, scalar_type};
+use super::{Emitter, Machine, scalar_type};
 use crate::error::Error;
+use crate::ssa::{Op, Type, Value};
 
 /// A loop of at most this many iterations is written out if register indices ask for it.
 pub(super) const WRITTEN_OUT: usize = 1024;
 
 /// The values of a register buffer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct RegisterFile {
     pub ty: Type,
-    /// Elements per value.
-    pub lanes: usize,
-    pub chunks: Vec<PackedOption<ir::Value>>,
+    pub chunks: Vec<PackedOption<Value>>,
 }
 
 impl RegisterFile {
-    pub fn new(kernel: &Kernel, buffer: Buffer, vectors: bool) -> RegisterFile {
+    pub fn new(kernel: &Kernel, buffer: Buffer, machine: Machine) -> RegisterFile {
         let data = &kernel.buffers[buffer];
-        let wide = vectors && data.dtype != DType::Bool && is_walked(&kernel.body, buffer);
-        let (ty, lanes) = match wide {
-            true => (vector_type(data.dtype), 16 / data.dtype.size()),
-            false => (scalar_type(data.dtype), 1),
-        };
-        RegisterFile { ty, lanes, chunks: vec![PackedOption::default(); data.len.div_ceil(lanes)] }
+        let wide = machine.vector_bytes > 0 && data.dtype != DType::Bool && is_walked(&kernel.body, buffer);
+        let ty = if wide { machine.vector_type(data.dtype) } else { scalar_type(data.dtype) };
+        RegisterFile { ty, chunks: vec![PackedOption::default(); data.len.div_ceil(ty.lanes())] }
     }
 
-    /// Ends the life of the values.
-    pub fn forget(&mut self) {
-        self.chunks.fill(PackedOption::default());
+    /// Elements per value.
+    pub fn lanes(&self) -> usize {
+        self.ty.lanes()
     }
 }
 
@@ -216,12 +210,11 @@ impl Emitter<'_> {
     }
 
     /// Part of a register buffer; zero if nothing was written yet.
-    pub(super) fn chunk_or_zero(&mut self, buffer: Buffer, at: usize) -> ir::Value {
-        let RegisterFile { ty, chunks, .. } = &self.registers[buffer];
-        let ty = *ty;
+    pub(super) fn chunk_or_zero(&mut self, buffer: Buffer, at: usize) -> Value {
+        let RegisterFile { ty, chunks } = &self.registers[&buffer];
         match chunks[at].expand() {
             Some(value) => value,
-            None => self.bits(0, ty),
+            None => self.bits(0, *ty),
         }
     }
 
@@ -238,86 +231,79 @@ impl Emitter<'_> {
         }
     }
 
-    pub(super) fn read_register(&mut self, buffer: Buffer, at: usize) -> ir::Value {
-        let lanes = self.registers[buffer].lanes;
+    pub(super) fn read_register(&mut self, buffer: Buffer, at: usize) -> Value {
+        let lanes = self.registers[&buffer].lanes();
         let chunk = self.chunk_or_zero(buffer, at / lanes);
         match lanes {
             1 => chunk,
-            _ => self.at(self.top_index(), |ins| ins.extractlane(chunk, (at % lanes) as u8)),
+            _ => self.at(self.top_index(), Op::Extract((at % lanes) as u8), &[chunk]),
         }
     }
 
-    pub(super) fn write_register(&mut self, buffer: Buffer, at: usize, value: ir::Value) {
-        let lanes = self.registers[buffer].lanes;
+    pub(super) fn write_register(&mut self, buffer: Buffer, at: usize, value: Value) {
+        let lanes = self.registers[&buffer].lanes();
         let value = match lanes {
             1 => value,
             _ => {
                 let chunk = self.chunk_or_zero(buffer, at / lanes);
-                self.at(self.top_index(), |ins| ins.insertlane(chunk, value, (at % lanes) as u8))
+                self.at(self.top_index(), Op::Insert((at % lanes) as u8), &[chunk, value])
             }
         };
-        self.registers[buffer].chunks[at / lanes] = value.into();
+        self.chunks(buffer)[at / lanes] = value.into();
     }
 
     /// `count` elements from a position on, in the low lanes of a vector.
-    pub(super) fn read_register_lanes(&mut self, buffer: Buffer, at: usize, count: usize) -> ir::Value {
-        let RegisterFile { lanes, .. } = self.registers[buffer];
-        if lanes > 1 && at % lanes + count <= lanes {
+    pub(super) fn read_register_lanes(&mut self, buffer: Buffer, at: usize, count: usize) -> Value {
+        let lanes = self.registers[&buffer].lanes();
+        let within = at % lanes;
+        if within + count <= lanes {
             let chunk = self.chunk_or_zero(buffer, at / lanes);
-            if at.is_multiple_of(lanes) {
-                return chunk;
-            }
+            return match within {
+                0 => chunk,
+                _ => self.at(self.top_index(), Op::Drop(within as u8), &[chunk]),
+            };
         }
-        let elements: Vec<ir::Value> = (at..at + count).map(|i| self.read_register(buffer, i)).collect();
-        self.gather_lanes(vector_type(self.kernel.buffers[buffer].dtype), &elements)
+        let elements: Vec<Value> = (at..at + count).map(|i| self.read_register(buffer, i)).collect();
+        self.gather_lanes(self.machine.vector_type(self.kernel.buffers[buffer].dtype), &elements)
     }
 
     /// Writes the low lanes of a vector from a position on.
-    pub(super) fn write_register_lanes(&mut self, buffer: Buffer, at: usize, count: usize, value: ir::Value) {
-        let RegisterFile { lanes, .. } = self.registers[buffer];
-        if lanes == count && at.is_multiple_of(lanes) {
-            self.registers[buffer].chunks[at / lanes] = value.into();
+    pub(super) fn write_register_lanes(&mut self, buffer: Buffer, at: usize, count: usize, value: Value) {
+        let lanes = self.registers[&buffer].lanes();
+        let top = self.top_index();
+        if at.is_multiple_of(lanes) && count <= lanes {
+            let value = match self.registers[&buffer].chunks[at / lanes].expand() {
+                Some(old) if count < lanes => self.at(top, Op::Merge(count as u8), &[value, old]),
+                _ => value,
+            };
+            self.chunks(buffer)[at / lanes] = value.into();
             return;
         }
         for lane in 0..count {
-            let element = self.at(self.top_index(), |ins| ins.extractlane(value, lane as u8));
+            let element = self.at(top, Op::Extract(lane as u8), &[value]);
             self.write_register(buffer, at + lane, element);
         }
     }
 
     /// A vector whose low lanes are these scalars.
-    pub(super) fn gather_lanes(&mut self, ty: Type, elements: &[ir::Value]) -> ir::Value {
+    pub(super) fn gather_lanes(&mut self, ty: Type, elements: &[Value]) -> Value {
         let region = self.hoisted(elements);
-        let first = elements[0];
-        let mut vector = self.at(region, |ins| ins.splat(ty, first));
-        for (lane, &element) in elements.iter().enumerate().skip(1) {
-            vector = self.at(region, |ins| ins.insertlane(vector, element, lane as u8));
-        }
-        vector
+        self.typed(region, Op::Lanes, ty, elements)
     }
 
     /// A constant of any type by the bits of one lane.
-    pub(super) fn bits(&mut self, bits: u64, ty: Type) -> ir::Value {
+    pub(super) fn bits(&mut self, bits: u64, ty: Type) -> Value {
         let region = self.constant_region();
         self.bits_at(region, bits, ty)
     }
 
     /// A constant for code in a region that may be further out than the current one.
-    pub(super) fn bits_for(&mut self, region: usize, bits: u64, ty: Type) -> ir::Value {
+    pub(super) fn bits_for(&mut self, region: usize, bits: u64, ty: Type) -> Value {
         self.bits_at(self.constant_region().min(region), bits, ty)
     }
 
-    pub(super) fn bits_at(&mut self, region: usize, bits: u64, ty: Type) -> ir::Value {
-        let constant = ty.is_vector().then(|| {
-            let lane = &bits.to_le_bytes()[..ty.lane_type().bytes() as usize];
-            let bytes: Vec<u8> = lane.iter().copied().cycle().take(16).collect();
-            self.func.dfg.constants.insert(bytes.into())
-        });
-        self.cached(region, super::region::Key::Bits(bits, ty), |ins| match (constant, ty) {
-            (Some(constant), _) => ins.vconst(ty, constant),
-            (None, types::F32) => ins.f32const(ir::immediates::Ieee32::with_bits(bits as u32)),
-            (None, types::F64) => ins.f64const(ir::immediates::Ieee64::with_bits(bits)),
-            (None, _) => ins.iconst(ty, bits as i64),
-        })
+    pub(super) fn bits_at(&mut self, region: usize, bits: u64, ty: Type) -> Value {
+        let bits = bits & (u64::MAX >> (64 - ty.lane_bits()));
+        self.cached(region, Op::Const(bits), ty, &[])
     }
 }

@@ -11,10 +11,10 @@ use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, CompiledCode, Context};
 use windlass_ir::loops::{Kernel, verify_kernel};
 
-use crate::cranelift;
-use crate::emit::emit;
+use crate::emit::{Machine, emit};
 use crate::error::Error;
-use crate::isa::SharedIsa;
+use crate::isa::{self, SharedIsa, Target};
+use crate::{cranelift, ssa, x86};
 
 /// How code is made. The defaults are what a session uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,11 +25,13 @@ pub struct Options {
     pub threads: usize,
     /// The most bytes of machine code in all.
     pub code_limit: usize,
+    /// The most bits of a vector; `None` is as many as the target has.
+    pub vector_bits: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { verify: cfg!(debug_assertions), threads: 0, code_limit: 256 << 20 }
+        Options { verify: cfg!(debug_assertions), threads: 0, code_limit: 256 << 20, vector_bits: None }
     }
 }
 
@@ -97,20 +99,18 @@ pub(crate) fn compile(
     let times = Mutex::new((Duration::ZERO, Duration::ZERO));
     let results: Vec<Mutex<Option<Result<Code, Error>>>> =
         distinct.iter().map(|_| Mutex::new(None)).collect();
-    let machine = cranelift::machine(&**isa);
+    let backend = Backend::new(&**isa, options.vector_bits);
     let work = || {
-        let mut context = Context::new();
+        let mut contexts = Contexts { cranelift: Context::new(), registers: regalloc2::Ctx::default() };
         let (mut emitting, mut compiling) = (Duration::ZERO, Duration::ZERO);
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(&kernel) = distinct.get(at) else { break };
             let start = Instant::now();
-            let function = verified(&kernels[kernel]).and_then(|kernel| emit(kernel, machine));
+            let kernel = &kernels[kernel];
+            let function = verified(kernel).and_then(|kernel| emit(kernel, backend.machine(&**isa)));
             let emitted = Instant::now();
-            let code = function.and_then(|f| {
-                let function = cranelift::function(&f, &**isa);
-                compile_function(&mut context, function, isa, &kernels[kernel].name)
-            });
+            let code = function.and_then(|f| backend.compile(&f, isa, &kernel.name, &mut contexts));
             emitting += emitted - start;
             compiling += emitted.elapsed();
             *results[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(code);
@@ -143,6 +143,55 @@ pub(crate) fn compile(
         return Err(Error::Module(format!("{found} bytes of code exceed the limit of {limit}")));
     }
     Ok((codes, positions))
+}
+
+/// Who makes bytes of a kernel's SSA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backend {
+    /// Cranelift, with vectors of 128 bits.
+    Cranelift,
+    /// Windlass itself, with vectors of 256 bits.
+    X86,
+}
+
+/// Working memory that is used again for the next kernel.
+struct Contexts {
+    cranelift: Context,
+    registers: regalloc2::Ctx,
+}
+
+impl Backend {
+    /// The one with the widest vectors that a target has.
+    fn new(isa: &dyn TargetIsa, vector_bits: Option<usize>) -> Backend {
+        let wide = vector_bits.is_none_or(|bits| bits >= 256) && isa::vector_bits(isa) >= 256;
+        if wide { Backend::X86 } else { Backend::Cranelift }
+    }
+
+    fn machine(self, isa: &dyn TargetIsa) -> Machine {
+        match self {
+            Backend::Cranelift => cranelift::machine(isa),
+            Backend::X86 => x86::MACHINE,
+        }
+    }
+
+    fn compile(
+        self,
+        ssa: &ssa::Function,
+        isa: &SharedIsa,
+        name: &str,
+        contexts: &mut Contexts,
+    ) -> Result<Code, Error> {
+        match self {
+            Backend::Cranelift => {
+                compile_function(&mut contexts.cranelift, cranelift::function(ssa, &**isa), isa, name)
+            }
+            Backend::X86 => {
+                let bytes = x86::compile(ssa, &mut contexts.registers, None)
+                    .map_err(|message| Error::Compile { kernel: name.to_string(), message })?;
+                Ok(Code { bytes, alignment: x86::ALIGN })
+            }
+        }
+    }
 }
 
 /// A kernel whose accesses lie inside its buffers: the native code does not check them.
@@ -217,23 +266,37 @@ fn lower(
     Ok(stencil.apply_params(&func.params))
 }
 
-/// The CLIF of a kernel, for dumps and golden files.
-pub fn clif_text(kernel: &Kernel, target: &crate::Target) -> Result<String, Error> {
-    let isa = crate::isa::build(target, true, false)?;
-    Ok(clif(kernel, &*isa)?.display().to_string())
+/// A kernel as Cranelift's IR, for dumps and golden files.
+pub fn clif_text(kernel: &Kernel, target: &Target) -> Result<String, Error> {
+    let isa = isa::build(target, true, false)?;
+    let ssa = emit(kernel, cranelift::machine(&*isa))?;
+    Ok(cranelift::function(&ssa, &*isa).display().to_string())
 }
 
-/// The machine instructions of a kernel, in the spelling of Cranelift's backend.
-pub fn asm_text(kernel: &Kernel, target: &crate::Target) -> Result<String, Error> {
-    let isa: SharedIsa = crate::isa::build(target, false, false)?;
-    let mut context = Context::new();
-    context.func = clif(kernel, &*isa)?;
+/// A kernel as blocks of instructions on scalars and vectors, from which machine code is made.
+pub fn ssa_text(kernel: &Kernel, target: &Target, vector_bits: Option<usize>) -> Result<String, Error> {
+    let isa = isa::build(target, false, false)?;
+    let backend = Backend::new(&*isa, vector_bits);
+    Ok(emit(kernel, backend.machine(&*isa))?.to_string())
+}
+
+/// The machine instructions of a kernel.
+pub fn asm_text(kernel: &Kernel, target: &Target, vector_bits: Option<usize>) -> Result<String, Error> {
+    let isa = isa::build(target, false, false)?;
+    let backend = Backend::new(&*isa, vector_bits);
+    let ssa = emit(kernel, backend.machine(&*isa))?;
     let refuse = |message: String| Error::Compile { kernel: kernel.name.clone(), message };
-    let compiled = lower(&mut context, &*isa, true)
-        .map_err(|e| refuse(cranelift_codegen::print_errors::pretty_error(&context.func, e)))?;
-    Ok(compiled.vcode.clone().unwrap_or_default())
-}
-
-fn clif(kernel: &Kernel, isa: &dyn TargetIsa) -> Result<Function, Error> {
-    Ok(cranelift::function(&emit(kernel, cranelift::machine(isa))?, isa))
+    match backend {
+        Backend::Cranelift => {
+            let mut context = Context::for_function(cranelift::function(&ssa, &*isa));
+            let compiled = lower(&mut context, &*isa, true)
+                .map_err(|e| refuse(cranelift_codegen::print_errors::pretty_error(&context.func, e)))?;
+            Ok(compiled.vcode.clone().unwrap_or_default())
+        }
+        Backend::X86 => {
+            let mut text = String::new();
+            x86::compile(&ssa, &mut regalloc2::Ctx::default(), Some(&mut text)).map_err(refuse)?;
+            Ok(text)
+        }
+    }
 }

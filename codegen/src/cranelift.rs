@@ -54,8 +54,7 @@ pub fn function(ssa: &Function, isa: &dyn TargetIsa) -> ir::Function {
     let mut slots = SecondaryMap::with_default(ir::StackSlot::from_u32(0));
     for (slot, &bytes) in &ssa.slots {
         // A slot is aligned to at most what the stack pointer is.
-        slots[slot] =
-            func.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 4));
+        slots[slot] = func.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 4));
     }
     let endianness = isa.endianness();
     let uses = count_uses(ssa);
@@ -375,7 +374,8 @@ impl Translator<'_, '_> {
             self.cursor.ins().insertlane(first, words[1], 1)
         } else {
             // Keep the low half of each lane, which the saturating instruction then leaves alone.
-            let (element, mask) = if have == types::I32X4 { (Element::I32, 0xffff) } else { (Element::I16, 0xff) };
+            let (element, mask) =
+                if have == types::I32X4 { (Element::I32, 0xffff) } else { (Element::I16, 0xff) };
             let mask = self.constant(Type::vector(element, VECTOR_BYTES), mask);
             let low = self.cursor.ins().band(x, mask);
             self.cursor.ins().unarrow(low, low)

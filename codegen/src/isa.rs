@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cranelift_codegen::isa::{self, OwnedTargetIsa, TargetIsa};
+use cranelift_codegen::isa::{self, CallConv, OwnedTargetIsa, TargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use target_lexicon::{Architecture, Triple};
 
@@ -34,6 +34,17 @@ impl Target {
     /// Fails if no code is made for it.
     pub fn check(&self) -> Result<(), Error> {
         build(self, false, false).map(drop)
+    }
+
+    /// The bits of the widest vectors that code for it has.
+    pub fn vector_bits(&self) -> Result<usize, Error> {
+        Ok(vector_bits(&*build(self, false, false)?))
+    }
+
+    /// The bits of vectors that code for it may be asked to have, the fewest first.
+    pub fn vector_widths(&self) -> Result<Vec<usize>, Error> {
+        let widest = self.vector_bits()?;
+        Ok([128, 256].into_iter().filter(|&bits| bits <= widest).collect())
     }
 
     /// The triples that objects are made for, as examples of their kind.
@@ -110,6 +121,15 @@ pub(crate) fn build(
 
 fn has(isa: &dyn TargetIsa, name: &str) -> bool {
     isa.isa_flags().iter().any(|f| f.name == name && f.as_bool() == Some(true))
+}
+
+/// The bits of the widest vectors that code for an instruction set has. Wider ones than Cranelift's are for the System
+/// V convention.
+pub(crate) fn vector_bits(isa: &dyn TargetIsa) -> usize {
+    let wide = isa.triple().architecture == Architecture::X86_64
+        && isa.default_call_conv() == CallConv::SystemV
+        && ["has_avx2", "has_fma", "has_bmi2"].iter().all(|flag| has(isa, flag));
+    if wide { 256 } else { 128 }
 }
 
 fn check(isa: &dyn TargetIsa) -> Result<(), Error> {

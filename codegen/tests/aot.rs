@@ -148,7 +148,7 @@ fn run(program: &str, args: &[&str], folder: &Path) -> String {
 fn a_c_program_gives_the_bits_of_the_jit() {
     let program = model();
     let x = Random(3).tensor(DType::F32, 64 * 50).reshaped(&[64, 50]);
-    let expected = run_native(&program, std::slice::from_ref(&x), 2);
+    let expected = run_native(&program, std::slice::from_ref(&x), 2, None);
     for (name, parallel, separate_weights, defines, linked) in [
         ("plain", false, false, vec![], "m.o"),
         ("parallel", true, false, vec!["-DPARALLEL"], "libm_model.a"),

@@ -374,3 +374,25 @@ fn mixed_widths_in_one_body() {
     });
     check(b.finish());
 }
+
+#[test]
+fn shifts_by_constants() {
+    let len = 70usize;
+    for dtype in DType::ALL.into_iter().filter(|d| d.is_int()) {
+        let bits = 8 * dtype.size() as u32;
+        for f in [ScalarFn::Shl, ScalarFn::Shr] {
+            for count in [0, 1, 3, bits / 2, bits - 1] {
+                let mut b = KernelBuilder::new("shift");
+                let x = b.buffer("x", dtype, len, Role::In);
+                let y = b.buffer("y", dtype, len, Role::Out);
+                b.repeat(Vector, len, |b, i| {
+                    let v = b.load(x, i.clone());
+                    let by = b.constant(dtype, f64::from(count));
+                    let v = b.apply(f, &[v, by]);
+                    b.store(y, i, v);
+                });
+                check(b.finish());
+            }
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
-use windlass_codegen::{Error, ObjectOptions, Target, object};
+use windlass_codegen::{Error, ObjectOptions, Options, Target, object};
 use windlass_ir::Tensor;
 use windlass_ir::loops::Program;
 
@@ -104,9 +104,16 @@ impl Batch {
 
     /// Adds a program, compiled for this machine. False if the interpreter must run some of it, for then
     /// there is no object file of it. `outputs` are tensors of the types of its outputs.
-    pub fn add(&mut self, program: &Program, inputs: &[Tensor], outputs: &[Tensor]) -> Result<bool, String> {
+    pub fn add(
+        &mut self,
+        program: &Program,
+        vector_bits: usize,
+        inputs: &[Tensor],
+        outputs: &[Tensor],
+    ) -> Result<bool, String> {
         let name = format!("g{}", self.members.len());
-        let options = ObjectOptions { name: name.clone(), ..ObjectOptions::default() };
+        let compile = Options { vector_bits: Some(vector_bits), ..Options::default() };
+        let options = ObjectOptions { name: name.clone(), compile, ..ObjectOptions::default() };
         let target = Target { cpu: Some("native".to_string()), ..Target::host() };
         match object(program, &target, &options) {
             Ok(made) => {

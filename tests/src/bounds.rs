@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use windlass_ir::attrs::Slot;
-use windlass_ir::ops::{Constant, GeluForm, Lowered, Reduce, ReduceKind, decompose};
+use windlass_ir::ops::{Constant, CumulativeKind, GeluForm, Lowered, Reduce, ReduceKind, decompose};
 use windlass_ir::{Builder, DType, Error, Graph, Late, Op, ScalarFn, Tensor, TensorType, Value, eval_op};
 
 use crate::generate::Generated;
@@ -67,8 +67,11 @@ fn follow(graph: &Graph, inputs: Vec<Inexact>, is_exact: &dyn Fn(Value) -> bool)
     graph.outputs().iter().map(|(_, value)| values[value].clone()).collect()
 }
 
-/// The errors of an op's results.
+/// The errors of an op's results; infinite where anything may come out.
 fn op_errors(op: &Op, ins: &[&Inexact], outs: &[Tensor]) -> Vec<Vec<f64>> {
+    if may_overflow(op, ins) || ins.iter().any(|(_, errors)| errors.contains(&f64::INFINITY)) {
+        return outs.iter().map(|t| vec![f64::INFINITY; t.len()]).collect();
+    }
     let tensors: Vec<Tensor> = ins.iter().map(|(tensor, _)| tensor.clone()).collect();
     let (op, held) = settle(op, &tensors);
     let ins: Vec<&Inexact> =
@@ -86,6 +89,23 @@ fn op_errors(op: &Op, ins: &[&Inexact], outs: &[Tensor]) -> Vec<Vec<f64>> {
         }
         None => differences(&op, &ins, outs),
     }
+}
+
+/// Whether a product, its factors taken in some order, may leave the range of the numbers it is computed in.
+/// From then on it is infinite, or no number once a factor is 0.
+fn may_overflow(op: &Op, ins: &[&Inexact]) -> bool {
+    match op {
+        Op::Reduce(reduce) if reduce.kind == ReduceKind::Prod => {}
+        Op::Cumulative(cumulative) if cumulative.kind == CumulativeKind::Prod => {}
+        _ => return false,
+    }
+    let (tensor, errors) = ins[0];
+    let most = match tensor.dtype().accumulator() {
+        DType::F64 => f64::MAX,
+        _ => f64::from(f32::MAX),
+    };
+    let factors = tensor.to_f64s().into_iter().zip(errors);
+    factors.map(|(x, error)| (x.abs() + error).max(1.0)).product::<f64>() > most
 }
 
 /// The formula that defines a composite, for those whose formula loses digits that the result has.
@@ -401,5 +421,14 @@ mod tests {
         let found = errors("exp", &[x])[0];
         let expected = 4f64.exp() * 1e-4;
         assert!(found > expected && found < 1.2 * expected, "{found}, expected {expected}");
+    }
+
+    #[test]
+    fn products_that_may_overflow_on_the_way_are_unbounded() {
+        let factors = exact(&[1e30, 1e-30, 1e30, 0.0], &[4]);
+        assert_eq!(errors("reduce_prod", std::slice::from_ref(&factors)), [f64::INFINITY]);
+        let inexact = (factors.0, vec![0.0, 0.0, f64::INFINITY, 0.0]);
+        assert_eq!(errors("neg", &[inexact])[0], f64::INFINITY);
+        assert!(errors("reduce_prod", &[exact(&[1e3, 1e-30, 1e3], &[3])])[0].is_finite());
     }
 }

@@ -1,12 +1,13 @@
 //! Random graphs as code, at every pipeline: the loop interpreter gives what the graph means, machine code
-//! in memory gives the loops' bits for any number of threads, and code from an object file gives those of
-//! the code in memory.
+//! in memory gives the loops' bits for any number of threads and every width of vectors, and code from an object
+//! file gives those of the code in memory. Loops laid out for wider vectors give the bits of those for narrower ones.
 
-use windlass_codegen::{Options as CodeOptions, jit};
+use windlass_codegen::{Options as CodeOptions, Target, jit};
 use windlass_ir::loops::interpret::run_program;
 use windlass_ir::loops::{Program, expand_kernel};
 use windlass_ir::text::print_graph;
 use windlass_ir::{Graph, Tensor, TensorType};
+use windlass_passes::lower::schedule::Machine;
 use windlass_passes::lower::{LowerOptions, lower};
 use windlass_passes::{Options as PassOptions, PIPELINES, run};
 use windlass_runtime::Pool;
@@ -18,17 +19,26 @@ use windlass_tests::lowering::compare_elements;
 /// Programs linked at a time.
 const BATCH: usize = 48;
 
-/// The programs of a graph that differ, each with the first pipeline that gives it.
-fn programs(graph: &Graph) -> Result<Vec<(&'static str, Program)>, String> {
-    let mut programs: Vec<(&str, Program)> = Vec::new();
+/// A program, the pipeline it comes from, and the width of vectors it is laid out for.
+struct Variant {
+    pipeline: usize,
+    bits: usize,
+    program: Program,
+}
+
+/// The programs of a graph that differ, each with the first pipeline and the least width that give it.
+fn programs(graph: &Graph, widths: &[usize]) -> Result<Vec<Variant>, String> {
+    let mut programs: Vec<Variant> = Vec::new();
     for (at, pipeline) in PIPELINES.iter().enumerate() {
         let fail = |error: String| format!("{}: {error}", pipeline.name);
         let (graph, _) =
             run(graph, pipeline.stages, &PassOptions::default()).map_err(|e| fail(e.to_string()))?;
-        let options = LowerOptions { fuse: at > 0, ..LowerOptions::default() };
-        let program = lower(&graph, &options).map_err(|e| fail(e.to_string()))?;
-        if programs.iter().all(|(_, known)| *known != program) {
-            programs.push((pipeline.name, program));
+        for &bits in widths {
+            let options = LowerOptions { fuse: at > 0, machine: Machine::with_vectors(bits) };
+            let program = lower(&graph, &options).map_err(|e| fail(e.to_string()))?;
+            if programs.iter().all(|known| known.program != program) {
+                programs.push(Variant { pipeline: at, bits, program });
+            }
         }
     }
     Ok(programs)
@@ -54,18 +64,21 @@ fn origin(graph: &Graph, output: usize) -> &'static str {
 /// Holds machine code in memory to the loops.
 fn check_jit(
     program: &Program,
+    bits: usize,
     inputs: &[Tensor],
     expected: &[Tensor],
     pools: &[Pool],
 ) -> Result<(), String> {
-    let (executable, _) = jit(program, &CodeOptions::default()).map_err(|e| e.to_string())?;
+    let options = CodeOptions { vector_bits: Some(bits), ..CodeOptions::default() };
+    let (executable, _) = jit(program, &options).map_err(|e| e.to_string())?;
     let inputs: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
     for (threads, pool) in (1..).zip(pools) {
         let mut found: Vec<Tensor> =
             expected.iter().map(|tensor| Tensor::zeros(tensor.dtype(), tensor.shape())).collect();
         let mut outputs: Vec<&mut [u8]> = found.iter_mut().map(Tensor::bytes_mut).collect();
         executable.run(pool, &inputs, &mut outputs).map_err(|e| e.to_string())?;
-        same_bits(&found, expected).map_err(|e| format!("code in memory, {threads} threads: {e}"))?;
+        same_bits(&found, expected)
+            .map_err(|e| format!("code in memory, {bits} bits, {threads} threads: {e}"))?;
     }
     Ok(())
 }
@@ -97,19 +110,34 @@ fn code_gives_what_graphs_mean() {
     let (mut compiled, mut linked) = (0, 0);
     let mut batch = Batch::default();
     let mut waiting: Vec<(u64, &str, Vec<Tensor>)> = Vec::new();
+    let widths = Target::host().vector_widths().expect("code is made for this machine");
     let all = seeds(300);
     let last = all.end.saturating_sub(1);
     for seed in all {
         let generated = generate(seed, &options);
         let fail = |what: String| report(seed, &what, &generated.graph);
         let bounds = bounds(&generated);
-        match bound(&generated).and_then(|graph| programs(&graph)) {
+        match bound(&generated).and_then(|graph| programs(&graph, &widths)) {
             Err(message) => failures.push(fail(message)),
             Ok(programs) => {
-                for (level, program) in programs {
+                // What the narrowest layout of the same pipeline gives.
+                let mut narrow: Option<(usize, Vec<Tensor>)> = None;
+                for Variant { pipeline, bits: laid_out, program } in programs {
+                    let level = PIPELINES[pipeline].name;
                     let checked = check_loops(&generated, &bounds, &program).and_then(|expected| {
-                        check_jit(&program, &generated.inputs, &expected, &pools)?;
-                        if batch.add(&program, &generated.inputs, &expected)? {
+                        match &narrow {
+                            Some((known, outputs)) if *known == pipeline => {
+                                same_bits(&expected, outputs)
+                                    .map_err(|e| format!("loops for {laid_out} bits: {e}"))?;
+                            }
+                            _ => narrow = Some((pipeline, expected.clone())),
+                        }
+                        for &bits in &widths {
+                            check_jit(&program, bits, &generated.inputs, &expected, &pools)?;
+                        }
+                        // Each width in turn.
+                        let bits = widths[(linked + batch.len()) % widths.len()];
+                        if batch.add(&program, bits, &generated.inputs, &expected)? {
                             waiting.push((seed, level, expected));
                         }
                         Ok(())

@@ -1,8 +1,9 @@
-//! Random kernels: native code against the loop interpreter, bit for bit, with one thread and two.
+//! Random kernels: native code against the loop interpreter, bit for bit, with one thread and two, at every
+//! width of vectors.
 //!
 //! `WINDLASS_KERNELS=5000 WINDLASS_SEED=7` runs more of them, from another seed.
 
-use windlass_codegen::{Options, jit};
+use windlass_codegen::{Options, Target, jit};
 use windlass_ir::Tensor;
 use windlass_ir::loops::interpret::Order;
 use windlass_ir::loops::{Place, Program, Role, Step, Work};
@@ -37,9 +38,9 @@ fn program(generated: &Generated) -> Program {
 }
 
 /// The parameters after the kernel has run natively.
-fn run(generated: &Generated, pool: &Pool) -> Result<Vec<Tensor>, String> {
+fn run(generated: &Generated, pool: &Pool, bits: usize) -> Result<Vec<Tensor>, String> {
     let program = program(generated);
-    let options = Options { verify: true, threads: 1, ..Options::default() };
+    let options = Options { verify: true, threads: 1, vector_bits: Some(bits), ..Options::default() };
     let (executable, _) = jit(&program, &options).map_err(|e| e.to_string())?;
     let mut params = generated.params.clone();
     let mut inputs: Vec<&[u8]> = Vec::new();
@@ -58,17 +59,18 @@ fn run(generated: &Generated, pool: &Pool) -> Result<Vec<Tensor>, String> {
 fn native_code_gives_the_bits_of_the_interpreter() {
     let (seed, count) = (number("WINDLASS_SEED", 1), number("WINDLASS_KERNELS", 300));
     println!("seeds {seed}..{}", seed + count);
+    let widths = Target::host().vector_widths().expect("code is made for this machine");
     let pools = [Pool::new(1), Pool::new(2)];
     let mut wrong = Vec::new();
     for seed in seed..seed + count {
         let generated = generate(seed, &Kernels::default());
         let expected = generated.interpret(Order::Forward).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        for pool in &pools {
-            let outcome = run(&generated, pool).and_then(|found| {
+        for (pool, bits) in pools.iter().flat_map(|pool| widths.iter().map(move |&bits| (pool, bits))) {
+            let outcome = run(&generated, pool, bits).and_then(|found| {
                 found.iter().zip(&expected).try_for_each(|(found, expected)| compare_bits(found, expected))
             });
             if let Err(message) = outcome {
-                wrong.push(format!("seed {seed}, {} threads: {message}", pool.threads()));
+                wrong.push(format!("seed {seed}, {} threads, {bits} bits: {message}", pool.threads()));
             }
         }
     }

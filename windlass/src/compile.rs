@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use windlass_codegen::Target;
 use windlass_ir::attrs::Slot;
 use windlass_ir::graph::NodeData;
 use windlass_ir::loops::{Program, Work};
 use windlass_ir::{Graph, Late, Limits, Op, TensorType};
+use windlass_passes::lower::schedule::Machine;
 use windlass_passes::lower::{LowerOptions, lower};
 use windlass_passes::pipeline;
 
@@ -134,7 +136,11 @@ pub fn optimize(graph: &Graph, options: &Options) -> Result<Graph, Error> {
 pub fn program(graph: &Graph, options: &Options) -> Result<(Program, Report), Error> {
     let mut report = Report::default();
     let graph = report.time("passes", || optimize(graph, options))?;
-    let lowering = LowerOptions { fuse: options.opt_level > 0, ..LowerOptions::default() };
+    let bits = match options.vector_bits {
+        Some(bits) => bits,
+        None => Target::host().vector_bits()?,
+    };
+    let lowering = LowerOptions { fuse: options.opt_level > 0, machine: Machine::with_vectors(bits) };
     let program = report.time("lower", || lower(&graph, &lowering))?;
     let limit = options.limits.memory_bytes;
     Limits::check(|| format!("graph `{}`", graph.name), "bytes of arena", program.arena_bytes, limit)?;

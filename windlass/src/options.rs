@@ -22,6 +22,9 @@ pub struct Options {
     pub threads: usize,
     /// How much the passes do: 0 only lowers, 1 adds folding and fusion, 2 everything.
     pub opt_level: u8,
+    /// The most bits of a vector: 128, or 256. `None` is as many as the machine has. The results do not depend on
+    /// it.
+    pub vector_bits: Option<usize>,
     /// What a model may ask for.
     pub limits: Limits,
     /// How many compiled forms are kept, one for each set of input sizes in use.
@@ -41,6 +44,7 @@ impl Default for Options {
             engine: Engine::Jit,
             threads: 1,
             opt_level: Options::MAX_OPT_LEVEL,
+            vector_bits: None,
             limits: Limits::default(),
             cache: 8,
             profile: false,

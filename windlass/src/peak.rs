@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use windlass_codegen::{Options, jit};
+use windlass_codegen::{Options, Target, jit};
 use windlass_ir::loops::{Index, Kernel, KernelBuilder, LoopKind, Place, Program, Role, Step, Work};
 use windlass_ir::{DType, ScalarFn, TensorType};
 use windlass_runtime::Pool;
@@ -11,9 +11,6 @@ use crate::error::Error;
 
 /// Independent chains of multiply-adds: enough to hide their latency, few enough to stay in registers.
 const CHAINS: usize = 10;
-
-/// Lanes of a vector of the code that is made.
-const LANES: usize = 4;
 
 /// Turns of the loop in one run: some hundred microseconds.
 const TURNS: usize = 100_000;
@@ -24,21 +21,22 @@ const TURNS: usize = 100_000;
 /// # Errors
 /// If this machine is none that code is made for.
 pub fn fma_peak(time: Duration) -> Result<f64, Error> {
+    let lanes = Target::host().vector_bits()? / 32;
     let port = |name: &str, len: usize| (name.to_string(), TensorType::fixed(DType::F32, &[len]));
-    let flops = 2 * (CHAINS * LANES * TURNS) as u64;
+    let flops = 2 * (CHAINS * lanes * TURNS) as u64;
     let args = vec![Place::Input(0), Place::Output(0)];
     let program = Program {
-        kernels: vec![chains()],
+        kernels: vec![chains(CHAINS * lanes)],
         steps: vec![Step { work: Work::Kernel(0), args, origin: Vec::new(), flops }],
         inputs: vec![port("x", 2)],
-        outputs: vec![port("y", CHAINS * LANES)],
+        outputs: vec![port("y", CHAINS * lanes)],
         ..Program::default()
     };
     let (executable, _) = jit(&program, &Options::default())?;
     let pool = Pool::new(1);
     // Every sum tends to 0.5, far from denormal numbers.
     let x = [0.5f32, 0.25].map(f32::to_ne_bytes).concat();
-    let mut y = vec![0; CHAINS * LANES * size_of::<f32>()];
+    let mut y = vec![0; CHAINS * lanes * size_of::<f32>()];
     let mut best = Duration::MAX;
     let start = Instant::now();
     while start.elapsed() < time || best == Duration::MAX {
@@ -50,8 +48,7 @@ pub fn fma_peak(time: Duration) -> Result<f64, Error> {
 }
 
 /// `y = y * x[0] + x[1]`, over and over.
-fn chains() -> Kernel {
-    let len = CHAINS * LANES;
+fn chains(len: usize) -> Kernel {
     let mut b = KernelBuilder::new("peak");
     let x = b.buffer("x", DType::F32, 2, Role::In);
     let y = b.buffer("y", DType::F32, len, Role::Out);

@@ -216,9 +216,7 @@ impl<'k> Emitter<'k> {
         Ok(Some(match (first, last) {
             (Number::Known(0), _) | (_, Number::Known(0)) => Number::Known(0),
             (Number::Known(_), other) | (other, Number::Known(_)) => other,
-            (Number::Value(a), Number::Value(b)) => {
-                Number::Value(self.pure(Op::And, &[a, b]))
-            }
+            (Number::Value(a), Number::Value(b)) => Number::Value(self.pure(Op::And, &[a, b])),
         }))
     }
 

@@ -363,8 +363,10 @@ impl<'k> Emitter<'k> {
         };
         let (carried, dropped) = self.carried(&[then, otherwise]);
         let before: Vec<RegisterFile> = carried.iter().map(|b| self.registers[b].clone()).collect();
-        let parts: Vec<(Buffer, usize)> =
-            carried.iter().flat_map(|&b| (0..self.registers[&b].chunks.len()).map(move |at| (b, at))).collect();
+        let parts: Vec<(Buffer, usize)> = carried
+            .iter()
+            .flat_map(|&b| (0..self.registers[&b].chunks.len()).map(move |at| (b, at)))
+            .collect();
         let sides = self.fork(condition);
         let join = self.func.block();
         for (side, block) in sides.into_iter().zip([then, otherwise]) {

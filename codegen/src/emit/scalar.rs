@@ -114,12 +114,7 @@ impl Emitter<'_> {
         self.store_scalar(buffer, index, value)
     }
 
-    pub(super) fn store_scalar(
-        &mut self,
-        buffer: Buffer,
-        index: &Index,
-        value: Value,
-    ) -> Result<(), Error> {
+    pub(super) fn store_scalar(&mut self, buffer: Buffer, index: &Index, value: Value) -> Result<(), Error> {
         if self.kernel.buffers[buffer].role == Role::Register {
             let at = self.register_position(buffer, index)?;
             self.write_register(buffer, at, value);
@@ -169,9 +164,7 @@ impl Emitter<'_> {
             ScalarFn::Or => self.at(region, Op::Or, &[a, b]),
             ScalarFn::Xor => self.at(region, Op::Xor, &[a, b]),
             ScalarFn::Not => self.at(region, Op::Xor, &[a, one]),
-            _ => {
-                self.at(region, Op::Compare(condition(f, false)?), &[a, b])
-            }
+            _ => self.at(region, Op::Compare(condition(f, false)?), &[a, b]),
         })
     }
 
@@ -197,13 +190,7 @@ impl Emitter<'_> {
         Some(self.at(region, op, args))
     }
 
-    fn int_function(
-        &mut self,
-        region: usize,
-        f: ScalarFn,
-        dtype: DType,
-        args: &[Value],
-    ) -> Option<Value> {
+    fn int_function(&mut self, region: usize, f: ScalarFn, dtype: DType, args: &[Value]) -> Option<Value> {
         let (a, b) = (args[0], args.get(1).copied().unwrap_or(args[0]));
         let ty = scalar_type(dtype);
         let signed = dtype.is_signed_int();
@@ -252,14 +239,7 @@ impl Emitter<'_> {
 
     /// `a / b`, 0 for a divisor of 0, wrapping for MIN / -1. The instruction itself gets a divisor that
     /// it takes.
-    fn int_division(
-        &mut self,
-        region: usize,
-        ty: Type,
-        signed: bool,
-        a: Value,
-        b: Value,
-    ) -> Value {
+    fn int_division(&mut self, region: usize, ty: Type, signed: bool, a: Value, b: Value) -> Value {
         let (zero, one) = (self.bits_at(0, 0, ty), self.bits_at(0, 1, ty));
         let by_zero = self.at(region, Op::Compare(Condition::Eq), &[b, zero]);
         let divisor = self.at(region, Op::Select, &[by_zero, one, b]);

@@ -91,8 +91,20 @@ impl Emitter<'_> {
             ScalarFn::Add => Op::Add,
             ScalarFn::Sub => Op::Sub,
             ScalarFn::Mul if size > 1 => Op::Mul,
-            ScalarFn::Min if size < 8 => if signed { Op::Min } else { Op::MinUnsigned },
-            ScalarFn::Max if size < 8 => if signed { Op::Max } else { Op::MaxUnsigned },
+            ScalarFn::Min if size < 8 => {
+                if signed {
+                    Op::Min
+                } else {
+                    Op::MinUnsigned
+                }
+            }
+            ScalarFn::Max if size < 8 => {
+                if signed {
+                    Op::Max
+                } else {
+                    Op::MaxUnsigned
+                }
+            }
             ScalarFn::And => Op::And,
             ScalarFn::Or => Op::Or,
             ScalarFn::Xor => Op::Xor,
@@ -114,13 +126,7 @@ impl Emitter<'_> {
     }
 
     /// Masks in lanes of one width, the widest.
-    fn same_masks(
-        &mut self,
-        region: usize,
-        a: Value,
-        b: Value,
-        c: Value,
-    ) -> (Value, Value, Value) {
+    fn same_masks(&mut self, region: usize, a: Value, b: Value, c: Value) -> (Value, Value, Value) {
         let sizes = [a, b, c].map(|v| self.func.ty(v).element().bytes());
         let widest = sizes.into_iter().max().unwrap_or(1);
         (self.mask(region, a, widest), self.mask(region, b, widest), self.mask(region, c, widest))

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use windlass_codegen::{Options, jit};
+use windlass_codegen::{Options, Target, jit};
 use windlass_ir::loops::interpret::run_program;
 use windlass_ir::loops::{Kernel, Place, Program, Role, Step, Work};
 use windlass_ir::{DType, Tensor, TensorType};
@@ -71,9 +71,9 @@ pub fn program(kernel: Kernel) -> Program {
     program
 }
 
-/// Runs a program natively.
-pub fn run_native(program: &Program, inputs: &[Tensor], threads: usize) -> Vec<Tensor> {
-    let options = Options { verify: true, ..Options::default() };
+/// Runs a program natively, with vectors of at most so many bits.
+pub fn run_native(program: &Program, inputs: &[Tensor], threads: usize, bits: Option<usize>) -> Vec<Tensor> {
+    let options = Options { verify: true, vector_bits: bits, ..Options::default() };
     let (executable, _) = jit(program, &options).unwrap_or_else(|e| panic!("{e}"));
     let pool = Pool::new(threads);
     let mut outputs: Vec<Tensor> =
@@ -95,7 +95,8 @@ pub fn same(a: &Tensor, b: &Tensor) -> bool {
     chunks.zip(nan(a).into_iter().zip(nan(b))).all(|((x, y), (p, q))| x == y || (p && q))
 }
 
-/// Compares native code with the loop interpreter on random inputs, with one and two threads.
+/// Compares native code with the loop interpreter on random inputs, with one and two threads, at every width
+/// of vectors.
 pub fn check(kernel: Kernel) {
     check_with(kernel, |_, tensor| tensor);
 }
@@ -111,10 +112,15 @@ pub fn check_with(kernel: Kernel, adjust: impl Fn(&str, Tensor) -> Tensor) {
         .map(|(name, ty)| adjust(name, random.tensor(ty.dtype, ty.shape()[0])))
         .collect();
     let expected = run_program(&program, &inputs).unwrap_or_else(|e| panic!("{name}: {e}"));
-    for threads in [1, 2] {
-        let found = run_native(&program, &inputs, threads);
-        for (found, expected) in found.iter().zip(&expected) {
-            assert!(same(found, expected), "{name}, {threads} threads:\n{found:?}\n{expected:?}");
+    for bits in Target::host().vector_widths().unwrap_or_else(|e| panic!("{e}")) {
+        for threads in [1, 2] {
+            let found = run_native(&program, &inputs, threads, Some(bits));
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!(
+                    same(found, expected),
+                    "{name}, {bits} bits, {threads} threads:\n{found:?}\n{expected:?}"
+                );
+            }
         }
     }
 }

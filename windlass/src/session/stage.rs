@@ -53,7 +53,10 @@ impl Stage {
         let code = match options.engine {
             Engine::Loops | Engine::Interpreter => Code::Loops(Box::new(program)),
             Engine::Jit => {
-                let code_options = windlass_codegen::Options::default();
+                let code_options = windlass_codegen::Options {
+                    vector_bits: options.vector_bits,
+                    ..windlass_codegen::Options::default()
+                };
                 let (executable, statistics) = report.time("codegen", || jit(&program, &code_options))?;
                 report.split_last("prepare", statistics.prepare);
                 report.kernels = statistics.distinct;

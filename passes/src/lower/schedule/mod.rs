@@ -40,11 +40,19 @@ pub struct Machine {
     pub block_bytes: usize,
 }
 
+impl Machine {
+    /// A machine with 16 registers of vectors of so many bits: a tile's sums leave room for a row's vectors of the
+    /// right operand and one broadcast of the left.
+    pub fn with_vectors(bits: usize) -> Machine {
+        let (tile_rows, tile_row_bytes) = if bits >= 256 { (6, 64) } else { (5, 32) };
+        Machine { tile_rows, tile_row_bytes, panel_bytes: 256 * tile_row_bytes, block_bytes: 256 << 10 }
+    }
+}
+
 impl Default for Machine {
-    /// 128-bit vectors and 16 registers: tiles of 5 rows by 2 vectors leave room for two vectors of
-    /// the right operand and one broadcast of the left.
+    /// Vectors of 128 bits, which every target has.
     fn default() -> Machine {
-        Machine { tile_rows: 5, tile_row_bytes: 32, panel_bytes: 8 << 10, block_bytes: 256 << 10 }
+        Machine::with_vectors(128)
     }
 }
 

@@ -29,6 +29,9 @@ pub struct SessionArgs {
         value_parser = clap::value_parser!(u8).range(..=Options::MAX_OPT_LEVEL as i64)
     )]
     pub opt_level: u8,
+    /// The most bits of a vector, 128 or 256; as many as the processor has if not given. Results do not depend on it
+    #[arg(long, value_name = "BITS", value_parser = parse_vectors)]
+    pub vectors: Option<usize>,
     #[command(flatten)]
     pub limits: LimitArgs,
 }
@@ -44,9 +47,19 @@ impl SessionArgs {
             },
             threads: usize::from(self.threads),
             opt_level: self.opt_level,
+            vector_bits: self.vectors,
             limits: self.limits.limits(),
             ..Options::default()
         }
+    }
+}
+
+/// Parses a width of vectors.
+fn parse_vectors(text: &str) -> Result<usize, String> {
+    match text {
+        "128" => Ok(128),
+        "256" => Ok(256),
+        _ => Err("vectors have 128 or 256 bits".to_string()),
     }
 }
 

@@ -9,7 +9,8 @@ use indicatif::ProgressBar;
 use windlass::compile::program;
 use windlass::{Error, Model};
 use windlass_codegen::{
-    ObjectArtifact, ObjectOptions, Target, archive, is_identifier, object, shared_library,
+    ObjectArtifact, ObjectOptions, Options as CodeOptions, Target, archive, is_identifier, object,
+    shared_library,
 };
 
 use crate::arguments::{DimArg, SessionArgs, parse_dim};
@@ -65,7 +66,9 @@ impl Compile {
             false => ProgressBar::hidden(),
         };
         progress.enable_steady_tick(Duration::from_millis(100));
-        let options = self.session.options();
+        let mut options = self.session.options();
+        let widest = target.vector_bits().map_err(Error::from)?;
+        options.vector_bits = Some(options.vector_bits.map_or(widest, |bits| bits.min(widest)));
         progress.set_message("loading");
         let model = Model::load(&self.model, &options.limits)?;
         let graph = bind_all(&model.graph, &self.dims)?;
@@ -76,7 +79,7 @@ impl Compile {
             name: self.name.clone().unwrap_or_else(|| identifier(&self.output)),
             parallel: self.parallel,
             separate_weights: self.separate_weights,
-            ..ObjectOptions::default()
+            compile: CodeOptions { vector_bits: options.vector_bits, ..CodeOptions::default() },
         };
         let made = object(&program, &target, &object_options).map_err(Error::from)?;
         self.write(extension, &object_options.name, &made)?;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use windlass::compile::{optimize, program};
 use windlass::{Dim, Error, Graph, Model, Options, TensorType};
-use windlass_codegen::{Target, asm_text, clif_text};
+use windlass_codegen::{Target, asm_text, clif_text, ssa_text};
 use windlass_frontend::onnx::to_bytes;
 use windlass_ir::loops::print_program;
 use windlass_ir::text::{LISTED_ELEMENTS, PrintOptions, print_graph_with};
@@ -46,7 +46,9 @@ enum Stage {
     Optimized,
     /// Kernels as loops
     Loops,
-    /// Kernels as Cranelift's intermediate language
+    /// Kernels as instructions on scalars and vectors
+    Ssa,
+    /// Kernels of 128-bit vectors as Cranelift's intermediate language
     Clif,
     /// Kernels as machine instructions
     Asm,
@@ -71,7 +73,9 @@ impl Dump {
         let graph = match self.stage {
             Stage::Graph => bind(&model.graph, &self.dims)?,
             Stage::Optimized => optimize(&bind(&model.graph, &self.dims)?, &options)?,
-            Stage::Loops | Stage::Clif | Stage::Asm => return self.dump_program(&model.graph, &options),
+            Stage::Loops | Stage::Ssa | Stage::Clif | Stage::Asm => {
+                return self.dump_program(&model.graph, &options);
+            }
         };
         let text = match self.format {
             Format::Text => {
@@ -99,10 +103,11 @@ impl Dump {
         let target = Target::host();
         let mut out = io::stdout().lock();
         match self.stage {
-            Stage::Clif | Stage::Asm => {
+            Stage::Ssa | Stage::Clif | Stage::Asm => {
                 for kernel in &program.kernels {
                     let text = match self.stage {
-                        Stage::Asm => asm_text(kernel, &target),
+                        Stage::Ssa => ssa_text(kernel, &target, options.vector_bits),
+                        Stage::Asm => asm_text(kernel, &target, options.vector_bits),
                         _ => clif_text(kernel, &target),
                     };
                     writeln!(out, "; {}\n{}", kernel.name, text.map_err(Error::from)?)?;

@@ -1,0 +1,448 @@
+//! Machine instructions to bytes: the frame, the moves that the register allocator wants, jumps, and constants
+//! behind the code.
+//!
+//! ```text
+//! push rbp; mov rbp, rsp; push saved registers; sub rsp, n; and rsp, -32       if there is a frame
+//! ...                                                                           [rsp + k]: arrays, then spills
+//! vzeroupper; lea rsp, [rbp - k]; pop saved registers; pop rbp; ret
+//! ```
+
+use cranelift_entity::SecondaryMap;
+use iced_x86::Code::{self, *};
+use iced_x86::{Encoder, Instruction, OpKind, Register};
+use regalloc2::{Allocation, Edit, InstOrEdit, Output, PReg, RegClass};
+
+use super::allocate::{self, SAVED};
+use super::flags::Flags;
+use super::inst::{Base, Imm, Inst, Machine, Mem, Slot, Width};
+use super::pool::Pool;
+use crate::ssa::{self, Function};
+
+/// The frame is aligned to this, as are the constants.
+const ALIGN: usize = 32;
+
+/// Memory below the stack pointer is touched at least this often, so that a guard page is not jumped over.
+const PAGE: i32 = 4096;
+
+/// A jump back over fewer bytes is a short one.
+const SHORT: usize = 120;
+
+/// A jump, or a constant's address, to be filled in.
+struct Fix {
+    /// Where its 4 bytes are.
+    at: usize,
+    /// Where the instruction ends, from which it counts.
+    end: usize,
+    to: Goal,
+}
+
+#[derive(Clone, Copy)]
+enum Goal {
+    Block(usize),
+    Pool(u32),
+}
+
+struct Encode<'c> {
+    code: &'c allocate::Code,
+    output: &'c Output,
+    encoder: Encoder,
+    at: usize,
+    fixes: Vec<Fix>,
+    /// Where each array on the stack is, from the stack pointer on.
+    arrays: SecondaryMap<ssa::Slot, i32>,
+    /// Where spilled registers start.
+    spills: i32,
+    saved: Vec<Register>,
+    frame: i32,
+}
+
+/// The bytes of a function, and the text of its instructions if it is asked for.
+pub(super) fn encode(
+    ssa: &Function,
+    code: &allocate::Code,
+    output: &Output,
+    pool: &Pool,
+    text: Option<&mut String>,
+) -> Result<Vec<u8>, String> {
+    let mut size = 0usize;
+    let mut arrays = SecondaryMap::new();
+    for (slot, &bytes) in &ssa.slots {
+        arrays[slot] = size as i32;
+        size = (size + bytes as usize).next_multiple_of(ALIGN);
+    }
+    let spills = size as i32;
+    size = (size + 8 * output.num_spillslots).next_multiple_of(ALIGN);
+    let mut encode = Encode {
+        code,
+        output,
+        encoder: Encoder::new(64),
+        at: 0,
+        fixes: Vec::new(),
+        arrays,
+        spills,
+        saved: saved(output),
+        frame: size as i32,
+    };
+    let mut listing = Listing::new(text);
+    encode.function(&mut listing)?;
+    let Encode { mut encoder, fixes, at, .. } = encode;
+    let mut bytes = encoder.take_buffer();
+    bytes.resize(at.next_multiple_of(ALIGN), 0xcc);
+    let pool_start = bytes.len();
+    bytes.extend_from_slice(pool.bytes());
+    for Fix { at, end, to } in fixes {
+        let target = match to {
+            Goal::Block(block) => listing.starts[block].ok_or("a jump to nowhere")?,
+            Goal::Pool(offset) => pool_start + offset as usize,
+        };
+        let distance = target as i32 - end as i32;
+        bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+    }
+    Ok(bytes)
+}
+
+/// The registers in use that the caller wants back.
+fn saved(output: &Output) -> Vec<Register> {
+    let edits = output.edits.iter().flat_map(|(_, Edit::Move { from, to })| [*from, *to]);
+    let used: Vec<PReg> = output.allocs.iter().copied().chain(edits).filter_map(Allocation::as_reg).collect();
+    let in_use = |number: usize| used.iter().any(|r| r.class() == RegClass::Int && r.hw_enc() == number);
+    SAVED.into_iter().filter(|&n| in_use(n)).map(|n| general(n, Width::B8)).collect()
+}
+
+/// Where blocks start, and the text of the code.
+struct Listing<'t> {
+    starts: Vec<Option<usize>>,
+    text: Option<&'t mut String>,
+}
+
+impl<'t> Listing<'t> {
+    fn new(text: Option<&'t mut String>) -> Listing<'t> {
+        Listing { starts: Vec::new(), text }
+    }
+
+    fn line(&mut self, instruction: &Instruction) {
+        use iced_x86::Formatter;
+        let Some(text) = &mut self.text else { return };
+        let mut formatter = iced_x86::IntelFormatter::new();
+        text.push_str("    ");
+        formatter.format(instruction, *text);
+        text.push('\n');
+    }
+
+    fn label(&mut self, block: usize) {
+        if let Some(text) = &mut self.text {
+            text.push_str(&format!("block{block}:\n"));
+        }
+    }
+}
+
+impl Encode<'_> {
+    fn function(&mut self, listing: &mut Listing<'_>) -> Result<(), String> {
+        listing.starts = vec![None; self.code.blocks.len()];
+        // Blocks that only jump on take no code.
+        let count = self.code.blocks.len();
+        let empty: Vec<bool> = (0..count).map(|block| block > 0 && self.is_empty(block)).collect();
+        let threaded = |mut block: usize| {
+            while empty[block] {
+                block = self.code.blocks[block].successors[0].index();
+            }
+            block
+        };
+        let goals: Vec<usize> = (0..count).map(threaded).collect();
+        let laid_out: Vec<usize> = (0..count).filter(|&block| !empty[block]).collect();
+        for (position, &block) in laid_out.iter().enumerate() {
+            listing.starts[block] = Some(self.at);
+            listing.label(block);
+            let next = laid_out.get(position + 1).copied();
+            for item in self.output.block_insts_and_edits(self.code, regalloc2::Block::new(block)) {
+                match item {
+                    InstOrEdit::Edit(Edit::Move { from, to }) => self.move_(*from, *to, listing)?,
+                    InstOrEdit::Inst(inst) => {
+                        let allocations = self.output.inst_allocs(inst);
+                        match &self.code.insts[inst.index()] {
+                            Inst::Params(_) => self.prologue(listing)?,
+                            Inst::Machine(machine) => self.machine(machine, allocations, listing)?,
+                            Inst::Jump(to) => {
+                                if next != Some(goals[*to]) {
+                                    self.jump(None, goals[*to], listing)?;
+                                }
+                            }
+                            Inst::Branch(condition, [then, otherwise]) => {
+                                let (then, otherwise) = (goals[*then], goals[*otherwise]);
+                                if next == Some(then) {
+                                    self.jump(Some(condition.opposite()), otherwise, listing)?;
+                                } else {
+                                    self.jump(Some(*condition), then, listing)?;
+                                    if next != Some(otherwise) {
+                                        self.jump(None, otherwise, listing)?;
+                                    }
+                                }
+                            }
+                            Inst::Return => self.epilogue(listing)?,
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a block does nothing but jump on.
+    fn is_empty(&self, block: usize) -> bool {
+        let items = self.output.block_insts_and_edits(self.code, regalloc2::Block::new(block));
+        let mut jumps = false;
+        for item in items {
+            match item {
+                InstOrEdit::Edit(Edit::Move { from, to }) if from == to => {}
+                InstOrEdit::Inst(inst) if matches!(self.code.insts[inst.index()], Inst::Jump(_)) => {
+                    jumps = true
+                }
+                InstOrEdit::Edit(_) | InstOrEdit::Inst(_) => return false,
+            }
+        }
+        // A loop without end that does nothing has no goal.
+        jumps && self.code.blocks[block].successors[0].index() != block
+    }
+
+    fn prologue(&mut self, listing: &mut Listing<'_>) -> Result<(), String> {
+        if self.frame == 0 && self.saved.is_empty() {
+            return Ok(());
+        }
+        let mut all =
+            vec![with(Push_r64, &[Register::RBP]), with(Mov_r64_rm64, &[Register::RBP, Register::RSP])];
+        all.extend(self.saved.iter().map(|&r| with(Push_r64, &[r])));
+        let mut left = self.frame;
+        while left > PAGE {
+            all.push(with_immediate(Sub_rm64_imm32, Register::RSP, PAGE));
+            let mut touch = with_immediate(Or_rm32_imm32, Register::None, 0);
+            memory(&mut touch, 0, Register::RSP, Register::None, 1, 0);
+            touch.set_op1_kind(OpKind::Immediate32);
+            touch.set_immediate32(0);
+            all.push(touch);
+            left -= PAGE;
+        }
+        all.push(with_immediate(Sub_rm64_imm32, Register::RSP, left));
+        all.push(with_immediate(And_rm64_imm32, Register::RSP, -(ALIGN as i32)));
+        all.iter().try_for_each(|i| self.put(i, listing).map(drop))
+    }
+
+    fn epilogue(&mut self, listing: &mut Listing<'_>) -> Result<(), String> {
+        let mut all = vec![with(VEX_Vzeroupper, &[])];
+        if self.frame != 0 || !self.saved.is_empty() {
+            let mut restore = with(Lea_r64_m, &[Register::RSP]);
+            memory(&mut restore, 1, Register::RBP, Register::None, 1, -8 * self.saved.len() as i64);
+            all.push(restore);
+            all.extend(self.saved.iter().rev().map(|&r| with(Pop_r64, &[r])));
+            all.push(with(Pop_r64, &[Register::RBP]));
+        }
+        all.push(with(Retnq, &[]));
+        all.iter().try_for_each(|i| self.put(i, listing).map(drop))
+    }
+
+    /// Adds an instruction. Where it starts.
+    fn put(&mut self, instruction: &Instruction, listing: &mut Listing<'_>) -> Result<usize, String> {
+        listing.line(instruction);
+        let start = self.at;
+        let length = self.encoder.encode(instruction, start as u64).map_err(|e| e.to_string())?;
+        self.at += length;
+        Ok(start)
+    }
+
+    fn jump(&mut self, flags: Option<Flags>, to: usize, listing: &mut Listing<'_>) -> Result<(), String> {
+        // Backwards, the distance is known, and may fit a byte.
+        let known = listing.starts[to];
+        let short = known.is_some_and(|start| self.at - start < SHORT);
+        let mut instruction = Instruction::default();
+        instruction.set_code(match flags {
+            Some(flags) => flags.jump(short),
+            None if short => Jmp_rel8_64,
+            None => Jmp_rel32_64,
+        });
+        instruction.set_op0_kind(OpKind::NearBranch64);
+        instruction.set_near_branch64(known.unwrap_or(self.at) as u64);
+        self.put(&instruction, listing)?;
+        if known.is_none() {
+            self.fixes.push(Fix { at: self.at - 4, end: self.at, to: Goal::Block(to) });
+        }
+        Ok(())
+    }
+
+    fn machine(
+        &mut self,
+        machine: &Machine,
+        allocations: &[Allocation],
+        listing: &mut Listing<'_>,
+    ) -> Result<(), String> {
+        let register = |at: u8, width: Width| -> Result<Register, String> {
+            let preg = allocations[usize::from(at)].as_reg().ok_or("an operand is in no register")?;
+            Ok(physical(preg, width))
+        };
+        let mut instruction = Instruction::default();
+        instruction.set_code(machine.code);
+        let mut constant = None;
+        for (at, slot) in machine.slots.iter().enumerate() {
+            let at = at as u32;
+            match *slot {
+                Slot::Reg(operand, width) => {
+                    instruction.set_op_kind(at, OpKind::Register);
+                    instruction.set_op_register(at, register(operand, width)?);
+                }
+                Slot::Mem(Mem { base, index, offset }) => {
+                    let (base, offset) = match base {
+                        Base::Reg(operand) => (register(operand, Width::B8)?, i64::from(offset)),
+                        Base::Stack(slot) => {
+                            (Register::RSP, i64::from(self.arrays[slot]) + i64::from(offset))
+                        }
+                        Base::Pool(start) => {
+                            constant = Some(start);
+                            (Register::RIP, 0)
+                        }
+                    };
+                    let (index, scale) = match index {
+                        Some((operand, scale)) => (register(operand, Width::B8)?, scale),
+                        None => (Register::None, 1),
+                    };
+                    memory(&mut instruction, at, base, index, scale, offset);
+                }
+                Slot::Imm(imm) => immediate(&mut instruction, at, imm),
+            }
+        }
+        let start = self.put(&instruction, listing)?;
+        if let Some(constant) = constant {
+            let offsets = self.encoder.get_constant_offsets();
+            let at = start + offsets.displacement_offset();
+            self.fixes.push(Fix { at, end: self.at, to: Goal::Pool(constant) });
+        }
+        Ok(())
+    }
+
+    fn move_(&mut self, from: Allocation, to: Allocation, listing: &mut Listing<'_>) -> Result<(), String> {
+        if from == to {
+            return Ok(());
+        }
+        let class = from.as_reg().or(to.as_reg()).map(|r| r.class()).ok_or("a move from memory to memory")?;
+        let (width, load, store, copy) = match class {
+            RegClass::Int => (Width::B8, Mov_r64_rm64, Mov_rm64_r64, Mov_r64_rm64),
+            RegClass::Float | RegClass::Vector => {
+                (Width::Y, VEX_Vmovups_ymm_ymmm256, VEX_Vmovups_ymmm256_ymm, VEX_Vmovaps_ymm_ymmm256)
+            }
+        };
+        let spilled = |allocation: Allocation| {
+            let slot = allocation.as_stack().map_or(0, |slot| slot.index());
+            i64::from(self.spills) + 8 * slot as i64
+        };
+        let mut instruction = Instruction::default();
+        match (from.as_reg(), to.as_reg()) {
+            (Some(from), Some(to)) => {
+                instruction = with(copy, &[physical(to, width), physical(from, width)]);
+            }
+            (None, Some(register)) => {
+                instruction.set_code(load);
+                instruction.set_op0_kind(OpKind::Register);
+                instruction.set_op0_register(physical(register, width));
+                memory(&mut instruction, 1, Register::RSP, Register::None, 1, spilled(from));
+            }
+            (Some(register), None) => {
+                instruction.set_code(store);
+                memory(&mut instruction, 0, Register::RSP, Register::None, 1, spilled(to));
+                instruction.set_op1_kind(OpKind::Register);
+                instruction.set_op1_register(physical(register, width));
+            }
+            (None, None) => return Err("a move from memory to memory".to_string()),
+        }
+        self.put(&instruction, listing).map(drop)
+    }
+}
+
+/// An instruction on registers.
+fn with(code: Code, registers: &[Register]) -> Instruction {
+    let mut instruction = Instruction::default();
+    instruction.set_code(code);
+    for (at, &register) in registers.iter().enumerate() {
+        instruction.set_op_kind(at as u32, OpKind::Register);
+        instruction.set_op_register(at as u32, register);
+    }
+    instruction
+}
+
+fn with_immediate(code: Code, register: Register, value: i32) -> Instruction {
+    let mut instruction = with(code, &[register]);
+    immediate(&mut instruction, 1, Imm::Long(value));
+    instruction
+}
+
+fn immediate(instruction: &mut Instruction, at: u32, imm: Imm) {
+    match imm {
+        Imm::Byte(value) => {
+            instruction.set_op_kind(at, OpKind::Immediate8);
+            instruction.set_immediate8(value);
+        }
+        Imm::Int(value) => {
+            instruction.set_op_kind(at, OpKind::Immediate32);
+            instruction.set_immediate32(value as u32);
+        }
+        Imm::Long(value) => {
+            instruction.set_op_kind(at, OpKind::Immediate32to64);
+            instruction.set_immediate32to64(i64::from(value));
+        }
+        Imm::Quad(value) => {
+            instruction.set_op_kind(at, OpKind::Immediate64);
+            instruction.set_immediate64(value);
+        }
+    }
+}
+
+fn memory(instruction: &mut Instruction, at: u32, base: Register, index: Register, scale: u8, offset: i64) {
+    instruction.set_op_kind(at, OpKind::Memory);
+    instruction.set_memory_base(base);
+    instruction.set_memory_index(index);
+    instruction.set_memory_index_scale(u32::from(scale));
+    instruction.set_memory_displacement64(offset as u64);
+    let size = match (base, i8::try_from(offset)) {
+        (Register::RIP, _) => 8,
+        (_, Ok(0)) => 0,
+        (_, Ok(_)) => 1,
+        (_, Err(_)) => 8,
+    };
+    instruction.set_memory_displ_size(size);
+}
+
+/// A general register by its number.
+fn general(number: usize, width: Width) -> Register {
+    let first = match width {
+        Width::B1 => return BYTES[number],
+        Width::B2 => Register::AX,
+        Width::B4 => Register::EAX,
+        Width::B8 | Width::X | Width::Y => Register::RAX,
+    };
+    first + number as u32
+}
+
+/// The low bytes of the general registers, which do not stand in a row.
+const BYTES: [Register; 16] = [
+    Register::AL,
+    Register::CL,
+    Register::DL,
+    Register::BL,
+    Register::SPL,
+    Register::BPL,
+    Register::SIL,
+    Register::DIL,
+    Register::R8L,
+    Register::R9L,
+    Register::R10L,
+    Register::R11L,
+    Register::R12L,
+    Register::R13L,
+    Register::R14L,
+    Register::R15L,
+];
+
+fn physical(preg: PReg, width: Width) -> Register {
+    let number = preg.hw_enc();
+    match width {
+        Width::X => Register::XMM0 + number as u32,
+        Width::Y => Register::YMM0 + number as u32,
+        Width::B1 | Width::B2 | Width::B4 | Width::B8 => general(number, width),
+    }
+}

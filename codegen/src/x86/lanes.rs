@@ -1,0 +1,181 @@
+//! Moving lanes: spreading, gathering and taking out scalars, and merging and packing vectors.
+
+use iced_x86::Code::*;
+use regalloc2::VReg;
+
+use super::inst::{Arg, Base, Mem, Width};
+use super::lower::{Lower, byte};
+use super::vector::BYTES;
+use crate::ssa::{Element, Type, Value};
+
+impl Lower<'_> {
+    /// A scalar in every lane.
+    pub fn splat(&mut self, value: Value, of: Type, to: VReg) {
+        let (from_register, from_memory) = match of.element() {
+            Element::F32 => (VEX_Vbroadcastss_ymm_xmm, VEX_Vbroadcastss_ymm_m32),
+            Element::F64 => (VEX_Vbroadcastsd_ymm_xmm, VEX_Vbroadcastsd_ymm_m64),
+            Element::I8 => (VEX_Vpbroadcastb_ymm_xmmm8, VEX_Vpbroadcastb_ymm_xmmm8),
+            Element::I16 => (VEX_Vpbroadcastw_ymm_xmmm16, VEX_Vpbroadcastw_ymm_xmmm16),
+            Element::I32 => (VEX_Vpbroadcastd_ymm_xmmm32, VEX_Vpbroadcastd_ymm_xmmm32),
+            Element::I64 => (VEX_Vpbroadcastq_ymm_xmmm64, VEX_Vpbroadcastq_ymm_xmmm64),
+        };
+        if let Some(memory) = self.folded(value, of.bytes()) {
+            return self.push(from_memory, &[Arg::Def(to, Width::Y), Arg::Mem(memory)]);
+        }
+        let from = self.in_vector(value, of);
+        self.push(from_register, &[Arg::Def(to, Width::Y), Arg::Use(from, Width::X)]);
+    }
+
+    /// A scalar in the low lane of a vector register.
+    fn in_vector(&mut self, value: Value, of: Type) -> VReg {
+        let from = self.reg(value);
+        if of.is_float() {
+            return from;
+        }
+        let to = self.fresh(Type::F32);
+        let (code, width) = match of.bytes() {
+            8 => (VEX_Vmovq_xmm_rm64, Width::B8),
+            _ => (VEX_Vmovd_xmm_rm32, Width::B4),
+        };
+        self.push(code, &[Arg::Def(to, Width::X), Arg::Use(from, width)]);
+        to
+    }
+
+    /// Scalars as the low lanes.
+    pub fn lanes(&mut self, args: &[Value], ty: Type, to: VReg) -> Option<()> {
+        let per_half = 16 / ty.element().bytes();
+        let (low, high) = args.split_at(args.len().min(per_half));
+        if high.is_empty() {
+            self.half(low, ty, to)?;
+            return Some(());
+        }
+        let halves = [self.fresh(ty), self.fresh(ty)];
+        self.half(low, ty, halves[0])?;
+        self.half(high, ty, halves[1])?;
+        let args =
+            [Arg::Def(to, Width::Y), Arg::Use(halves[0], Width::Y), Arg::Use(halves[1], Width::X), byte(1)];
+        self.push(VEX_Vinsertf128_ymm_ymm_xmmm128_imm8, &args);
+        Some(())
+    }
+
+    /// Scalars as the low lanes of 128 bits.
+    fn half(&mut self, args: &[Value], ty: Type, to: VReg) -> Option<()> {
+        let lane = ty.lane();
+        let mut so_far = self.in_vector(args[0], lane);
+        for (at, &arg) in args.iter().enumerate().skip(1) {
+            let next = if at + 1 == args.len() { to } else { self.fresh(ty) };
+            let general = |width| move |lower: &mut Self| Arg::Use(lower.reg(arg), width);
+            let (code, operand, at) = match lane.element() {
+                Element::F32 => {
+                    let operand = self.operand(arg);
+                    (VEX_Vinsertps_xmm_xmm_xmmm32_imm8, operand, at << 4)
+                }
+                Element::F64 => {
+                    let operand = Arg::Use(self.reg(arg), Width::X);
+                    let args = [Arg::Def(next, Width::X), Arg::Use(so_far, Width::X), operand];
+                    self.push(VEX_Vunpcklpd_xmm_xmm_xmmm128, &args);
+                    so_far = next;
+                    continue;
+                }
+                Element::I8 => (VEX_Vpinsrb_xmm_xmm_r32m8_imm8, general(Width::B4)(self), at),
+                Element::I16 => (VEX_Vpinsrw_xmm_xmm_r32m16_imm8, general(Width::B4)(self), at),
+                Element::I32 => (VEX_Vpinsrd_xmm_xmm_rm32_imm8, general(Width::B4)(self), at),
+                Element::I64 => (VEX_Vpinsrq_xmm_xmm_rm64_imm8, general(Width::B8)(self), at),
+            };
+            self.push(code, &[Arg::Def(next, Width::X), Arg::Use(so_far, Width::X), operand, byte(at)]);
+            so_far = next;
+        }
+        if args.len() == 1 {
+            self.copy(lane, to, so_far);
+        }
+        Some(())
+    }
+
+    /// One lane as a scalar.
+    pub fn extract(&mut self, value: Value, of: Type, lane: usize, to: VReg) {
+        let size = of.element().bytes();
+        let per_half = 16 / size;
+        let mut from = self.reg(value);
+        if lane >= per_half {
+            let half = self.fresh(of);
+            self.push(
+                VEX_Vextractf128_xmmm128_ymm_imm8,
+                &[Arg::Def(half, Width::X), Arg::Use(from, Width::Y), byte(1)],
+            );
+            from = half;
+        }
+        let lane = lane % per_half;
+        let from = Arg::Use(from, Width::X);
+        let (code, width) = match of.element() {
+            Element::F32 | Element::F64 if lane == 0 => {
+                return self.push(VEX_Vmovaps_xmm_xmmm128, &[Arg::Def(to, Width::X), from]);
+            }
+            Element::F32 => {
+                let args = [Arg::Def(to, Width::X), from, byte(lane)];
+                return self.push(VEX_Vpermilps_xmm_xmmm128_imm8, &args);
+            }
+            Element::F64 => {
+                return self.push(VEX_Vpermilpd_xmm_xmmm128_imm8, &[Arg::Def(to, Width::X), from, byte(1)]);
+            }
+            Element::I8 => (VEX_Vpextrb_r32m8_xmm_imm8, Width::B4),
+            Element::I16 => (VEX_Vpextrw_r32_xmm_imm8, Width::B4),
+            Element::I32 => (VEX_Vpextrd_rm32_xmm_imm8, Width::B4),
+            Element::I64 => (VEX_Vpextrq_rm64_xmm_imm8, Width::B8),
+        };
+        self.push(code, &[Arg::Def(to, width), from, byte(lane)]);
+    }
+
+    /// A vector moved down by some bytes.
+    pub fn drop_bytes(&mut self, to: VReg, a: VReg, bytes: usize) {
+        let bytes_type = Type::vector(Element::I8, BYTES);
+        let high = self.fresh(bytes_type);
+        self.push(
+            VEX_Vextractf128_xmmm128_ymm_imm8,
+            &[Arg::Def(high, Width::X), Arg::Use(a, Width::Y), byte(1)],
+        );
+        match bytes {
+            16 => self.copy(Type::F32, to, high),
+            17.. => {
+                let args = [Arg::Def(to, Width::X), Arg::Use(high, Width::X), byte(bytes - 16)];
+                self.push(VEX_Vpsrldq_xmm_xmm_imm8, &args);
+            }
+            _ => {
+                let args =
+                    [Arg::Def(to, Width::Y), Arg::Use(high, Width::Y), Arg::Use(a, Width::Y), byte(bytes)];
+                self.push(VEX_Vpalignr_ymm_ymm_ymmm256_imm8, &args);
+            }
+        }
+    }
+
+    /// Some bytes of `a`, the others of `b`.
+    pub fn merge(&mut self, to: VReg, a: VReg, b: VReg, first: usize, bytes: usize) {
+        let (dy, a, b) = (Arg::Def(to, Width::Y), Arg::Use(a, Width::Y), Arg::Use(b, Width::Y));
+        if first.is_multiple_of(4) && bytes.is_multiple_of(4) {
+            let mask = ((1usize << (bytes / 4)) - 1) << (first / 4);
+            return self.push(VEX_Vblendps_ymm_ymm_ymmm256_imm8, &[dy, b, a, byte(mask)]);
+        }
+        let mask = (0..BYTES).map(|at| if (first..first + bytes).contains(&at) { 0xff } else { 0 }).collect();
+        let memory = Mem { base: Base::Pool(self.pool.add(mask)), index: None, offset: 0 };
+        let mask = self.fresh(Type::vector(Element::I8, BYTES));
+        self.push(VEX_Vmovups_ymm_ymmm256, &[Arg::Def(mask, Width::Y), Arg::Mem(memory)]);
+        self.push(VEX_Vpblendvb_ymm_ymm_ymmm256_ymm, &[dy, b, a, Arg::Use(mask, Width::Y)]);
+    }
+
+    /// The low halves of lanes, packed to the low half of a register, until they are small enough.
+    pub fn truncate(&mut self, a: VReg, from: usize, size: usize, to: VReg) {
+        let bytes = Type::vector(Element::I8, BYTES);
+        let packed = self.fresh(bytes);
+        let halves: Vec<u8> = (0..16).filter(|&at| usize::from(at) % from < from / 2).collect();
+        let order: Vec<u8> = halves.iter().chain(&halves).copied().cycle().take(BYTES).collect();
+        let order = Arg::Mem(Mem::pool(self.pool.add(order)));
+        self.apply(VEX_Vpshufb_ymm_ymm_ymmm256, bytes, packed, a, order);
+        let last = from / 2 == size;
+        let half = if last { to } else { self.fresh(bytes) };
+        // The first and the third of four.
+        let args = [Arg::Def(half, Width::Y), Arg::Use(packed, Width::Y), byte(0b1000)];
+        self.push(VEX_Vpermq_ymm_ymmm256_imm8, &args);
+        if !last {
+            self.truncate(half, from / 2, size, to);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! From SSA to machine instructions.
+//!
+//! Blocks and their instructions are walked backwards, so it is known what of an instruction's work is wanted
+//! when it is reached: what nobody asks for is not made, and a load, an address or a comparison becomes part of the
+//! instruction that uses it. The instructions for [scalars](super::scalar) and for [vectors](super::vector) stand in
+//! files of their own.
+
+use cranelift_entity::SecondaryMap;
+use regalloc2::{Operand, RegClass, VReg};
+
+use super::allocate::{BlockData, Code, RDI, RDX, RSI};
+use super::inst::{Arg, Base, Imm, Inst, Machine, Mem, Width};
+use super::pool::Pool;
+use crate::ssa::{Block, Def, End, Function, InstData, Op, Target, Type, Value};
+
+/// Where an instruction stands, as far as moving loads to it goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Position {
+    block: Option<Block>,
+    /// How many stores come before it in the function's text.
+    stores: u32,
+}
+
+/// Lowers one function.
+pub(super) struct Lower<'s> {
+    pub ssa: &'s Function,
+    /// How often each value is used.
+    uses: SecondaryMap<Value, u32>,
+    positions: SecondaryMap<crate::ssa::Inst, Position>,
+    /// Where the instruction being lowered stands.
+    now: Position,
+    /// The register of each value that was asked for.
+    values: SecondaryMap<Value, Option<VReg>>,
+    registers: usize,
+    /// The instructions of the SSA instruction being lowered, in order.
+    buffer: Vec<Inst>,
+    pub pool: Pool,
+}
+
+/// The code of a function, and its constants.
+pub(super) fn lower(ssa: &Function, vector_bytes: usize) -> Result<(Code, Pool), String> {
+    let mut lower = Lower {
+        ssa,
+        uses: SecondaryMap::new(),
+        positions: SecondaryMap::new(),
+        now: Position::default(),
+        values: SecondaryMap::new(),
+        registers: 0,
+        buffer: Vec::new(),
+        pool: Pool::default(),
+    };
+    lower.count();
+    let mut code = lower.blocks()?;
+    code.registers = lower.registers;
+    code.vector_bytes = vector_bytes;
+    Ok((code, lower.pool))
+}
+
+impl<'s> Lower<'s> {
+    fn count(&mut self) {
+        let mut stores = 0;
+        for &block in &self.ssa.order {
+            let data = &self.ssa.blocks[block];
+            for &inst in &data.insts {
+                let data = &self.ssa.insts[inst];
+                data.args.iter().for_each(|&arg| self.uses[arg] += 1);
+                self.positions[inst] = Position { block: Some(block), stores };
+                stores += u32::from(data.result.is_none());
+            }
+            if let End::Branch(condition, _) = data.end {
+                self.uses[condition] += 1;
+            }
+            data.end.targets().iter().flat_map(|t| &t.args).for_each(|&arg| self.uses[arg] += 1);
+        }
+    }
+
+    /// Lowers all blocks. Edges from a block with several successors to one with several predecessors get
+    /// a block of their own.
+    fn blocks(&mut self) -> Result<Code, String> {
+        let order = &self.ssa.order;
+        let mut predecessors: SecondaryMap<Block, u32> = SecondaryMap::new();
+        for &block in order {
+            self.ssa.blocks[block].end.targets().iter().for_each(|t| predecessors[t.block] += 1);
+        }
+        // The numbers of blocks, with those of the split edges after the block they come from.
+        let mut numbers: SecondaryMap<Block, usize> = SecondaryMap::new();
+        let mut next = 0;
+        let is_split =
+            |end: &End, target: &Target| matches!(end, End::Branch(..)) && predecessors[target.block] > 1;
+        for &block in order {
+            numbers[block] = next;
+            let end = &self.ssa.blocks[block].end;
+            next += 1 + end.targets().iter().filter(|t| is_split(end, t)).count();
+        }
+        let mut reversed: Vec<(Vec<Inst>, BlockData)> = Vec::with_capacity(next);
+        for &block in order.iter().rev() {
+            let data = &self.ssa.blocks[block];
+            let mut insts: Vec<Inst> = Vec::new();
+            let mut targets: Vec<(regalloc2::Block, Vec<VReg>)> = Vec::new();
+            // What the end uses stands behind the last instruction, which may be a store.
+            self.now = data.insts.last().map_or(Position::default(), |&last| {
+                let Position { block, stores } = self.positions[last];
+                Position { block, stores: stores + u32::from(self.ssa.insts[last].result.is_none()) }
+            });
+            let mut splits = Vec::new();
+            for target in data.end.targets() {
+                let args = target.args.iter().map(|&arg| self.reg(arg)).collect();
+                let number = numbers[target.block];
+                if is_split(&data.end, target) {
+                    let own = numbers[block] + 1 + splits.len();
+                    splits.push((number, args));
+                    targets.push((regalloc2::Block::new(own), Vec::new()));
+                } else {
+                    targets.push((regalloc2::Block::new(number), args));
+                }
+            }
+            let ends: Vec<usize> = targets.iter().map(|(block, _)| block.index()).collect();
+            let end = match &data.end {
+                End::Open => return Err(format!("{block} has no end")),
+                End::Return => Inst::Return,
+                End::Jump(_) => Inst::Jump(ends[0]),
+                End::Branch(condition, _) => Inst::Branch(self.test(*condition), [ends[0], ends[1]]),
+            };
+            self.buffer.push(end);
+            insts.extend(self.buffer.drain(..).rev());
+            for (number, args) in splits.into_iter().rev() {
+                let target = regalloc2::Block::new(number);
+                let own = BlockData { targets: vec![(target, args)], ..BlockData::default() };
+                reversed.push((vec![Inst::Jump(number)], own));
+            }
+            for &inst in data.insts.iter().rev() {
+                self.now = self.positions[inst];
+                let inst = &self.ssa.insts[inst];
+                match inst.result {
+                    Some(result) => {
+                        let Some(register) = self.values[result] else { continue };
+                        self.define(inst, result, register)?;
+                    }
+                    None => self.store(inst)?,
+                }
+                insts.extend(self.buffer.drain(..).rev());
+            }
+            let params: Vec<VReg> = data.params.iter().map(|&param| self.reg(param)).collect();
+            let is_entry = numbers[block] == 0;
+            if is_entry {
+                let fixed = params.iter().zip([RDI, RSI, RDX]);
+                insts.push(Inst::Params(fixed.map(|(&v, r)| Operand::reg_fixed_def(v, r)).collect()));
+            }
+            let params = if is_entry { Vec::new() } else { params };
+            reversed.push((insts, BlockData { params, targets, ..BlockData::default() }));
+        }
+        let mut code = Code::default();
+        for (insts, mut block) in reversed.into_iter().rev() {
+            let start = code.insts.len();
+            code.insts.extend(insts.into_iter().rev());
+            block.range = (start, code.insts.len());
+            block.successors = block.targets.iter().map(|(block, _)| *block).collect();
+            code.blocks.push(block);
+        }
+        for at in 0..code.blocks.len() {
+            for successor in code.blocks[at].successors.clone() {
+                code.blocks[successor.index()].predecessors.push(regalloc2::Block::new(at));
+            }
+        }
+        Ok(code)
+    }
+
+    /// A new register.
+    pub fn fresh(&mut self, ty: Type) -> VReg {
+        let class = if ty.is_vector() || ty.is_float() { RegClass::Float } else { RegClass::Int };
+        self.registers += 1;
+        VReg::new(self.registers - 1, class)
+    }
+
+    /// The value whose bits a value has, in a register of the same kind.
+    fn resolve(&self, value: Value) -> Value {
+        match self.ssa.def(value) {
+            Some(InstData { op: Op::Bitcast, args, .. })
+                if self.ssa.ty(value).is_vector() && self.ssa.ty(args[0]).is_vector() =>
+            {
+                self.resolve(args[0])
+            }
+            Some(InstData { op: Op::Truncate, args, .. }) if !self.ssa.ty(value).is_vector() => {
+                self.resolve(args[0])
+            }
+            _ => value,
+        }
+    }
+
+    /// A value in a register. The bits of an integer beyond its width are anything.
+    pub fn reg(&mut self, value: Value) -> VReg {
+        let value = self.resolve(value);
+        let ty = self.ssa.ty(value);
+        if let (Some(bits), false) = (self.ssa.as_const(value), ty.is_vector() || ty.is_float()) {
+            let register = self.fresh(ty);
+            self.integer(register, bits);
+            return register;
+        }
+        if let Some(register) = self.values[value] {
+            return register;
+        }
+        let register = self.fresh(ty);
+        self.values[value] = Some(register);
+        register
+    }
+
+    /// Adds an instruction.
+    pub fn push(&mut self, code: iced_x86::Code, args: &[Arg]) {
+        self.push_machine(Machine::new(code, args));
+    }
+
+    /// Adds an instruction.
+    pub fn push_machine(&mut self, machine: Machine) {
+        self.buffer.push(Inst::Machine(machine));
+    }
+
+    /// Whether a value is made in the block being lowered, so that it costs nothing to make it part of what uses
+    /// it.
+    fn is_here(&self, value: Value) -> bool {
+        match self.ssa.values[value].def {
+            Def::Inst(inst) => self.positions[inst].block == self.now.block,
+            Def::Param(_) => false,
+        }
+    }
+
+    /// The address of a load of this many bytes that may become part of the one instruction that uses it.
+    pub fn folded(&mut self, value: Value, wanted: usize) -> Option<Mem<VReg>> {
+        if self.uses[value] != 1 {
+            return None;
+        }
+        let Def::Inst(inst) = self.ssa.values[value].def else { return None };
+        let InstData { op: Op::Load { offset, bytes }, ref args, .. } = self.ssa.insts[inst] else {
+            return None;
+        };
+        let moved = self.positions[inst] == self.now;
+        (moved && usize::from(bytes) == wanted).then(|| self.address(args[0], offset))
+    }
+
+    /// The memory operand for an address and a displacement.
+    pub fn address(&mut self, address: Value, offset: i32) -> Mem<VReg> {
+        let (mut at, mut offset, mut index) = (address, offset, None);
+        while let Some(InstData { op, args, .. }) = self.ssa.def(at) {
+            match op {
+                Op::StackAddress(slot) => {
+                    return Mem { base: Base::Stack(*slot), index, offset };
+                }
+                Op::Add if self.is_here(at) => {
+                    let constant = self.ssa.as_const(args[1]).and_then(|c| i32::try_from(c as i64).ok());
+                    if let Some(sum) = constant.and_then(|c| offset.checked_add(c)) {
+                        (at, offset) = (args[0], sum);
+                        continue;
+                    }
+                    if index.is_some() {
+                        break;
+                    }
+                    index = Some(match self.scaled(args[1]) {
+                        Some((value, scale)) => (self.reg(value), scale),
+                        None => (self.reg(args[1]), 1),
+                    });
+                    at = args[0];
+                }
+                _ => break,
+            }
+        }
+        Mem { base: Base::Reg(self.reg(at)), index, offset }
+    }
+
+    /// A value and the scale that an address multiplies it by.
+    fn scaled(&self, value: Value) -> Option<(Value, u8)> {
+        let InstData { op: Op::Shl, args, .. } = self.ssa.def(value)? else { return None };
+        let count = self.ssa.as_const(args[1])?;
+        (count <= 3).then(|| (args[0], 1 << count))
+    }
+
+    fn define(&mut self, inst: &'s InstData, result: Value, to: VReg) -> Result<(), String> {
+        let ty = self.ssa.ty(result);
+        let of = inst.args.first().map_or(ty, |&a| self.ssa.ty(a));
+        let done = match (ty.is_vector() || of.is_vector(), ty.is_float() || of.is_float()) {
+            (true, _) => self.vector(inst, ty, of, to),
+            (false, true) => self.float(inst, ty, of, to),
+            (false, false) => self.scalar(inst, ty, of, to),
+        };
+        done.ok_or_else(|| format!("{} on {of} has no machine code", inst.op))
+    }
+
+    fn store(&mut self, inst: &'s InstData) -> Result<(), String> {
+        let Op::Store { offset, bytes } = inst.op else { return Err(format!("{} gives nothing", inst.op)) };
+        let memory = self.address(inst.args[1], offset);
+        let value = inst.args[0];
+        let ty = self.ssa.ty(value);
+        if let (Some(constant), false) = (self.ssa.as_const(value), ty.is_vector() || ty.is_float())
+            && self.store_constant(memory, usize::from(bytes), constant)
+        {
+            return Ok(());
+        }
+        let value = self.reg(value);
+        match ty.is_vector() || ty.is_float() {
+            true => self.store_vector(memory, usize::from(bytes), value),
+            false => self.store_scalar(memory, usize::from(bytes), value),
+        }
+        Ok(())
+    }
+}
+
+/// A constant byte.
+pub(super) fn byte(value: usize) -> Arg {
+    Arg::Imm(Imm::Byte(value as u8))
+}
+
+/// The width of a general register that holds an integer type.
+pub(super) fn width(ty: Type) -> Width {
+    match ty.bytes() {
+        1 => Width::B1,
+        2 => Width::B2,
+        4 => Width::B4,
+        _ => Width::B8,
+    }
+}

@@ -1,0 +1,556 @@
+//! Instructions on floats and on vectors of 256 bits.
+//!
+//! Tables name the instruction of an operation for each element type. Where there is none, a few others do
+//! its work.
+
+use iced_x86::Code::{self, *};
+use regalloc2::VReg;
+
+use super::inst::{Arg, Mem, Width};
+use super::lower::{Lower, byte};
+use super::table::{extend, float, integer, shift, two};
+use crate::ssa::{Condition, Element, InstData, Op, Type, Value};
+
+/// Bytes of a vector.
+pub const BYTES: usize = 32;
+
+/// The part of a vector register that a type takes.
+fn part(ty: Type) -> Width {
+    if ty.is_vector() { Width::Y } else { Width::X }
+}
+
+/// Which comparison an instruction on floats makes: quiet, and false for NaN except `Ne`.
+pub fn predicate(condition: Condition) -> usize {
+    match condition {
+        Condition::Eq => 0x00,
+        Condition::Ne => 0x04,
+        Condition::Lt | Condition::Below => 0x11,
+        Condition::Le | Condition::NotAbove => 0x12,
+        Condition::Ge | Condition::NotBelow => 0x1d,
+        Condition::Gt | Condition::Above => 0x1e,
+    }
+}
+
+/// Lanes are unordered where one of two floats is NaN, and ordered elsewhere.
+const UNORDERED: usize = 0x03;
+pub const ORDERED: usize = 0x07;
+
+impl Lower<'_> {
+    /// A vector of the same bits in every lane, as an operand in memory; a scalar alone.
+    pub fn constant(&mut self, ty: Type, bits: u64) -> Arg {
+        let lane = &bits.to_le_bytes()[..ty.element().bytes()];
+        let bytes = lane.iter().copied().cycle().take(ty.bytes()).collect();
+        Arg::Mem(Mem::pool(self.pool.add(bytes)))
+    }
+
+    /// A value as the last operand: memory, or a register.
+    pub fn operand(&mut self, value: Value) -> Arg {
+        let ty = self.ssa.ty(value);
+        match self.ssa.as_const(value) {
+            Some(bits) if bits != 0 => self.constant(ty, bits),
+            _ => match self.folded(value, ty.bytes()) {
+                Some(memory) => Arg::Mem(memory),
+                None => Arg::Use(self.reg(value), part(ty)),
+            },
+        }
+    }
+
+    /// The low lanes of a vector, or a scalar.
+    fn low(&mut self, value: Value) -> Arg {
+        Arg::Use(self.reg(value), Width::X)
+    }
+
+    /// `to = code(a, b)`
+    pub fn apply(&mut self, code: Code, ty: Type, to: VReg, a: VReg, b: Arg) {
+        self.push(code, &[Arg::Def(to, part(ty)), Arg::Use(a, part(ty)), b]);
+    }
+
+    /// `code(a, b)` in a new register.
+    pub fn make(&mut self, code: Code, ty: Type, a: VReg, b: Arg) -> VReg {
+        let to = self.fresh(ty);
+        self.apply(code, ty, to, a, b);
+        to
+    }
+
+    /// A binary operation of the tables in a new register.
+    fn combine(&mut self, op: Op, ty: Type, a: VReg, b: Arg) -> Option<VReg> {
+        Some(self.make(two(op, ty)?, ty, a, b))
+    }
+
+    pub fn copy(&mut self, ty: Type, to: VReg, from: VReg) {
+        let code = if ty.is_vector() { VEX_Vmovaps_ymm_ymmm256 } else { VEX_Vmovaps_xmm_xmmm128 };
+        self.push(code, &[Arg::Def(to, part(ty)), Arg::Use(from, part(ty))]);
+    }
+
+    /// A comparison of floats as a mask in a new register; a scalar's is in its low bits.
+    pub fn mask(&mut self, ty: Type, how: usize, a: VReg, b: Arg) -> VReg {
+        let to = self.fresh(ty);
+        self.compare(ty, how, to, a, b);
+        to
+    }
+
+    fn compare(&mut self, ty: Type, how: usize, to: VReg, a: VReg, b: Arg) {
+        let code = float(
+            ty,
+            [
+                VEX_Vcmpss_xmm_xmm_xmmm32_imm8,
+                VEX_Vcmpsd_xmm_xmm_xmmm64_imm8,
+                VEX_Vcmpps_ymm_ymm_ymmm256_imm8,
+                VEX_Vcmppd_ymm_ymm_ymmm256_imm8,
+            ],
+        );
+        self.push(code, &[Arg::Def(to, part(ty)), Arg::Use(a, part(ty)), b, byte(how)]);
+    }
+
+    /// A comparison of scalar floats as a mask in the low bits of a vector register.
+    pub fn float_mask(&mut self, condition: Condition, a: Value, b: Value) -> VReg {
+        let ty = self.ssa.ty(a);
+        let a = self.reg(a);
+        let b = self.operand(b);
+        self.mask(ty, predicate(condition), a, b)
+    }
+
+    /// Compares scalar floats as flags.
+    pub fn float_flags(&mut self, a: Value, b: Value) {
+        let ty = self.ssa.ty(a);
+        let code = if ty.bytes() == 4 { VEX_Vucomiss_xmm_xmmm32 } else { VEX_Vucomisd_xmm_xmmm64 };
+        let a = self.low(a);
+        let b = self.operand(b);
+        self.push(code, &[a, b]);
+    }
+
+    pub fn store_vector(&mut self, memory: Mem<VReg>, bytes: usize, value: VReg) {
+        let (code, width) = match bytes {
+            32 => (VEX_Vmovups_ymmm256_ymm, Width::Y),
+            16 => (VEX_Vmovups_xmmm128_xmm, Width::X),
+            8 => (VEX_Vmovsd_m64_xmm, Width::X),
+            4 => (VEX_Vmovss_m32_xmm, Width::X),
+            2 => {
+                let args = [Arg::Mem(memory), Arg::Use(value, Width::X), byte(0)];
+                return self.push(VEX_Vpextrw_r32m16_xmm_imm8, &args);
+            }
+            _ => {
+                let args = [Arg::Mem(memory), Arg::Use(value, Width::X), byte(0)];
+                return self.push(VEX_Vpextrb_r32m8_xmm_imm8, &args);
+            }
+        };
+        self.push(code, &[Arg::Mem(memory), Arg::Use(value, width)]);
+    }
+
+    fn load_vector(&mut self, memory: Mem<VReg>, bytes: usize, to: VReg) {
+        let (code, width) = match bytes {
+            32 => (VEX_Vmovups_ymm_ymmm256, Width::Y),
+            16 => (VEX_Vmovups_xmm_xmmm128, Width::X),
+            8 => (VEX_Vmovsd_xmm_m64, Width::X),
+            4 => (VEX_Vmovss_xmm_m32, Width::X),
+            _ => {
+                let code =
+                    if bytes == 2 { VEX_Vpinsrw_xmm_xmm_r32m16_imm8 } else { VEX_Vpinsrb_xmm_xmm_r32m8_imm8 };
+                let zero = self.zero(Type::F32);
+                let args = [Arg::Def(to, Width::X), Arg::Use(zero, Width::X), Arg::Mem(memory), byte(0)];
+                return self.push(code, &args);
+            }
+        };
+        self.push(code, &[Arg::Def(to, width), Arg::Mem(memory)]);
+    }
+
+    /// Zeros in a new register.
+    pub fn zero(&mut self, ty: Type) -> VReg {
+        let to = self.fresh(ty);
+        self.define_constant(ty, to, 0);
+        to
+    }
+
+    fn define_constant(&mut self, ty: Type, to: VReg, bits: u64) {
+        if bits == 0 {
+            // Whatever the register holds cancels; the allocator has to be told that it holds something.
+            return self.push(VEX_Vxorps_xmm_xmm_xmmm128, &[Arg::Zero(to, Width::X)]);
+        }
+        let code = match (ty.is_vector(), ty.element().bytes()) {
+            (true, 8) => VEX_Vbroadcastsd_ymm_m64,
+            (true, 4) => VEX_Vbroadcastss_ymm_m32,
+            (true, 2) => VEX_Vpbroadcastw_ymm_xmmm16,
+            (true, _) => VEX_Vpbroadcastb_ymm_xmmm8,
+            (false, 8) => VEX_Vmovsd_xmm_m64,
+            (false, _) => VEX_Vmovss_xmm_m32,
+        };
+        let lane = self.constant(ty.lane(), bits);
+        self.push(code, &[Arg::Def(to, part(ty)), lane]);
+    }
+
+    /// An instruction on scalar floats.
+    pub fn float(&mut self, inst: &InstData, ty: Type, of: Type, to: VReg) -> Option<()> {
+        let args = &inst.args;
+        match inst.op {
+            Op::Load { offset, bytes } => {
+                let memory = self.address(args[0], offset);
+                self.load_vector(memory, usize::from(bytes), to);
+            }
+            Op::Compare(_) => self.define_truth(inst, to),
+            Op::Select => {
+                let mask = self.truth_mask(args[0]);
+                let (b, c) = (self.reg(args[1]), self.reg(args[2]));
+                let args = [b, c, mask].map(|v| Arg::Use(v, Width::X));
+                let [b, c, mask] = args;
+                self.push(VEX_Vblendvps_xmm_xmm_xmmm128_xmm, &[Arg::Def(to, Width::X), c, b, mask]);
+            }
+            Op::Promote | Op::Demote => {
+                let code = match inst.op {
+                    Op::Promote => VEX_Vcvtss2sd_xmm_xmm_xmmm32,
+                    _ => VEX_Vcvtsd2ss_xmm_xmm_xmmm64,
+                };
+                let from = self.low(args[0]);
+                self.push(code, &[Arg::Def(to, Width::X), from, from]);
+            }
+            Op::Bitcast => {
+                let code = match (ty.is_float(), ty.bytes()) {
+                    (true, 4) => VEX_Vmovd_xmm_rm32,
+                    (true, _) => VEX_Vmovq_xmm_rm64,
+                    (false, 4) => VEX_Vmovd_rm32_xmm,
+                    (false, _) => VEX_Vmovq_rm64_xmm,
+                };
+                let from = self.reg(args[0]);
+                let general = if ty.bytes() == 4 { Width::B4 } else { Width::B8 };
+                let (a, b) = if ty.is_float() { (Width::X, general) } else { (general, Width::X) };
+                self.push(code, &[Arg::Def(to, a), Arg::Use(from, b)]);
+            }
+            Op::ToSigned | Op::ToUnsigned => {
+                self.integer_of_float(inst.op == Op::ToSigned, args[0], of, ty, to)
+            }
+            Op::FromSigned | Op::FromUnsigned => {
+                self.float_of_integer(inst.op == Op::FromSigned, args[0], of, ty, to);
+            }
+            _ => return self.lanewise(inst, ty, to),
+        }
+        Some(())
+    }
+
+    /// Operations that are the same on scalar floats and on every lane of a vector.
+    fn lanewise(&mut self, inst: &InstData, ty: Type, to: VReg) -> Option<()> {
+        let args = &inst.args;
+        match inst.op {
+            Op::Const(bits) => self.define_constant(ty, to, bits),
+            Op::Min | Op::Max if ty.is_float() => {
+                let (a, b) = (self.reg(args[0]), self.reg(args[1]));
+                let least = inst.op == Op::Min;
+                let code = two(if least { Op::SelectLess } else { Op::SelectGreater }, ty)?;
+                let one = self.make(code, ty, a, Arg::Use(b, part(ty)));
+                let other = self.make(code, ty, b, Arg::Use(a, part(ty)));
+                // They differ where one operand is NaN, or where both are zeros of different signs.
+                if least {
+                    self.apply(two(Op::Or, ty)?, ty, to, one, Arg::Use(other, part(ty)));
+                } else {
+                    let both = self.combine(Op::And, ty, one, Arg::Use(other, part(ty)))?;
+                    let nan = self.mask(ty, UNORDERED, a, Arg::Use(b, part(ty)));
+                    self.apply(two(Op::Or, ty)?, ty, to, both, Arg::Use(nan, part(ty)));
+                }
+            }
+            Op::Fma => self.fma(ty, args, to),
+            Op::Neg if ty.is_float() => {
+                let sign = self.constant(ty.as_int(), 1 << (ty.lane_bits() - 1));
+                let sign = self.whole(ty, sign);
+                let a = self.reg(args[0]);
+                self.apply(two(Op::Xor, ty)?, ty, to, a, sign);
+            }
+            Op::Abs if ty.is_float() => {
+                let rest = self.constant(ty.as_int(), (1 << (ty.lane_bits() - 1)) - 1);
+                let rest = self.whole(ty, rest);
+                let a = self.reg(args[0]);
+                self.apply(two(Op::And, ty)?, ty, to, a, rest);
+            }
+            Op::Sqrt => {
+                let code = float(
+                    ty,
+                    [
+                        VEX_Vsqrtss_xmm_xmm_xmmm32,
+                        VEX_Vsqrtsd_xmm_xmm_xmmm64,
+                        VEX_Vsqrtps_ymm_ymmm256,
+                        VEX_Vsqrtpd_ymm_ymmm256,
+                    ],
+                );
+                self.one(code, ty, to, args[0], None);
+            }
+            Op::Nearest | Op::Floor | Op::Ceil | Op::Trunc => {
+                let mode = match inst.op {
+                    Op::Nearest => 0,
+                    Op::Floor => 1,
+                    Op::Ceil => 2,
+                    _ => 3,
+                };
+                let code = float(
+                    ty,
+                    [
+                        VEX_Vroundss_xmm_xmm_xmmm32_imm8,
+                        VEX_Vroundsd_xmm_xmm_xmmm64_imm8,
+                        VEX_Vroundps_ymm_ymmm256_imm8,
+                        VEX_Vroundpd_ymm_ymmm256_imm8,
+                    ],
+                );
+                // Without raising the flag for an inexact result.
+                self.one(code, ty, to, args[0], Some(8 | mode));
+            }
+            op => {
+                let code = two(op, ty)?;
+                // Either operand may come from memory.
+                let swapped = matches!(op, Op::Add | Op::Mul | Op::And | Op::Or | Op::Xor)
+                    && self.ssa.as_const(args[0]).is_some();
+                let (a, b) = if swapped { (args[1], args[0]) } else { (args[0], args[1]) };
+                let a = self.reg(a);
+                let b = self.operand(b);
+                self.apply(code, ty, to, a, b);
+            }
+        }
+        Some(())
+    }
+
+    /// An operand for instructions on whole registers: one in memory has to be as large.
+    pub fn whole(&mut self, ty: Type, operand: Arg) -> Arg {
+        if ty.is_vector() {
+            return operand;
+        }
+        let to = self.fresh(ty);
+        let code = if ty.bytes() == 4 { VEX_Vmovss_xmm_m32 } else { VEX_Vmovsd_xmm_m64 };
+        self.push(code, &[Arg::Def(to, Width::X), operand]);
+        Arg::Use(to, Width::X)
+    }
+
+    /// An instruction of one operand, which scalars name twice.
+    fn one(&mut self, code: Code, ty: Type, to: VReg, a: Value, mode: Option<usize>) {
+        let a = Arg::Use(self.reg(a), part(ty));
+        let mut args = vec![Arg::Def(to, part(ty)), a];
+        if !ty.is_vector() {
+            args.push(a);
+        }
+        args.extend(mode.map(byte));
+        self.push(code, &args);
+    }
+
+    /// `a * b + c`: overwrites the sum, unless that comes from memory.
+    fn fma(&mut self, ty: Type, args: &[Value], to: VReg) {
+        let (mut a, mut b, c) = (args[0], args[1], args[2]);
+        let in_memory = |lower: &Self, v: Value| lower.ssa.as_const(v).is_some_and(|bits| bits != 0);
+        if in_memory(self, a) {
+            std::mem::swap(&mut a, &mut b);
+        }
+        if in_memory(self, c) && !in_memory(self, b) {
+            let code = float(
+                ty,
+                [
+                    VEX_Vfmadd213ss_xmm_xmm_xmmm32,
+                    VEX_Vfmadd213sd_xmm_xmm_xmmm64,
+                    VEX_Vfmadd213ps_ymm_ymm_ymmm256,
+                    VEX_Vfmadd213pd_ymm_ymm_ymmm256,
+                ],
+            );
+            let (a, b) = (self.reg(a), self.reg(b));
+            let c = self.operand(c);
+            return self.push(code, &[Arg::Change(to, a, part(ty)), Arg::Use(b, part(ty)), c]);
+        }
+        let code = float(
+            ty,
+            [
+                VEX_Vfmadd231ss_xmm_xmm_xmmm32,
+                VEX_Vfmadd231sd_xmm_xmm_xmmm64,
+                VEX_Vfmadd231ps_ymm_ymm_ymmm256,
+                VEX_Vfmadd231pd_ymm_ymm_ymmm256,
+            ],
+        );
+        let (sum, a) = (self.reg(c), self.reg(a));
+        let b = self.operand(b);
+        self.push(code, &[Arg::Change(to, sum, part(ty)), Arg::Use(a, part(ty)), b]);
+    }
+
+    /// An instruction on vectors.
+    pub fn vector(&mut self, inst: &InstData, ty: Type, of: Type, to: VReg) -> Option<()> {
+        let args = &inst.args;
+        let y = |v: VReg| Arg::Use(v, Width::Y);
+        let dy = Arg::Def(to, Width::Y);
+        match inst.op {
+            Op::Load { offset, bytes } => {
+                let memory = self.address(args[0], offset);
+                self.load_vector(memory, usize::from(bytes), to);
+            }
+            Op::Iota(step) => {
+                let bytes = (0..ty.lanes() as i64).flat_map(|i| i.wrapping_mul(step).to_le_bytes()).collect();
+                let memory = Arg::Mem(Mem::pool(self.pool.add(bytes)));
+                self.push(VEX_Vmovups_ymm_ymmm256, &[dy, memory]);
+            }
+            Op::Splat => self.splat(args[0], of, to),
+            Op::Lanes => self.lanes(args, ty, to)?,
+            Op::Extract(lane) => self.extract(args[0], of, usize::from(lane), to),
+            Op::Insert(lane) => {
+                let (a, size) = (self.reg(args[0]), ty.element().bytes());
+                let spread = self.fresh(ty);
+                self.splat(args[1], ty.lane(), spread);
+                self.merge(to, spread, a, size * usize::from(lane), size);
+            }
+            Op::Drop(lanes) => {
+                let a = self.reg(args[0]);
+                self.drop_bytes(to, a, usize::from(lanes) * ty.element().bytes());
+            }
+            Op::Merge(lanes) => {
+                let (a, b) = (self.reg(args[0]), self.reg(args[1]));
+                self.merge(to, a, b, 0, usize::from(lanes) * ty.element().bytes());
+            }
+            Op::Blend => {
+                let (mask, b, c) = (self.reg(args[0]), self.reg(args[1]), self.reg(args[2]));
+                let code = match ty.element().bytes() {
+                    4 => VEX_Vblendvps_ymm_ymm_ymmm256_ymm,
+                    8 => VEX_Vblendvpd_ymm_ymm_ymmm256_ymm,
+                    _ => VEX_Vpblendvb_ymm_ymm_ymmm256_ymm,
+                };
+                self.push(code, &[dy, y(c), y(b), y(mask)]);
+            }
+            Op::Compare(condition) if of.is_float() => {
+                let a = self.reg(args[0]);
+                let b = self.operand(args[1]);
+                self.compare(of, predicate(condition), to, a, b);
+            }
+            Op::Compare(condition) => self.compare_integers(condition, args, of, to)?,
+            Op::Not => {
+                let ones = self.constant(ty.as_int(), u64::MAX);
+                let a = self.reg(args[0]);
+                self.apply(VEX_Vpxor_ymm_ymm_ymmm256, ty, to, a, ones);
+            }
+            Op::AndNot => {
+                // The instruction negates its first operand.
+                let (a, b) = (args[0], self.reg(args[1]));
+                let a = self.operand(a);
+                self.apply(VEX_Vpandn_ymm_ymm_ymmm256, ty, to, b, a);
+            }
+            Op::Neg if !ty.is_float() => {
+                let zero = self.zero(ty);
+                let a = self.operand(args[0]);
+                self.apply(two(Op::Sub, ty)?, ty, to, zero, a);
+            }
+            Op::Abs if !ty.is_float() => {
+                let codes = [VEX_Vpabsb_ymm_ymmm256, VEX_Vpabsw_ymm_ymmm256, VEX_Vpabsd_ymm_ymmm256, INVALID];
+                let a = self.reg(args[0]);
+                match integer(ty, codes) {
+                    Some(code) => self.push(code, &[dy, y(a)]),
+                    None => {
+                        // With m all ones where a < 0: (a ^ m) - m.
+                        let zero = self.zero(ty);
+                        let mask = self.make(VEX_Vpcmpgtq_ymm_ymm_ymmm256, ty, zero, y(a));
+                        let flipped = self.make(VEX_Vpxor_ymm_ymm_ymmm256, ty, a, y(mask));
+                        self.apply(VEX_Vpsubq_ymm_ymm_ymmm256, ty, to, flipped, y(mask));
+                    }
+                }
+            }
+            Op::Mul if ty.element() == Element::I64 => {
+                // a * b = low * low + (low * high + high * low) << 32
+                let (a, b) = (self.reg(args[0]), self.reg(args[1]));
+                let high =
+                    |lower: &mut Self, v: VReg| lower.make_immediate(VEX_Vpsrlq_ymm_ymm_imm8, ty, v, 32);
+                let (a_high, b_high) = (high(self, a), high(self, b));
+                let cross = self.make(VEX_Vpmuludq_ymm_ymm_ymmm256, ty, a_high, y(b));
+                let other = self.make(VEX_Vpmuludq_ymm_ymm_ymmm256, ty, a, y(b_high));
+                let sum = self.make(VEX_Vpaddq_ymm_ymm_ymmm256, ty, cross, y(other));
+                let shifted = self.make_immediate(VEX_Vpsllq_ymm_ymm_imm8, ty, sum, 32);
+                let low = self.make(VEX_Vpmuludq_ymm_ymm_ymmm256, ty, a, y(b));
+                self.apply(VEX_Vpaddq_ymm_ymm_ymmm256, ty, to, low, y(shifted));
+            }
+            Op::Shl | Op::ShrSigned | Op::ShrUnsigned => {
+                let count = self.ssa.as_const(args[1])? as usize;
+                let a = self.reg(args[0]);
+                self.shift(inst.op, ty, to, a, count)?;
+            }
+            Op::SignExtend | Op::ZeroExtend => {
+                let code = extend(inst.op == Op::SignExtend, of, ty)?;
+                let low = self.low(args[0]);
+                self.push(code, &[dy, low]);
+            }
+            Op::Truncate => {
+                let a = self.reg(args[0]);
+                self.truncate(a, of.element().bytes(), ty.element().bytes(), to);
+            }
+            Op::Promote => {
+                let low = self.low(args[0]);
+                self.push(VEX_Vcvtps2pd_ymm_xmmm128, &[dy, low]);
+            }
+            Op::Demote => {
+                let a = self.reg(args[0]);
+                self.push(VEX_Vcvtpd2ps_xmm_ymmm256, &[Arg::Def(to, Width::X), y(a)]);
+            }
+            Op::ToSigned | Op::ToUnsigned => {
+                self.words_of_floats(inst.op == Op::ToSigned, args[0], of, to)?
+            }
+            Op::FromSigned | Op::FromUnsigned => {
+                self.floats_of_words(inst.op == Op::FromSigned, args[0], of, ty, to);
+            }
+            _ => return self.lanewise(inst, ty, to),
+        }
+        Some(())
+    }
+
+    pub fn make_immediate(&mut self, code: Code, ty: Type, a: VReg, immediate: usize) -> VReg {
+        let to = self.fresh(ty);
+        self.push(code, &[Arg::Def(to, Width::Y), Arg::Use(a, Width::Y), byte(immediate)]);
+        to
+    }
+
+    fn shift(&mut self, op: Op, ty: Type, to: VReg, a: VReg, count: usize) -> Option<()> {
+        let y = |v: VReg| Arg::Use(v, Width::Y);
+        if let Some(code) = shift(op, ty) {
+            self.push(code, &[Arg::Def(to, Width::Y), y(a), byte(count)]);
+            return Some(());
+        }
+        if op == Op::ShrSigned {
+            // With m what becomes of the sign bit: ((a >> count) ^ m) - m, shifting in zeros.
+            let sign = (1u64 << (ty.lane_bits() - 1)) >> count;
+            let sign = self.constant(ty, sign);
+            let shifted = self.fresh(ty);
+            self.shift(Op::ShrUnsigned, ty, shifted, a, count)?;
+            let flipped = self.make(VEX_Vpxor_ymm_ymm_ymmm256, ty, shifted, sign);
+            self.apply(two(Op::Sub, ty)?, ty, to, flipped, sign);
+            return Some(());
+        }
+        // Bytes are shifted in pairs; what crosses over is cleared.
+        let words = ty.with_element(Element::I16);
+        let shifted = self.fresh(ty);
+        self.shift(op, words, shifted, a, count)?;
+        let kept = if op == Op::Shl { 0xffu64 << count } else { 0xff >> count };
+        let kept = self.constant(ty, kept & 0xff);
+        self.apply(VEX_Vpand_ymm_ymm_ymmm256, ty, to, shifted, kept);
+        Some(())
+    }
+
+    fn compare_integers(&mut self, condition: Condition, args: &[Value], of: Type, to: VReg) -> Option<()> {
+        let (a, b) = (args[0], args[1]);
+        // Each is one of two comparisons, or the opposite of one.
+        let (op, a, b, opposite) = match condition {
+            Condition::Eq => (Condition::Eq, a, b, false),
+            Condition::Ne => (Condition::Eq, a, b, true),
+            Condition::Gt => (Condition::Gt, a, b, false),
+            Condition::Le => (Condition::Gt, a, b, true),
+            Condition::Lt => (Condition::Gt, b, a, false),
+            Condition::Ge => (Condition::Gt, b, a, true),
+            unsigned => {
+                // a >= b where the greater is a, a <= b where the lesser is.
+                let op = match unsigned {
+                    Condition::NotBelow | Condition::Below => Op::MaxUnsigned,
+                    _ => Op::MinUnsigned,
+                };
+                let (a, b) = (self.reg(a), self.reg(b));
+                let extreme = self.combine(op, of, a, Arg::Use(b, Width::Y))?;
+                let opposite = matches!(unsigned, Condition::Below | Condition::Above);
+                return self.equal(Condition::Eq, of, to, extreme, Arg::Use(a, Width::Y), opposite);
+            }
+        };
+        let a = self.reg(a);
+        let b = self.operand(b);
+        self.equal(op, of, to, a, b, opposite)
+    }
+
+    fn equal(&mut self, how: Condition, of: Type, to: VReg, a: VReg, b: Arg, opposite: bool) -> Option<()> {
+        let code = two(Op::Compare(how), of)?;
+        if !opposite {
+            self.apply(code, of, to, a, b);
+            return Some(());
+        }
+        let mask = self.make(code, of, a, b);
+        let ones = self.constant(of, u64::MAX);
+        self.apply(VEX_Vpxor_ymm_ymm_ymmm256, of, to, mask, ones);
+        Some(())
+    }
+}

@@ -1,14 +1,15 @@
 //! Programs to executables in memory. One of the files with unsafe code: it turns addresses of code
 //! into functions, and frees the code.
 
-use std::sync::{Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{Linkage, Module, default_libcall_names};
 use windlass_ir::loops::{Kernel, Place, Program, Step, Work};
 use windlass_ir::{Tensor, TensorType, eval_op};
-use windlass_runtime::{Constant, Executable, HostFn, KernelFn, Parts, Pool, Port};
+use windlass_runtime::{AlignedBuffer, Constant, Executable, HostFn, KernelFn, Parts, Pool, Port};
 
 use crate::compile::{Options, Statistics, compile};
 use crate::cranelift;
@@ -101,7 +102,16 @@ pub fn jit(program: &Program, options: &Options) -> Result<(Executable, Statisti
     Ok((executable, statistics))
 }
 
-/// Compiles and runs a program without inputs, once.
+/// One of several tensors in a buffer.
+struct Part(Arc<AlignedBuffer>, Range<usize>);
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.as_slice()[self.1.clone()]
+    }
+}
+
+/// Compiles and runs a program without inputs, once. Its outputs share one buffer.
 pub(crate) fn outputs_of(
     program: &Program,
     options: &Options,
@@ -109,13 +119,33 @@ pub(crate) fn outputs_of(
 ) -> Result<Vec<Tensor>, Error> {
     let start = Instant::now();
     let (executable, own) = jit(program, options)?;
-    let mut outputs: Vec<Tensor> =
-        program.outputs.iter().map(|(_, ty)| Tensor::zeros(ty.dtype, &ty.shape())).collect();
-    let mut bytes: Vec<&mut [u8]> = outputs.iter_mut().map(Tensor::bytes_mut).collect();
-    executable.run(&Pool::new(options.threads()), &[], &mut bytes)?;
+    let mut ranges: Vec<Range<usize>> = Vec::with_capacity(program.outputs.len());
+    let mut end = 0usize;
+    for (_, ty) in &program.outputs {
+        let first = end.next_multiple_of(Program::ALIGN as usize);
+        end = first + bytes_of(ty);
+        ranges.push(first..end);
+    }
+    let mut buffer = AlignedBuffer::zeroed(end)?;
+    let mut rest = buffer.as_mut_slice();
+    let mut outputs = Vec::with_capacity(ranges.len());
+    let mut at = 0;
+    for range in &ranges {
+        let (output, behind) = std::mem::take(&mut rest)[range.start - at..].split_at_mut(range.len());
+        outputs.push(output);
+        (rest, at) = (behind, range.end);
+    }
+    executable.run(&Pool::new(options.threads()), &[], &mut outputs)?;
+    let buffer = Arc::new(buffer);
+    let tensors = program.outputs.iter().zip(ranges).map(|((_, ty), range)| {
+        let part = Part(buffer.clone(), range);
+        let tensor = Tensor::from_shared(ty.dtype, &ty.shape(), part);
+        tensor.ok_or_else(|| Error::Module(format!("a constant of {ty} has another size")))
+    });
+    let tensors = tensors.collect::<Result<_, _>>()?;
     statistics.add(&own);
     statistics.prepare += start.elapsed();
-    Ok(outputs)
+    Ok(tensors)
 }
 
 fn bytes_of(ty: &TensorType) -> usize {

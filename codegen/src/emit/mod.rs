@@ -21,10 +21,9 @@ mod registers;
 mod scalar;
 mod vector_functions;
 
-use std::collections::HashMap;
-
 use cranelift_entity::SecondaryMap;
 use cranelift_entity::packed_option::PackedOption;
+use rustc_hash::FxHashMap;
 use windlass_ir::DType;
 use windlass_ir::loops::{
     Block, Buffer, Guard, Index, Kernel, LoopKind, Role, Stmt, Val, Var, expand_kernel,
@@ -85,14 +84,14 @@ struct Emitter<'k> {
     regions: Vec<Region>,
     /// The region in which each value is known.
     home: SecondaryMap<Value, u32>,
-    vars: HashMap<u32, Binding>,
+    vars: FxHashMap<u32, Binding>,
     scalars: SecondaryMap<Val, PackedOption<Value>>,
     /// The bits of values that are constants.
     constants: SecondaryMap<Val, Option<u64>>,
     bases: SecondaryMap<Buffer, PackedOption<Value>>,
     /// The address of as many zeros as a vector has bytes.
     zeros: PackedOption<Value>,
-    registers: HashMap<Buffer, RegisterFile>,
+    registers: FxHashMap<Buffer, RegisterFile>,
     /// How often each buffer is accessed in the whole kernel.
     accesses: SecondaryMap<Buffer, u32>,
 }
@@ -105,12 +104,12 @@ impl<'k> Emitter<'k> {
             func: Function::default(),
             regions: Vec::new(),
             home: SecondaryMap::new(),
-            vars: HashMap::new(),
+            vars: FxHashMap::default(),
             scalars: SecondaryMap::new(),
             constants: SecondaryMap::new(),
             bases: SecondaryMap::new(),
             zeros: PackedOption::default(),
-            registers: HashMap::new(),
+            registers: FxHashMap::default(),
             accesses: SecondaryMap::new(),
         };
         registers::count_accesses(&kernel.body, &mut emitter.accesses);

@@ -5,8 +5,7 @@
 //! the inner ones, and code moves out of loops by being emitted where its operands are known. Pure
 //! values are remembered by what computes them and never emitted twice in one region.
 
-use std::collections::HashMap;
-
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use windlass_ir::loops::Buffer;
 
@@ -21,7 +20,7 @@ pub(super) struct Region {
     pub kind: RegionKind,
     /// The block that code is added to.
     pub block: Block,
-    pub cache: HashMap<Key, Value>,
+    pub cache: FxHashMap<Key, Value>,
 }
 
 #[derive(Clone, Debug)]
@@ -54,7 +53,7 @@ pub(super) struct LoopRegion {
 
 impl Region {
     pub fn new(kind: RegionKind, block: Block) -> Region {
-        Region { kind, block, cache: HashMap::new() }
+        Region { kind, block, cache: FxHashMap::default() }
     }
 }
 

@@ -4,10 +4,9 @@
 //! A loop carries the buffers that its body writes as block parameters, unless the buffer lives within
 //! one iteration: all of its accesses are in the body, and there it is written before it is read.
 
-use std::collections::HashMap;
-
 use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{EntityRef, SecondaryMap};
+use rustc_hash::FxHashMap;
 use windlass_ir::DType;
 use windlass_ir::loops::{Block, Buffer, Index, Kernel, Let, LoopKind, Rhs, Role, Stmt, Var};
 
@@ -138,7 +137,7 @@ fn kills(block: &Block, buffer: Buffer, len: usize) -> bool {
 fn mark_block(block: &[Stmt], buffer: Buffer, written: &mut [bool]) {
     let mut budget = 1 << 14;
     for stmt in block {
-        mark_written(stmt, buffer, &mut HashMap::new(), written, &mut budget);
+        mark_written(stmt, buffer, &mut FxHashMap::default(), written, &mut budget);
     }
 }
 
@@ -146,11 +145,11 @@ fn mark_block(block: &[Stmt], buffer: Buffer, written: &mut [bool]) {
 fn mark_written(
     stmt: &Stmt,
     buffer: Buffer,
-    vars: &mut HashMap<u32, i64>,
+    vars: &mut FxHashMap<u32, i64>,
     written: &mut [bool],
     budget: &mut usize,
 ) {
-    let known = |index: &Index, vars: &HashMap<u32, i64>| {
+    let known = |index: &Index, vars: &FxHashMap<u32, i64>| {
         let closed = index.values().is_empty() && index.vars().iter().all(|v| vars.contains_key(&v.id));
         closed.then(|| index.eval(&|v: Var| vars[&v.id], &|_| 0))
     };

@@ -1,12 +1,12 @@
 //! Constants that stand behind a function's code.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 /// Constants, each aligned to its size.
 #[derive(Clone, Debug, Default)]
 pub struct Pool {
     bytes: Vec<u8>,
-    known: HashMap<Vec<u8>, u32>,
+    known: FxHashMap<Vec<u8>, u32>,
 }
 
 impl Pool {

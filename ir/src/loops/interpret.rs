@@ -8,9 +8,8 @@
 //! a local buffer holds before it is written is not part of a kernel's meaning; here it is a pattern
 //! that stands out.
 
-use std::collections::HashMap;
-
 use cranelift_entity::EntityRef;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::machine::{MachineFn, machine_fn};
@@ -196,7 +195,7 @@ impl Prepared {
     pub fn new(kernel: &Kernel) -> Result<Prepared, Error> {
         let kernel = &super::expand_kernel(kernel);
         super::verify_kernel(kernel)?;
-        let mut cx = Prepare { kernel, slots: vec![0; kernel.vals.len()], vars: HashMap::new() };
+        let mut cx = Prepare { kernel, slots: vec![0; kernel.vals.len()], vars: FxHashMap::default() };
         let body = cx.block(&kernel.body)?;
         let (mut params, mut local_bytes) = (0, 0);
         let buffers = kernel
@@ -248,7 +247,7 @@ impl Prepared {
 struct Prepare<'k> {
     kernel: &'k Kernel,
     slots: Vec<u64>,
-    vars: HashMap<u32, u32>,
+    vars: FxHashMap<u32, u32>,
 }
 
 impl Prepare<'_> {

@@ -20,9 +20,8 @@
 //! - (N3) a reduction's variables occur in no other reduction and are not output variables;
 //! - (N4) every root has the free variables of the output domain only.
 
-use std::collections::HashMap;
-
 use cranelift_entity::PrimaryMap;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::{Index, Val, Var};
@@ -205,7 +204,7 @@ impl Nest {
 #[derive(Clone, Debug)]
 pub struct NestBuilder {
     nest: Nest,
-    interned: HashMap<(Expr, DType), Val>,
+    interned: FxHashMap<(Expr, DType), Val>,
     next_var: u32,
 }
 
@@ -216,7 +215,7 @@ impl NestBuilder {
             shape.iter().enumerate().map(|(id, &extent)| Var { id: id as u32, extent }).collect();
         let next_var = domain.len() as u32;
         let nest = Nest { operands: Vec::new(), domain, exprs: PrimaryMap::new(), roots: Vec::new() };
-        NestBuilder { nest, interned: HashMap::new(), next_var }
+        NestBuilder { nest, interned: FxHashMap::default(), next_var }
     }
 
     /// Declares the next operand and returns its number.
@@ -380,9 +379,9 @@ impl NestBuilder {
         bind: &mut impl FnMut(&mut NestBuilder, &[Var]) -> (Vec<Var>, Vec<Index>),
     ) -> Vec<Val> {
         debug_assert_eq!(index.len(), source.domain.len());
-        let mut vars: HashMap<Var, Index> =
+        let mut vars: FxHashMap<Var, Index> =
             source.domain.iter().copied().zip(index.iter().cloned()).collect();
-        let mut bound_by: HashMap<Val, Vec<Var>> = HashMap::new();
+        let mut bound_by: FxHashMap<Val, Vec<Var>> = FxHashMap::default();
         let needed = source.needed(roots);
         for &val in &needed {
             if let Expr::Reduce { vars: bound, .. } = source.expr(val) {
@@ -391,7 +390,7 @@ impl NestBuilder {
                 bound_by.insert(val, fresh);
             }
         }
-        let mut copies: HashMap<Val, Val> = HashMap::new();
+        let mut copies: FxHashMap<Val, Val> = FxHashMap::default();
         for &val in &needed {
             let (expr, dtype) = &source.exprs[val];
             let map =

@@ -5,9 +5,8 @@
 //! (integers: wrapping at each step) and is rounded once, so it is at least as close to the true
 //! value as any order of adding in the type itself.
 
-use std::collections::HashMap;
-
 use cranelift_entity::SecondaryMap;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::{Expr, Guard, Index, Nest, Reduction, Val, Var};
@@ -35,7 +34,7 @@ pub fn interpret_nest(nest: &Nest, operands: &[Tensor]) -> Result<Vec<Tensor>, E
         columns: operands.iter().map(to_column).collect(),
         strides: operands.iter().map(|t| strides(t.shape()).iter().map(|&s| s as i64).collect()).collect(),
         free: free_vars(nest),
-        vars: HashMap::new(),
+        vars: FxHashMap::default(),
         clock: 0,
         known: SecondaryMap::with_default((Operand::Int(0), 0)),
     };
@@ -133,7 +132,7 @@ struct Evaluator<'n> {
     strides: Vec<SmallVec<[i64; 6]>>,
     free: SecondaryMap<Val, Vec<Var>>,
     /// The value of each variable and when it last changed.
-    vars: HashMap<Var, (i64, u64)>,
+    vars: FxHashMap<Var, (i64, u64)>,
     clock: u64,
     /// Each expression's last value and when it was computed; 0 is never.
     known: SecondaryMap<Val, (Operand, u64)>,

@@ -15,9 +15,8 @@ pub mod prepare;
 pub mod schedule;
 pub mod units;
 
-use std::collections::HashMap;
-
 use cranelift_entity::SecondaryMap;
+use rustc_hash::FxHashMap;
 use windlass_ir::loops::{Expr, Index, Kernel, Nest, NestBuilder, Place, Program, Step, Val, Work};
 use windlass_ir::{Error, Graph, Tensor};
 
@@ -183,7 +182,7 @@ fn plan(units: Units, machine: &Machine) -> Program {
     program.arena_bytes = arena_bytes;
     program.constants = constants;
 
-    let mut known: HashMap<Nest, u32> = HashMap::new();
+    let mut known: FxHashMap<Nest, u32> = FxHashMap::default();
     for unit in work {
         let args = unit.ins.iter().chain(&unit.outs).map(|&buf| {
             let buf = root(buf);

@@ -7,9 +7,10 @@
 
 mod loops;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
+use rustc_hash::FxHashMap;
 use windlass_ir::loops::{
     Buffer, Expr, Guard, Index, Kernel, KernelBuilder, LoopKind, Nest, Reduction, Rhs, Role, Val, Var,
 };
@@ -43,12 +44,12 @@ pub struct Emit<'n> {
     ins: Vec<Buffer>,
     outs: Vec<Buffer>,
     /// What each variable of the nest is now, and how deep the block is in which that holds.
-    bound: HashMap<Var, (Index, usize)>,
+    bound: FxHashMap<Var, (Index, usize)>,
     /// How deep the block of each kernel value is.
-    val_depth: HashMap<Val, usize>,
+    val_depth: FxHashMap<Val, usize>,
     /// What is already computed, per open block.
-    scopes: Vec<HashMap<Val, Val>>,
-    tiles: HashMap<Val, Tile>,
+    scopes: Vec<FxHashMap<Val, Val>>,
+    tiles: FxHashMap<Val, Tile>,
     /// Guards (over kernel variables) that the open `if`s decide, with the depth of the block.
     assumed: Vec<(Guard, bool, usize)>,
     /// Values are never defined further out than this: a parallel loop stands alone.
@@ -101,10 +102,10 @@ impl<'n> Emit<'n> {
             free: free_vars(nest),
             ins,
             outs,
-            bound: HashMap::new(),
-            val_depth: HashMap::new(),
-            scopes: vec![HashMap::new(); depth + 1],
-            tiles: HashMap::new(),
+            bound: FxHashMap::default(),
+            val_depth: FxHashMap::default(),
+            scopes: vec![FxHashMap::default(); depth + 1],
+            tiles: FxHashMap::default(),
             assumed: Vec::new(),
             outermost: depth,
             bodies: 0,
@@ -126,7 +127,7 @@ impl<'n> Emit<'n> {
     /// Opens a loop and returns its variable as an index.
     pub fn enter(&mut self, kind: LoopKind, extent: usize) -> Index {
         let var = self.builder.begin_loop(kind, extent);
-        self.scopes.push(HashMap::new());
+        self.scopes.push(FxHashMap::default());
         if kind == LoopKind::Parallel {
             self.outermost = self.builder.depth();
         }
@@ -145,7 +146,7 @@ impl<'n> Emit<'n> {
     /// Opens the block that runs where the guards (over kernel variables) hold.
     pub fn enter_if(&mut self, guards: &[Guard]) {
         self.builder.begin_if(guards);
-        self.scopes.push(HashMap::new());
+        self.scopes.push(FxHashMap::default());
         let depth = self.builder.depth();
         self.assumed.extend(guards.iter().map(|g| (g.clone(), true, depth)));
     }
@@ -154,7 +155,7 @@ impl<'n> Emit<'n> {
     pub fn enter_else(&mut self) {
         let depth = self.builder.depth();
         self.builder.begin_else();
-        *self.scopes.last_mut().expect("a block is open") = HashMap::new();
+        *self.scopes.last_mut().expect("a block is open") = FxHashMap::default();
         let (kept, decided): (Vec<_>, Vec<_>) = self.assumed.drain(..).partition(|(_, _, at)| *at < depth);
         self.assumed = kept;
         // That one of several fails says nothing about each.
@@ -171,7 +172,7 @@ impl<'n> Emit<'n> {
 
     /// The nest's index in terms of kernel variables and values.
     pub fn index(&mut self, index: &Index) -> Index {
-        let values: HashMap<Val, Val> = index.values().into_iter().map(|v| (v, self.value(v))).collect();
+        let values: FxHashMap<Val, Val> = index.values().into_iter().map(|v| (v, self.value(v))).collect();
         let renamed = index.map_values(&|v| values[&v]);
         renamed.substitute(&|v| Some(self.bound.get(&v).expect("every variable is bound").0.clone()))
     }

@@ -1,6 +1,7 @@
 //! `rnn`, `gru` and `lstm`: recurrent layers, in one direction or both.
 
 use super::cell::{Cell, CellKind, Weights};
+use super::recurrent_steps::panel_lanes;
 use super::{Broadcast, Concat, Lowered, MatMul, OpDef, RecurrentSteps, Reshape, Slice, Transpose, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
@@ -318,7 +319,9 @@ impl Recurrent {
             }
             let input = b.push1(Reshape::to(&[steps, batch, gates]), &[input])?;
             let r = part(b, 2, 0, &[gates, size])?;
-            let r = b.push1(Transpose::by(&[1, 0]), &[r])?;
+            let lanes = panel_lanes(size);
+            let r = b.push1(Reshape::to(&[gates / lanes, lanes, size]), &[r])?;
+            let r = b.push1(Transpose::by(&[0, 2, 1]), &[r])?;
             let state = |b: &mut Builder, place: Option<usize>| match place {
                 Some(place) => part(b, place, usize::from(self.batch_first), &[batch, size]),
                 None => {

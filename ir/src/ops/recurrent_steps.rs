@@ -16,7 +16,8 @@ use crate::types::TensorType;
 /// Runs a cell over the steps of each sequence.
 ///
 /// Operands are `x` `[T, N, G*H]` (each step's input times its weights plus biases, gate after gate), `r`
-/// `[H, G*H]`, the first states `h` and for an LSTM `c` `[N, H]`; then, if the attributes say so, the
+/// `[G*H/L, H, L]`, the columns of the recurrence weights `[H, G*H]` in panels of L, which divides H (a step
+/// reads them from end to end); the first states `h` and for an LSTM `c` `[N, H]`; then, if the attributes say so, the
 /// recurrence bias `[H]` of a GRU's hidden gate, an LSTM's peepholes `[3*H]`, and the sequences' lengths
 /// `[N]`. Results are the states `h` of every step `[T, N, H]`, 0 past a sequence's end, and the last states
 /// `h` and for an LSTM `c`. In reverse, each sequence is run from its own end.
@@ -50,9 +51,10 @@ struct Places {
 /// Gates and states are kept in this many bytes of the stack at most.
 const STACK_BYTES: usize = 1 << 16;
 
-/// The lanes that a product with the recurrence weights keeps in registers; the largest that divides
-/// the number of gates is taken.
-const LANES: [usize; 5] = [32, 16, 8, 4, 1];
+/// The widest panel of recurrence weights for states of a size: so many sums are kept in registers.
+pub fn panel_lanes(size: usize) -> usize {
+    [64, 32, 16, 8, 4].into_iter().find(|&lanes| size.is_multiple_of(lanes)).unwrap_or(1)
+}
 
 impl RecurrentSteps {
     fn places(&self) -> Places {
@@ -109,8 +111,8 @@ impl OpDef for RecurrentSteps {
             };
             require!(fits, "C1", "operand {i} of {} is {ty}", self.name());
         }
-        require!(x.rank() == 3 && r.rank() == 2 && h.rank() == 2, "C2", "{x}, {r} and {h} do not fit");
-        let (batch, size) = (&x.dims[1], &r.dims[0]);
+        require!(x.rank() == 3 && r.rank() == 3 && h.rank() == 2, "C2", "{x}, {r} and {h} do not fit");
+        let (batch, size) = (&x.dims[1], &r.dims[1]);
         let gates = match size.as_fixed() {
             Some(n) => crate::Dim::Fixed(n.saturating_mul(self.cell.kind.gates())),
             None => crate::Dim::Unknown,
@@ -119,8 +121,13 @@ impl OpDef for RecurrentSteps {
             ty.rank() == dims.len() && ty.dims.iter().zip(dims).all(|(a, b)| a.may_equal(b))
         };
         let three = size.as_fixed().map_or(crate::Dim::Unknown, |n| crate::Dim::Fixed(3 * n));
-        let mut fits =
-            wants(x, &[&x.dims[0], batch, &gates]) && wants(r, &[size, &gates]) && wants(h, &[batch, size]);
+        let mut fits = wants(x, &[&x.dims[0], batch, &gates]) && wants(h, &[batch, size]);
+        if let (Some(panels), Some(size), Some(lanes)) =
+            (r.dims[0].as_fixed(), size.as_fixed(), r.dims[2].as_fixed())
+        {
+            let gates = size.saturating_mul(self.cell.kind.gates());
+            fits &= panels.saturating_mul(lanes) == gates && (lanes == 0 || size.is_multiple_of(lanes));
+        }
         fits &= places.c.is_none_or(|i| wants(ins[i], &[batch, size]));
         fits &= places.bias.is_none_or(|i| wants(ins[i], &[size]));
         fits &= places.peepholes.is_none_or(|i| wants(ins[i], &[&three]));
@@ -142,8 +149,11 @@ impl OpDef for RecurrentSteps {
         let places = self.places();
         let f = self.cell.parsed(1, "C3").map_err(|v| v.to_string())?.remove(0);
         let (steps, batch, gates) = (ins[0].shape()[0], ins[0].shape()[1], ins[0].shape()[2]);
-        let size = ins[1].shape()[0];
-        let (x, r) = (ins[0].to_f64s(), ins[1].to_f64s());
+        let (size, lanes) = (ins[1].shape()[1], ins[1].shape()[2]);
+        let (x, panels) = (ins[0].to_f64s(), ins[1].to_f64s());
+        let column = |k: usize, j: usize| panels[(j / lanes * size + k) * lanes + j % lanes];
+        let r: Vec<f64> =
+            (0..size).flat_map(|k| (0..gates).map(move |j| (k, j))).map(|(k, j)| column(k, j)).collect();
         let optional = |place: Option<usize>| place.map(|i| ins[i].to_f64s());
         let (bias, peepholes) = (optional(places.bias), optional(places.peepholes));
         let weights = Weights { r: &r, rb: bias.as_deref(), p: peepholes.as_deref() };
@@ -174,7 +184,7 @@ impl OpDef for RecurrentSteps {
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {
         let x = ins[0].shape();
-        let (size, dtype) = (ins[1].shape()[0], ins[0].dtype);
+        let (size, dtype) = (ins[1].shape()[1], ins[0].dtype);
         // Gates, the part of a GRU's hidden gate that is reset, and two states.
         let locals = (x[2] + 3 * size) * dtype.size();
         if x.contains(&0) || locals > STACK_BYTES {
@@ -193,6 +203,8 @@ struct Emit<'a> {
     steps: usize,
     batch: usize,
     size: usize,
+    /// The width of the panels of the weights.
+    lanes: usize,
     /// The operands, then the results.
     params: Vec<Buffer>,
     places: Places,
@@ -205,7 +217,7 @@ struct Emit<'a> {
 impl<'a> Emit<'a> {
     fn new(op: &'a RecurrentSteps, ins: &[TensorType]) -> Emit<'a> {
         let (x, dtype, places) = (ins[0].shape(), ins[0].dtype, op.places());
-        let (steps, batch, size) = (x[0], x[1], ins[1].shape()[0]);
+        let (steps, batch, size, lanes) = (x[0], x[1], ins[1].shape()[1], ins[1].shape()[2]);
         let mut b = KernelBuilder::new(op.name());
         let len = |ty: &TensorType| ty.shape().iter().product();
         let mut params: Vec<Buffer> = ins
@@ -222,7 +234,7 @@ impl<'a> Emit<'a> {
         let linear = b.buffer("linear", dtype, size, Role::Stack);
         let (h, c) = (b.buffer("h", dtype, size, Role::Stack), b.buffer("c", dtype, size, Role::Stack));
         let f = op.cell.parsed(1, "C3").expect("infer accepted the activations").remove(0);
-        Emit { op, f, b, dtype, steps, batch, size, params, places, gates, linear, h, c }
+        Emit { op, f, b, dtype, steps, batch, size, lanes, params, places, gates, linear, h, c }
     }
 
     fn kernel(mut self) -> crate::loops::Kernel {
@@ -296,8 +308,7 @@ impl<'a> Emit<'a> {
         to: Buffer,
         start: &dyn Fn(&mut KernelBuilder, Index) -> Val,
     ) {
-        let width = (self.op.cell.kind.gates() * self.size) as i64;
-        let lanes = LANES.into_iter().find(|n| count.is_multiple_of(*n)).unwrap_or(1);
+        let lanes = self.lanes;
         let acc = b.buffer(&format!("acc{first}"), self.dtype, lanes, Role::Register);
         b.repeat(LoopKind::Serial, count / lanes, |b, panel| {
             let base = panel.mul(lanes as i64);
@@ -307,7 +318,8 @@ impl<'a> Emit<'a> {
             });
             b.repeat(LoopKind::Serial, self.size, |b, k| {
                 let h = b.load(self.h, k.clone());
-                let row = k.mul(width).add(&base).add_const(first as i64);
+                let row =
+                    panel.add_const((first / lanes) as i64).mul(self.size as i64).add(&k).mul(lanes as i64);
                 b.repeat(LoopKind::Vector, lanes, |b, lane| {
                     let weight = b.load(self.params[1], row.add(&lane));
                     let sum = b.load(acc, lane.clone());

@@ -25,9 +25,11 @@ impl Growing<'_> {
         let mut wanted;
         if steps_only {
             let hidden_bias = bias && gates == 3;
+            let divisors: Vec<usize> = (1..=size).filter(|&lanes| size.is_multiple_of(lanes)).collect();
+            let lanes = *self.rng.choose(&divisors);
             wanted = vec![
                 of(vec![steps, batch, gates * size]),
-                of(vec![size, gates * size]),
+                of(vec![gates * size / lanes, size, lanes]),
                 of(vec![batch, size]),
             ];
             let optional =

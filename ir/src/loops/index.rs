@@ -220,19 +220,25 @@ impl Index {
         Index { terms, constant: scale(self.constant) }
     }
 
+    /// `floor(self / divisor)` if that needs no division.
+    pub fn as_plain_quotient(&self, divisor: i64) -> Option<Index> {
+        let (mut quotient, rest) = self.split(divisor);
+        let (low, high) = rest.range();
+        let first = low.div_euclid(divisor);
+        quotient.constant = quotient.constant.wrapping_add(first);
+        (first == high.div_euclid(divisor)).then_some(quotient)
+    }
+
     /// `floor(self / divisor)`, for a positive divisor.
     pub fn div(&self, divisor: i64) -> Index {
         debug_assert!(divisor > 0);
         if divisor == 1 {
             return self.clone();
         }
-        let (mut quotient, rest) = self.split(divisor);
-        let (low, high) = rest.range();
-        let first = low.div_euclid(divisor);
-        if first == high.div_euclid(divisor) {
-            quotient.constant = quotient.constant.wrapping_add(first);
+        if let Some(quotient) = self.as_plain_quotient(divisor) {
             return quotient;
         }
+        let (mut quotient, rest) = self.split(divisor);
         // All terms of the rest share a factor with the divisor: (g * y + r) / (g * d) = y / d for 0 <= r < g.
         let g = rest.terms.iter().fold(divisor, |g, (_, c)| gcd(g, *c));
         if g > 1 {
@@ -446,6 +452,7 @@ impl fmt::Display for Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loops::Guard;
 
     fn var(id: u32, extent: usize) -> Index {
         Index::var(Var { id, extent })
@@ -468,6 +475,17 @@ mod tests {
         let flat = head.mul(64).add(&lane);
         assert_eq!(flat.div(64), head);
         assert_eq!(flat.rem(64), lane);
+    }
+
+    #[test]
+    fn guards_are_coarse() {
+        let (panel, lane) = (var(0, 4), var(1, 32));
+        let channel = panel.mul(32).add(&lane);
+        assert_eq!(Guard::new(channel.clone(), 64), Guard::new(panel.clone(), 2));
+        assert_eq!(Guard::new(channel.add_const(-64), 64), Guard::new(panel.add_const(-2), 2));
+        // Where it matters which lane it is, the lane stays.
+        assert!(Guard::new(channel.clone(), 72).index.mentions(Var { id: 1, extent: 32 }));
+        assert!(Guard::new(channel.add_const(1), 64).index.mentions(Var { id: 1, extent: 32 }));
     }
 
     #[test]

@@ -39,9 +39,15 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// `0 <= index < size`.
+    /// `0 <= index < size`, in the coarsest terms: `32 i + j` is in `0..64` where `i` is in `0..2`, whatever j below 32.
     pub fn new(index: Index, size: usize) -> Guard {
-        Guard { index, size }
+        let Ok(count) = i64::try_from(size) else { return Guard { index, size } };
+        let factors = index.terms().iter().map(|(_, c)| c.abs()).filter(|c| *c > 1 && count % c == 0);
+        let coarser = factors.filter_map(|c| Some((c, index.as_plain_quotient(c)?))).max_by_key(|(c, _)| *c);
+        match coarser {
+            Some((c, index)) => Guard { index, size: (count / c) as usize },
+            None => Guard { index, size },
+        }
     }
 
     /// Whether it is known to hold (or not to) whatever the variables are.

@@ -313,11 +313,12 @@ fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool) ->
     }
     let target_reduces =
         target.needed(&target.roots).iter().any(|&v| matches!(target.expr(v), Expr::Reduce { .. }));
-    if !target_reduces
-        && evaluations == elements
-        && keeps_order(target, index, &target.operands[position].shape)
-    {
-        return Ok(());
+    if !target_reduces && evaluations == elements {
+        // In another order its lanes would be far apart.
+        return match keeps_order(target, index, &target.operands[position].shape) {
+            true => Ok(()),
+            false => Err(Refusal::ReductionOrder),
+        };
     }
     // A row's statistics, then the row again: the reduction runs once a row if rows are the outer loops.
     let plain = index.iter().all(|i| i.as_constant().is_some() || i.as_var().is_some());

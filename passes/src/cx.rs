@@ -15,11 +15,20 @@ pub struct Options {
     pub fold_growth_bytes: u64,
     /// Folding evaluates a node of at most this many scalar operations.
     pub fold_work: u64,
+    /// Whether convolutions may be computed in forms that round otherwise.
+    pub winograd: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { fuel: None, explain: false, verify: true, fold_growth_bytes: 64 << 10, fold_work: 64 << 20 }
+        Options {
+            fuel: None,
+            explain: false,
+            verify: true,
+            fold_growth_bytes: 64 << 10,
+            fold_work: 64 << 20,
+            winograd: true,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::graph::{
     PASSES, choose_layout, cse, dce, fold, fold_batch_norm, propagate_shapes, recognize_composites, simplify,
-    sink_transposes,
+    sink_transposes, winograd,
 };
 use crate::manager::Pass;
 
@@ -67,6 +67,8 @@ pub const PIPELINES: &[Pipeline] = &[
             // What composites transposed may now cancel.
             Stage::Pass(&sink_transposes::PASS),
             CLEAN,
+            // Where channels stand, and which are few, is settled now.
+            Stage::Pass(&winograd::PASS),
         ],
     },
 ];

@@ -61,6 +61,14 @@ pub enum Reason {
         /// The type.
         found: TensorType,
     },
+    /// It would be no less work.
+    #[error("it takes {found} operations in place of {present}")]
+    Cost {
+        /// Of the other form.
+        found: u64,
+        /// As it is.
+        present: u64,
+    },
     /// A size would have to be known.
     #[error("a size of {what} is not known")]
     UnknownSize {

@@ -215,6 +215,17 @@ fn elementwise_results_replace_their_operands() {
     assert_eq!(program.steps.iter().filter(|s| replaces(s)).count(), 4, "{program}");
 }
 
+/// Also one whose elements are worked off in chunks, the last of them smaller.
+#[test]
+fn chunks_replace_their_operands() {
+    build("chunks in place", |b| {
+        let x = b.input("x", f32s(&[3, 20_001]));
+        let sums = b.push1(running_sum(0), &[x]).unwrap();
+        let y = b.map(ScalarFn::Tanh, &[sums]).unwrap();
+        vec![b.push1(running_sum(0), &[y]).unwrap()]
+    });
+}
+
 /// Not so one that is read twice, the second time perhaps elsewhere.
 #[test]
 fn operands_passed_twice_are_kept() {

@@ -129,7 +129,9 @@ pub(crate) fn late_operands(op: &Op) -> Vec<u32> {
 pub fn optimize(graph: &Graph, options: &Options) -> Result<Graph, Error> {
     let level = options.opt_level.min(Options::MAX_OPT_LEVEL);
     let stages = pipeline(["O0", "O1", "O2"][usize::from(level)]).map_or(&[][..], |pipeline| pipeline.stages);
-    Ok(windlass_passes::run(graph, stages, &windlass_passes::Options::default())?.0)
+    let passes =
+        windlass_passes::Options { winograd: options.winograd, ..windlass_passes::Options::default() };
+    Ok(windlass_passes::run(graph, stages, &passes)?.0)
 }
 
 /// The kernels of a graph and how to run them. Every dimension must be fixed.

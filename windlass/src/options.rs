@@ -27,6 +27,9 @@ pub struct Options {
     pub vector_bits: Option<usize>,
     /// What a model may ask for.
     pub limits: Limits,
+    /// Whether 3x3 convolutions may be computed as products of transformed tiles, in less time and with other roundings
+    /// of about the same size.
+    pub winograd: bool,
     /// How many compiled forms are kept, one for each set of input sizes in use.
     pub cache: usize,
     /// Whether each kernel's time is counted.
@@ -45,6 +48,7 @@ impl Default for Options {
             threads: 1,
             opt_level: Options::MAX_OPT_LEVEL,
             vector_bits: None,
+            winograd: true,
             limits: Limits::default(),
             cache: 8,
             profile: false,

@@ -302,6 +302,7 @@ mod top_k;
 mod transpose;
 mod unsqueeze;
 mod window;
+mod winograd;
 
 pub use arg_reduce::ArgKind;
 pub use attention::Scores;
@@ -317,6 +318,7 @@ pub use reduce::ReduceKind;
 pub use resize::{AspectPolicy, Coordinates, Interpolation, NearestMode};
 pub use roi_align::RoiMode;
 pub use scatter::ScatterReduction;
+pub use winograd::WinogradPart;
 
 define_ops! {
     arg_reduce::ArgReduce,
@@ -383,4 +385,5 @@ define_ops! {
     det::Det,
     roi_align::RoiAlign,
     deform_conv::DeformConv,
+    winograd::Winograd,
 }

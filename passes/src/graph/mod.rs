@@ -13,6 +13,7 @@ pub mod propagate_shapes;
 pub mod recognize_composites;
 pub mod simplify;
 pub mod sink_transposes;
+pub mod winograd;
 
 /// Every pass over graphs, by name.
 pub const PASSES: &[&Pass] = &[
@@ -26,4 +27,5 @@ pub const PASSES: &[&Pass] = &[
     &recognize_composites::PASS,
     &simplify::PASS,
     &sink_transposes::PASS,
+    &winograd::PASS,
 ];

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use windlass_ir::Error;
-use windlass_ir::loops::{Block, Buffer, Index, Let, Place, Program, Rhs, Role, Stmt, Var, Work};
+use windlass_ir::loops::{Block, Buffer, Guard, Index, Let, Place, Program, Rhs, Role, Stmt, Var, Work};
 
 /// A buffer to be placed: its size in bytes, and its first and last step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,14 +156,21 @@ fn overwrites(block: &Block, from: Buffer, to: Buffer, around: &mut Vec<Var>) ->
             around.pop();
             fine
         }
-        Stmt::If { then, otherwise, .. } => {
-            overwrites(then, from, to, around) && overwrites(otherwise, from, to, around)
+        Stmt::If { guards, then, otherwise } => {
+            let mut free: Vec<Var> =
+                around.iter().copied().filter(|v| !guards.iter().any(|g| fixes(g, *v))).collect();
+            overwrites(then, from, to, &mut free) && overwrites(otherwise, from, to, around)
         }
         Stmt::Let(Let { rhs: Rhs::Load { buffer, index, guards }, .. }) if *buffer == from => {
             guards.is_empty() && stores(&block[at..], to, index) && is_injective(index, around)
         }
         Stmt::Let(_) | Stmt::Store { .. } => true,
     })
+}
+
+/// Whether a variable has one value wherever a guard holds.
+fn fixes(guard: &Guard, var: Var) -> bool {
+    guard.size == 1 && guard.index.terms().len() == 1 && guard.index.mentions(var)
 }
 
 /// Whether the statements store to this index.

@@ -6,6 +6,7 @@
 use cranelift_entity::SecondaryMap;
 
 use super::formula::as_identity;
+use super::schedule::top_reductions;
 use super::units::{Buf, Unit, UnitWork, Units};
 
 /// Bytes that a result may be larger than what it is made from, and still be kept.
@@ -26,7 +27,7 @@ pub fn known_bufs(units: &Units) -> SecondaryMap<Buf, bool> {
 }
 
 /// Whether a unit depends on known buffers alone, and its result is worth keeping: one much larger than
-/// what it is made from, such as a broadcast, is cheaper to compute again than to read.
+/// what it is made from, such as a broadcast, is cheaper to compute again than to read, unless it takes sums.
 fn is_prepared(unit: &Unit, units: &Units, known: &SecondaryMap<Buf, bool>) -> bool {
     let pure = match &unit.work {
         UnitWork::Interpret(op) => op.is_pure(),
@@ -35,9 +36,9 @@ fn is_prepared(unit: &Unit, units: &Units, known: &SecondaryMap<Buf, bool>) -> b
     let bytes = |bufs: &[Buf]| -> usize {
         bufs.iter().map(|&b| units.bufs[b].elements().saturating_mul(units.bufs[b].dtype.size())).sum()
     };
-    pure && !unit.ins.is_empty()
-        && unit.ins.iter().all(|&b| known[b])
-        && bytes(&unit.outs) <= bytes(&unit.ins).saturating_mul(2).saturating_add(GROWTH)
+    let sums = matches!(&unit.work, UnitWork::Nest(nest) if !top_reductions(nest).is_empty());
+    let small = || bytes(&unit.outs) <= bytes(&unit.ins).saturating_mul(2).saturating_add(GROWTH);
+    pure && !unit.ins.is_empty() && unit.ins.iter().all(|&b| known[b]) && (sums || small())
 }
 
 /// Takes the units that are prepared out. Their results that the others read are from then on

@@ -13,6 +13,7 @@ mod propose;
 mod recurrent;
 mod rng;
 pub mod values;
+mod winograd;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -124,6 +124,7 @@ impl Growing<'_> {
                 (self.op(name, vec![]), ins, Approximate, false)
             }
             "conv" | "conv_transpose" => return self.conv(name),
+            "winograd_weight" | "winograd_input" | "winograd_output" => return self.winograd(name),
             "max_pool" | "average_pool" | "lp_pool" | "max_pool_indices" => return self.pool(name),
             "transpose" => {
                 let (x, _, shape) = self.main(any, 0, 4, false);

@@ -32,6 +32,9 @@ pub struct SessionArgs {
     /// The most bits of a vector, 128 or 256; as many as the processor has if not given. Results do not depend on it
     #[arg(long, value_name = "BITS", value_parser = parse_vectors)]
     pub vectors: Option<usize>,
+    /// Keep 3x3 convolutions as they are, in place of products of transformed tiles, which round otherwise
+    #[arg(long)]
+    pub no_winograd: bool,
     #[command(flatten)]
     pub limits: LimitArgs,
 }
@@ -48,6 +51,7 @@ impl SessionArgs {
             threads: usize::from(self.threads),
             opt_level: self.opt_level,
             vector_bits: self.vectors,
+            winograd: !self.no_winograd,
             limits: self.limits.limits(),
             ..Options::default()
         }

@@ -1,0 +1,521 @@
+//! `winograd_weight`, `winograd_input` and `winograd_output`: a 3x3 convolution as 36 products of matrices, with a
+//! quarter of the multiplications.
+//!
+//! The convolution is cut into tiles of 4x4 outputs, which depend on 6x6 inputs. With the matrices below, a tile `d` of
+//! the input and the weights `g` give `A' ((G g G') * (B' d B)) A`, where `*` multiplies element by element: at each
+//! of the 36 positions the sum over channels is a product of matrices, tiles by channels by channels.
+//! Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), F(4x4, 3x3).
+
+use super::{Lowered, MatMul, OpDef, Reshape, arity};
+use crate::attrs::{AttrError, Codec, Slot};
+use crate::dtype::DType;
+use crate::error::{Error, Violation};
+use crate::graph::{Builder, Value, Values};
+use crate::loops::{Buffer, Guard, Index, Kernel, KernelBuilder, LoopKind, Role, Val};
+use crate::require;
+use crate::scalar::ScalarFn;
+use crate::tensor::Tensor;
+use crate::types::{Dim, TensorType};
+
+/// Outputs of a tile along a dimension, and inputs that they depend on.
+const OUT: usize = 4;
+const IN: usize = 6;
+
+/// Positions of a transformed tile.
+const POSITIONS: usize = IN * IN;
+
+/// `B'`, which transforms inputs.
+const INPUT: [[f64; IN]; IN] = [
+    [4.0, 0.0, -5.0, 0.0, 1.0, 0.0],
+    [0.0, -4.0, -4.0, 1.0, 1.0, 0.0],
+    [0.0, 4.0, -4.0, -1.0, 1.0, 0.0],
+    [0.0, -2.0, -1.0, 2.0, 1.0, 0.0],
+    [0.0, 2.0, -1.0, -2.0, 1.0, 0.0],
+    [0.0, 4.0, 0.0, -5.0, 0.0, 1.0],
+];
+
+/// `G`, which transforms weights.
+const WEIGHT: [[f64; 3]; IN] = [
+    [1.0 / 4.0, 0.0, 0.0],
+    [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
+    [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+    [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+    [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+    [0.0, 0.0, 1.0],
+];
+
+/// `A'`, which transforms sums to outputs.
+const OUTPUT: [[f64; IN]; OUT] = [
+    [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+    [0.0, 1.0, -1.0, 2.0, -2.0, 0.0],
+    [0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
+    [0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
+];
+
+/// Channels that a transform works on at a time.
+const LANES: usize = 32;
+
+/// Which of the three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WinogradPart {
+    /// Weights `[3, 3, C, M]` to `[36, C, M]`.
+    Weight,
+    /// An input `[N, H, W, C]` to `[36, T, C]`, T tiles.
+    Input,
+    /// Sums `[36, T, M]`, and a bias `[M]` if there is one, to the result `[N, H, W, M]`.
+    Output,
+}
+
+/// A part of a 3x3 convolution of stride 1 with its channels last.
+///
+/// Tiles are numbered by image, then row, then column; the last of a row or column may reach past the result.
+///
+/// - (C1) operands are all f32 or all f64, of the ranks above;
+/// - (C2) pads are empty or four numbers of 0 or more, and the padded input is 3x3 at least;
+/// - (C3) the shape is three sizes, and the sums have its tiles;
+/// - (C4) the bias has M elements.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Winograd {
+    /// Which part.
+    pub part: WinogradPart,
+    /// Of an input: zeros above, left, below and right of it; empty means none.
+    pub pads: Vec<i64>,
+    /// Of an output: its N, H and W.
+    pub shape: Vec<i64>,
+}
+
+impl Winograd {
+    /// Transforms weights.
+    pub fn weight() -> Winograd {
+        Winograd { part: WinogradPart::Weight, pads: Vec::new(), shape: Vec::new() }
+    }
+
+    /// Transforms an input.
+    pub fn input(pads: &[i64]) -> Winograd {
+        Winograd { part: WinogradPart::Input, pads: pads.to_vec(), shape: Vec::new() }
+    }
+
+    /// Transforms sums to a result of this many images, rows and columns.
+    pub fn output(shape: [usize; 3]) -> Winograd {
+        let shape = shape.iter().map(|&n| n as i64).collect();
+        Winograd { part: WinogradPart::Output, pads: Vec::new(), shape }
+    }
+
+    /// The number of tiles of a result.
+    pub fn tiles([images, height, width]: [usize; 3]) -> usize {
+        images * height.div_ceil(OUT) * width.div_ceil(OUT)
+    }
+
+    fn pad(&self, at: usize) -> i64 {
+        self.pads.get(at).copied().unwrap_or(0)
+    }
+
+    /// Images, rows and columns of the result for an input.
+    fn result_of(&self, x: &[usize]) -> [usize; 3] {
+        let size = |input: usize, before: usize| {
+            (input as i64 + self.pad(before) + self.pad(before + 2) - 2).max(0) as usize
+        };
+        [x[0], size(x[1], 0), size(x[2], 1)]
+    }
+
+    /// Images, rows and columns of an output.
+    fn result(&self) -> [usize; 3] {
+        [0, 1, 2].map(|at| self.shape.get(at).map_or(0, |&n| n.max(0) as usize))
+    }
+}
+
+impl OpDef for Winograd {
+    const NAMES: &'static [&'static str] = &["winograd_weight", "winograd_input", "winograd_output"];
+
+    fn with_name(name: &str) -> Winograd {
+        match name {
+            "winograd_weight" => Winograd::weight(),
+            "winograd_input" => Winograd::input(&[]),
+            _ => Winograd::output([0; 3]),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self.part {
+            WinogradPart::Weight => "winograd_weight",
+            WinogradPart::Input => "winograd_input",
+            WinogradPart::Output => "winograd_output",
+        }
+    }
+
+    fn attrs(&mut self, codec: &mut dyn Codec) -> Result<(), AttrError> {
+        match self.part {
+            WinogradPart::Weight => Ok(()),
+            WinogradPart::Input => codec.attr("pads", Slot::Ints(&mut self.pads)),
+            WinogradPart::Output => codec.attr("shape", Slot::Ints(&mut self.shape)),
+        }
+    }
+
+    fn infer(&self, ins: &[&TensorType]) -> Result<Vec<TensorType>, Violation> {
+        arity(ins, if self.part == WinogradPart::Output { 1..=2 } else { 1..=1 })?;
+        let x = ins[0];
+        let rank = if self.part == WinogradPart::Output { 3 } else { 4 };
+        let fits = matches!(x.dtype, DType::F32 | DType::F64) && x.rank() == rank;
+        require!(fits, "C1", "{} of {x}", self.name());
+        let fixed = |d: usize| x.dims[d].as_fixed();
+        let dims = match self.part {
+            WinogradPart::Weight => {
+                let three = |d: usize| x.dims[d].may_equal(&Dim::Fixed(3));
+                require!(three(0) && three(1), "C1", "the kernel of {x} is not 3x3");
+                vec![Dim::Fixed(POSITIONS), x.dims[2].clone(), x.dims[3].clone()]
+            }
+            WinogradPart::Input => {
+                let pads = self.pads.is_empty() || self.pads.len() == 4;
+                require!(pads && self.pads.iter().all(|&p| p >= 0), "C2", "pads are {:?}", self.pads);
+                let tiles = match (fixed(0), fixed(1), fixed(2)) {
+                    (Some(n), Some(h), Some(w)) => {
+                        let result = self.result_of(&[n, h, w]);
+                        require!(result[1] > 0 && result[2] > 0, "C2", "{x} padded is less than 3x3");
+                        Dim::Fixed(Winograd::tiles(result))
+                    }
+                    _ => Dim::Unknown,
+                };
+                vec![Dim::Fixed(POSITIONS), tiles, x.dims[3].clone()]
+            }
+            WinogradPart::Output => {
+                let sizes = self.shape.len() == 3 && self.shape.iter().all(|&n| n >= 0);
+                require!(sizes, "C3", "the shape is {:?}", self.shape);
+                let result = self.result();
+                let tiles = x.dims[0].may_equal(&Dim::Fixed(POSITIONS))
+                    && x.dims[1].may_equal(&Dim::Fixed(Winograd::tiles(result)));
+                require!(tiles, "C3", "{x} is not the sums of {result:?}");
+                if let Some(bias) = ins.get(1) {
+                    let fits =
+                        bias.dtype == x.dtype && bias.rank() == 1 && bias.dims[0].may_equal(&x.dims[2]);
+                    require!(fits, "C4", "the bias {bias} does not have {} elements", x.dims[2]);
+                }
+                result.map(Dim::Fixed).into_iter().chain([x.dims[2].clone()]).collect()
+            }
+        };
+        Ok(vec![TensorType::new(x.dtype, dims)])
+    }
+
+    fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
+        let out = self.infer(&[&ins[0].ty()]).map_err(|v| v.to_string())?.remove(0).shape();
+        let (x, shape) = (ins[0].to_f64s(), ins[0].shape());
+        let mut y = vec![0.0; out.iter().product()];
+        match self.part {
+            WinogradPart::Weight => {
+                let each = shape[2] * shape[3];
+                for at in 0..each {
+                    let tile: Vec<f64> = (0..9).map(|tap| x[tap * each + at]).collect();
+                    for (p, value) in both_sides(&WEIGHT, &tile).into_iter().enumerate() {
+                        y[p * each + at] = value;
+                    }
+                }
+            }
+            WinogradPart::Input => {
+                let channels = shape[3];
+                let result = self.result_of(shape);
+                for (t, [n, row, column]) in places(result).enumerate() {
+                    for c in 0..channels {
+                        let tile: Vec<f64> = (0..POSITIONS)
+                            .map(|p| {
+                                let h = (row + p / IN) as i64 - self.pad(0);
+                                let w = (column + p % IN) as i64 - self.pad(1);
+                                let inside =
+                                    (0..shape[1] as i64).contains(&h) && (0..shape[2] as i64).contains(&w);
+                                let at =
+                                    || ((n * shape[1] + h as usize) * shape[2] + w as usize) * channels + c;
+                                if inside { x[at()] } else { 0.0 }
+                            })
+                            .collect();
+                        for (p, value) in both_sides(&INPUT, &tile).into_iter().enumerate() {
+                            y[(p * out[1] + t) * channels + c] = value;
+                        }
+                    }
+                }
+            }
+            WinogradPart::Output => {
+                let (tiles, channels) = (shape[1], shape[2]);
+                let bias = ins.get(1).map(Tensor::to_f64s);
+                for (t, [n, row, column]) in places(self.result()).enumerate() {
+                    for c in 0..channels {
+                        let tile: Vec<f64> =
+                            (0..POSITIONS).map(|p| x[(p * tiles + t) * channels + c]).collect();
+                        for (p, value) in both_sides(&OUTPUT, &tile).into_iter().enumerate() {
+                            let (h, w) = (row + p / OUT, column + p % OUT);
+                            if h < out[1] && w < out[2] {
+                                let at = ((n * out[1] + h) * out[2] + w) * channels + c;
+                                y[at] = value + bias.as_ref().map_or(0.0, |b| b[c]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(vec![Tensor::from_f64s(ins[0].dtype(), &out, &y)])
+    }
+
+    fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
+        if ins.iter().chain(outs).any(|ty| ty.as_len() == Some(0)) {
+            return Ok(Lowered::Interpret);
+        }
+        match self.part {
+            WinogradPart::Weight => Lowered::graph(ins, weight_as_product),
+            WinogradPart::Input => Ok(Lowered::Kernel(Box::new(self.input_kernel(&ins[0])))),
+            WinogradPart::Output => Ok(Lowered::Kernel(Box::new(self.output_kernel(ins)))),
+        }
+    }
+}
+
+/// Where each tile starts: image, row, column.
+fn places([images, height, width]: [usize; 3]) -> impl Iterator<Item = [usize; 3]> {
+    let (rows, columns) = (height.div_ceil(OUT), width.div_ceil(OUT));
+    (0..images * rows * columns)
+        .map(move |t| [t / columns / rows, t / columns % rows * OUT, t % columns * OUT])
+}
+
+/// `m x m'`
+fn both_sides<const R: usize, const S: usize>(m: &[[f64; S]; R], x: &[f64]) -> Vec<f64> {
+    let element = |a: usize, b: usize| -> f64 {
+        (0..S).flat_map(|i| (0..S).map(move |j| (i, j))).map(|(i, j)| m[a][i] * m[b][j] * x[i * S + j]).sum()
+    };
+    (0..R * R).map(|p| element(p / R, p % R)).collect()
+}
+
+/// The transform of weights as a product with a constant matrix.
+fn weight_as_product(b: &mut Builder, ins: &[Value]) -> Result<Values, Error> {
+    let ty = b.ty(ins[0]).clone();
+    let shape = ty.shape();
+    let (from, to) = (shape[2], shape[3]);
+    let both: Vec<f64> = (0..POSITIONS)
+        .flat_map(|p| (0..9).map(move |tap| WEIGHT[p / IN][tap / 3] * WEIGHT[p % IN][tap % 3]))
+        .collect();
+    let matrix = b.constant(Tensor::from_f64s(ty.dtype, &[POSITIONS, 9], &both));
+    let taps = b.push1(Reshape::to(&[9, from * to]), &[ins[0]])?;
+    let product = b.push1(MatMul { trans_a: false, trans_b: false }, &[matrix, taps])?;
+    Ok(Values::from_slice(&[b.push1(Reshape::to(&[POSITIONS, from, to]), &[product])?]))
+}
+
+/// The kernel of a transform under construction.
+struct Emit {
+    b: KernelBuilder,
+    dtype: DType,
+    /// A tile's values between its two sides.
+    scratch: Buffer,
+}
+
+impl Emit {
+    fn new(name: &str, dtype: DType, declare: impl FnOnce(&mut KernelBuilder)) -> Emit {
+        let mut b = KernelBuilder::new(name);
+        declare(&mut b);
+        let scratch = b.buffer("tile", dtype, POSITIONS * LANES, Role::Stack);
+        Emit { b, dtype, scratch }
+    }
+
+    /// Runs `body` for blocks of channels, with the first of each and how many.
+    fn over_channels(&mut self, channels: usize, mut body: impl FnMut(&mut Emit, &Index, usize)) {
+        let (whole, rest) = (channels / LANES, channels % LANES);
+        if whole > 0 {
+            let block = self.b.begin_loop(LoopKind::Serial, whole);
+            body(self, &Index::var(block).mul(LANES as i64), LANES);
+            self.b.end();
+        }
+        if rest > 0 {
+            body(self, &Index::constant((whole * LANES) as i64), rest);
+        }
+    }
+
+    /// Where a value of the tile is kept.
+    fn kept(row: &Index, column: &Index, lane: &Index) -> Index {
+        row.mul(IN as i64).add(column).mul(LANES as i64).add(lane)
+    }
+
+    /// A row of a transform times values.
+    fn combine(&mut self, row: &[f64], values: &[Val]) -> Val {
+        let mut terms: Vec<(f64, Val)> =
+            row.iter().copied().zip(values.iter().copied()).filter(|(c, _)| *c != 0.0).collect();
+        // One that is taken as it is starts the sum.
+        if let Some(plain) = terms.iter().position(|(c, _)| *c == 1.0) {
+            terms.swap(0, plain);
+        }
+        let (dtype, b) = (self.dtype, &mut self.b);
+        let mut sum: Option<Val> = None;
+        for (c, value) in terms {
+            sum = Some(match sum {
+                None if c == 1.0 => value,
+                None => {
+                    let c = b.constant(dtype, c);
+                    b.apply(ScalarFn::Mul, &[value, c])
+                }
+                Some(sum) if c == 1.0 => b.apply(ScalarFn::Add, &[sum, value]),
+                Some(sum) if c == -1.0 => b.apply(ScalarFn::Sub, &[sum, value]),
+                Some(sum) => {
+                    let c = b.constant(dtype, c);
+                    b.apply(ScalarFn::Fma, &[value, c, sum])
+                }
+            });
+        }
+        sum.expect("no row is empty")
+    }
+
+    /// The values of one row or column of the tile kept.
+    fn row(&mut self, at: impl Fn(&Index) -> Index) -> Vec<Val> {
+        (0..IN as i64).map(|k| self.b.load(self.scratch, at(&Index::constant(k)))).collect()
+    }
+}
+
+impl Winograd {
+    fn input_kernel(&self, x: &TensorType) -> Kernel {
+        let shape = x.shape();
+        let (height, width, channels) = (shape[1], shape[2], shape[3]);
+        let result = self.result_of(&shape);
+        let tiles = Winograd::tiles(result);
+        let mut buffers = None;
+        let mut e = Emit::new(self.name(), x.dtype, |b| {
+            let from = b.buffer("x", x.dtype, shape.iter().product(), Role::In);
+            buffers = Some((from, b.buffer("v", x.dtype, POSITIONS * tiles * channels, Role::Out)));
+        });
+        let (from, to) = buffers.expect("they are declared");
+        let tile = Index::var(e.b.begin_loop(LoopKind::Parallel, tiles));
+        let grid = [result[0], result[1].div_ceil(OUT), result[2].div_ceil(OUT)];
+        let place = Index::unflatten(&tile, &grid);
+        e.over_channels(channels, |e, first, lanes| {
+            let column = Index::var(e.b.begin_loop(LoopKind::Serial, IN));
+            let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
+            let w = place[2].mul(OUT as i64).add(&column).add_const(-self.pad(1));
+            let values: Vec<Val> = (0..IN as i64)
+                .map(|i| {
+                    let h = place[1].mul(OUT as i64).add_const(i - self.pad(0));
+                    let guards = [Guard::new(h.clone(), height), Guard::new(w.clone(), width)];
+                    let open = guards.into_iter().filter(|g| g.as_known() != Some(true)).collect();
+                    let pixel = place[0].mul(height as i64).add(&h).mul(width as i64).add(&w);
+                    e.b.load_guarded(from, pixel.mul(channels as i64).add(first).add(&lane), open)
+                })
+                .collect();
+            for (row, coefficients) in (0..).zip(&INPUT) {
+                let value = e.combine(coefficients, &values);
+                e.b.store(e.scratch, Emit::kept(&Index::constant(row), &column, &lane), value);
+            }
+            e.b.end();
+            e.b.end();
+            let row = Index::var(e.b.begin_loop(LoopKind::Serial, IN));
+            let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
+            let values = e.row(|k| Emit::kept(&row, k, &lane));
+            for (column, coefficients) in (0..).zip(&INPUT) {
+                let value = e.combine(coefficients, &values);
+                let at = row.mul(IN as i64).add_const(column).mul(tiles as i64).add(&tile);
+                e.b.store(to, at.mul(channels as i64).add(first).add(&lane), value);
+            }
+            e.b.end();
+            e.b.end();
+        });
+        e.b.end();
+        e.b.finish()
+    }
+
+    fn output_kernel(&self, ins: &[TensorType]) -> Kernel {
+        let (dtype, shape) = (ins[0].dtype, ins[0].shape());
+        let (tiles, channels) = (shape[1], shape[2]);
+        let result @ [images, height, width] = self.result();
+        let mut buffers = None;
+        let mut e = Emit::new(self.name(), dtype, |b| {
+            let from = b.buffer("sums", dtype, shape.iter().product(), Role::In);
+            let bias = (ins.len() > 1).then(|| b.buffer("bias", dtype, channels, Role::In));
+            buffers = Some((from, bias, b.buffer("y", dtype, images * height * width * channels, Role::Out)));
+        });
+        let (from, bias, to) = buffers.expect("they are declared");
+        let tile = Index::var(e.b.begin_loop(LoopKind::Parallel, tiles));
+        let grid = [result[0], height.div_ceil(OUT), width.div_ceil(OUT)];
+        let place = Index::unflatten(&tile, &grid);
+        e.over_channels(channels, |e, first, lanes| {
+            let column = Index::var(e.b.begin_loop(LoopKind::Serial, IN));
+            let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
+            let values: Vec<Val> = (0..IN as i64)
+                .map(|i| {
+                    let at = column.add_const(i * IN as i64).mul(tiles as i64).add(&tile);
+                    e.b.load(from, at.mul(channels as i64).add(first).add(&lane))
+                })
+                .collect();
+            for (row, coefficients) in (0..).zip(&OUTPUT) {
+                let value = e.combine(coefficients, &values);
+                e.b.store(e.scratch, Emit::kept(&Index::constant(row), &column, &lane), value);
+            }
+            e.b.end();
+            e.b.end();
+            let row = Index::var(e.b.begin_loop(LoopKind::Serial, OUT));
+            let h = place[1].mul(OUT as i64).add(&row);
+            e.b.begin_if(&[Guard::new(h.clone(), height)]);
+            // Columns that the result may not have are written one by one.
+            let together = width.is_multiple_of(OUT);
+            for columns in if together { vec![0..OUT] } else { (0..OUT).map(|j| j..j + 1).collect() } {
+                let w = |j: usize| place[2].mul(OUT as i64).add_const(j as i64);
+                if !together {
+                    e.b.begin_if(&[Guard::new(w(columns.start), width)]);
+                }
+                let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
+                let values = e.row(|k| Emit::kept(&row, k, &lane));
+                for j in columns {
+                    let mut value = e.combine(&OUTPUT[j], &values);
+                    if let Some(bias) = bias {
+                        let bias = e.b.load(bias, first.add(&lane));
+                        value = e.b.apply(ScalarFn::Add, &[value, bias]);
+                    }
+                    let pixel = place[0].mul(height as i64).add(&h).mul(width as i64).add(&w(j));
+                    e.b.store(to, pixel.mul(channels as i64).add(first).add(&lane), value);
+                }
+                e.b.end();
+                if !together {
+                    e.b.end();
+                }
+            }
+            e.b.end();
+            e.b.end();
+        });
+        e.b.end();
+        e.b.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Conv;
+    use crate::ops::testing::{check, sample};
+
+    #[test]
+    fn the_three_parts_are_a_convolution() {
+        for (x, to, pads) in [
+            ([1, 8, 8, 4], 3, [1, 1, 1, 1]),
+            ([2, 7, 9, 40], 5, [1, 0, 2, 1]),
+            ([1, 3, 3, 1], 33, [0, 0, 0, 0]),
+            ([3, 1, 2, 2], 2, [2, 1, 0, 3]),
+        ] {
+            let x = sample(DType::F64, &x, 1);
+            let w = sample(DType::F64, &[3, 3, x.shape()[3], to], 2);
+            let bias = sample(DType::F64, &[to], 3);
+            let conv = Conv { pads: pads.to_vec(), channels_last: true, ..Conv::plain() };
+            let expected = conv.eval(&[x.clone(), w.clone(), bias.clone()]).unwrap().remove(0);
+            let u = check(Winograd::weight(), &[w]).remove(0);
+            let v = check(Winograd::input(&pads), &[x]).remove(0);
+            let product = MatMul { trans_a: false, trans_b: false };
+            let sums = product.eval(&[v, u]).unwrap().remove(0);
+            let out = expected.shape();
+            let y = check(Winograd::output([out[0], out[1], out[2]]), &[sums, bias]).remove(0);
+            for (found, expected) in y.to_f64s().iter().zip(expected.to_f64s()) {
+                assert!((found - expected).abs() < 1e-11 * (1.0 + expected.abs()), "{found}, {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn constraints_are_named() {
+        let f32 = |shape: &[usize]| TensorType::fixed(DType::F32, shape);
+        let violated = |op: Winograd, ins: &[TensorType]| {
+            op.infer(&ins.iter().collect::<Vec<_>>()).unwrap_err().constraint
+        };
+        assert_eq!(violated(Winograd::weight(), &[f32(&[3, 2, 4, 4])]), "C1");
+        assert_eq!(violated(Winograd::input(&[1, 1]), &[f32(&[1, 4, 4, 4])]), "C2");
+        assert_eq!(violated(Winograd::input(&[]), &[f32(&[1, 2, 4, 4])]), "C2");
+        assert_eq!(violated(Winograd::output([1, 4, 5]), &[f32(&[36, 1, 4])]), "C3");
+        assert_eq!(violated(Winograd::output([1, 4, 5]), &[f32(&[36, 2, 4]), f32(&[5])]), "C4");
+        let empty = Winograd::input(&[]).infer(&[&f32(&[0, 4, 4, 4])]).unwrap();
+        assert_eq!(empty[0].to_string(), "f32[36, 0, 4]");
+    }
+}

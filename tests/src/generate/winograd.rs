@@ -12,9 +12,9 @@ impl Growing<'_> {
     pub(super) fn winograd(&mut self, name: &str) -> Option<Proposal> {
         let dtype = self.dtype(|d| d == DType::F32 || d == DType::F64);
         let of = |shape: Vec<usize>| Wanted::New(dtype, shape, Values::Within(-2.0, 2.0));
-        // Few, for their errors are found by moving one element at a time.
+        // A tile has 36 elements, and each one's error is found by moving it alone: one tile of two channels, or two.
         let channels = 1 + self.rng.below(2);
-        let [images, height, width] = [1 + self.rng.below(2), 1 + self.rng.below(5), 1 + self.rng.below(3)];
+        let [images, height, width] = [1, 1 + self.rng.below(4), 1 + self.rng.below(6 - channels)];
         let (sets, wanted) = match name {
             "winograd_weight" => (vec![], vec![of(vec![3, 3, channels, 1 + self.rng.below(4)])]),
             "winograd_input" => {

@@ -444,15 +444,16 @@ impl Winograd {
             e.b.begin_if(&[Guard::new(h.clone(), height)]);
             // Columns that the result may not have are written one by one.
             let together = width.is_multiple_of(OUT);
-            for columns in if together { vec![0..OUT] } else { (0..OUT).map(|j| j..j + 1).collect() } {
+            let at_once = if together { OUT } else { 1 };
+            for column in (0..OUT).step_by(at_once) {
                 let w = |j: usize| place[2].mul(OUT as i64).add_const(j as i64);
                 if !together {
-                    e.b.begin_if(&[Guard::new(w(columns.start), width)]);
+                    e.b.begin_if(&[Guard::new(w(column), width)]);
                 }
                 let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
                 let values = e.row(|k| Emit::kept(&row, k, &lane));
-                for j in columns {
-                    let mut value = e.combine(&OUTPUT[j], &values);
+                for (j, coefficients) in OUTPUT.iter().enumerate().skip(column).take(at_once) {
+                    let mut value = e.combine(coefficients, &values);
                     if let Some(bias) = bias {
                         let bias = e.b.load(bias, first.add(&lane));
                         value = e.b.apply(ScalarFn::Add, &[value, bias]);

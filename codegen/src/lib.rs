@@ -2,15 +2,21 @@
 //!
 //! A [`Program`](windlass_ir::loops::Program) goes in; an executable in memory ([`jit`]) or an object
 //! file ([`object`]) comes out.
-//! Each kernel becomes one function, compiled by Cranelift on several threads:
+//! Each kernel becomes one function, compiled on several threads:
 //!
 //! ```text
-//! kernel -> expand (ir) -> vector form of its vector loops -> CLIF -> bytes -> module
+//! kernel -> expand (ir) -> emit, for vectors of some width -> SSA -> Cranelift's IR -> bytes -> module
+//!                                                                 -> x86-64 ---------> bytes -> module
 //! ```
 //!
+//! The [emitter](emit) walks loops once and writes [SSA](ssa) over scalars and vectors. [Cranelift](cranelift)
+//! makes code of it for every target, with vectors of 128 bits; [`x86`] does so with vectors of 256 bits, where the
+//! target has AVX2 and FMA. [`Options::vector_bits`] chooses. Whatever makes the bytes, they enter a Cranelift
+//! module, which puts them into memory or an object file.
+//!
 //! The order of arithmetic is the kernel's; the emitter only chooses where code stands and how wide
-//! vectors are, so the bits are those of the loop interpreter. Code calls nothing: no libm, no libc, no
-//! helper per element.
+//! vectors are, so the bits are those of the loop interpreter at every width. Code calls nothing: no libm, no
+//! libc, no helper per element.
 //!
 //! ```
 //! use windlass_codegen::{Options, jit};

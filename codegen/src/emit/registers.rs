@@ -6,7 +6,6 @@
 
 use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{EntityRef, SecondaryMap};
-use rustc_hash::FxHashMap;
 use windlass_ir::DType;
 use windlass_ir::loops::{Block, Buffer, Index, Kernel, Let, LoopKind, Rhs, Role, Stmt, Var};
 
@@ -135,47 +134,43 @@ fn kills(block: &Block, buffer: Buffer, len: usize) -> bool {
 
 /// Marks the elements that statements certainly write.
 fn mark_block(block: &[Stmt], buffer: Buffer, written: &mut [bool]) {
-    let mut budget = 1 << 14;
-    for stmt in block {
-        mark_written(stmt, buffer, &mut FxHashMap::default(), written, &mut budget);
-    }
+    block.iter().for_each(|stmt| mark_written(stmt, buffer, &mut Vec::new(), written));
 }
 
-/// Marks the elements that a statement certainly writes.
-fn mark_written(
-    stmt: &Stmt,
-    buffer: Buffer,
-    vars: &mut FxHashMap<u32, i64>,
-    written: &mut [bool],
-    budget: &mut usize,
-) {
-    let known = |index: &Index, vars: &FxHashMap<u32, i64>| {
-        let closed = index.values().is_empty() && index.vars().iter().all(|v| vars.contains_key(&v.id));
-        closed.then(|| index.eval(&|v: Var| vars[&v.id], &|_| 0))
-    };
+/// Marks the elements that a statement inside loops of constant extents certainly writes.
+fn mark_written(stmt: &Stmt, buffer: Buffer, loops: &mut Vec<(Var, i64)>, written: &mut [bool]) {
     match stmt {
         Stmt::Store { buffer: b, index, .. } if *b == buffer => {
-            if let Some(at) = known(index, vars)
-                && let Some(slot) = written.get_mut(at as usize)
-            {
-                *slot = true;
+            let known = index.values().is_empty()
+                && index.vars().iter().all(|v| loops.iter().any(|(open, _)| open.id == v.id));
+            let steps: Option<Vec<(i64, i64)>> =
+                loops.iter().map(|(var, extent)| Some((index.coefficient(*var)?, *extent))).collect();
+            let (true, Some(steps)) = (known, steps) else { return };
+            let mut places = vec![index.offset()];
+            for (step, extent) in steps.into_iter().filter(|(step, _)| *step != 0) {
+                if places.len().saturating_mul(extent as usize) > MOST_PLACES {
+                    return;
+                }
+                places = places.iter().flat_map(|at| (0..extent).map(move |i| at + i * step)).collect();
+            }
+            for at in places {
+                if let Some(slot) = usize::try_from(at).ok().and_then(|at| written.get_mut(at)) {
+                    *slot = true;
+                }
             }
         }
         Stmt::For { var, extent, body, .. } => {
-            let Some(extent) = known(extent, vars) else { return };
-            for i in 0..extent {
-                if *budget == 0 {
-                    return;
-                }
-                *budget -= 1;
-                vars.insert(var.id, i);
-                body.iter().for_each(|s| mark_written(s, buffer, vars, written, budget));
-            }
-            vars.remove(&var.id);
+            let Some(extent) = extent.as_constant().filter(|n| *n > 0) else { return };
+            loops.push((*var, extent));
+            body.iter().for_each(|s| mark_written(s, buffer, loops, written));
+            loops.pop();
         }
         Stmt::Store { .. } | Stmt::Let(_) | Stmt::If { .. } => {}
     }
 }
+
+/// A store to more elements than this is not looked at.
+const MOST_PLACES: usize = 1 << 14;
 
 impl Emitter<'_> {
     /// The register buffers that blocks write: those whose values flow in or out, and those that live in

@@ -1,10 +1,11 @@
-"""Times models with Windlass and onnxruntime in turn, and prints medians, ratios and the share of the peak.
+"""Times models with Windlass, onnxruntime and OpenVINO in turn, and prints medians, ratios and the share of the peak.
 
     tests/peers/run.sh [--threads N] [--rounds N] [--seconds S] [MODEL...]
 
 A MODEL is the name of a folder that tests/material.sh makes, or `matmul_M_N_K`, a product with a constant right operand. Each
 round runs every engine once on every model, so that a machine that slows down slows them all; a model's figure is
-the median of its rounds' medians. Both engines get inputs of the same sizes: batch 1, sequences of 128.
+the median of its rounds' medians. All engines get inputs of the same sizes: batch 1, sequences of 128. The difference is the
+largest between our outputs and onnxruntime's, as a part of an output's largest element.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,33 +58,85 @@ def dimensions(path):
     return {dim.dim_param for port in model.graph.input for dim in port.type.tensor_type.shape.dim if dim.dim_param}
 
 
-class Onnxruntime:
-    """A session, kept between rounds; making it is what `ready` times."""
+def feeds_for(path):
+    """Inputs of the sizes that every engine gets, by name."""
+    random = np.random.default_rng(0)
+    feeds = {}
+    model = onnx.load(path, load_external_data=False)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for port in model.graph.input:
+        if port.name in weights:
+            continue
+        ty = port.type.tensor_type
+        shape = [SIZES.get(dim.dim_param, 1) if dim.dim_param else dim.dim_value for dim in ty.shape.dim]
+        is_float = ty.elem_type == TensorProto.FLOAT
+        feeds[port.name] = random.random(shape, dtype=np.float32) if is_float else np.ones(shape, np.int64)
+    return feeds
 
-    def __init__(self, path, threads):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+
+class Peer:
+    """A compiled model, kept between rounds; making it is what `ready` times."""
+
+    def __init__(self, path, threads, feeds):
         start = time.perf_counter()
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.run = self.compile(str(path), threads, feeds)
         self.ready = (time.perf_counter() - start) * 1e3
-        random = np.random.default_rng(0)
-        self.feeds = {}
-        for port in self.session.get_inputs():
-            shape = [size if isinstance(size, int) else SIZES.get(size, 1) for size in port.shape]
-            floats = random.random(shape, dtype=np.float32)
-            self.feeds[port.name] = floats if "float" in port.type else np.ones(shape, np.int64)
-        self.session.run(None, self.feeds)
+        self.outputs = self.run()
 
     def time(self, seconds):
         times = []
         end = time.perf_counter() + seconds
         while not times or time.perf_counter() < end:
             start = time.perf_counter()
-            self.session.run(None, self.feeds)
+            self.run()
             times.append(time.perf_counter() - start)
         return statistics.median(times) * 1e3
+
+
+class Onnxruntime(Peer):
+    name = "onnxruntime"
+
+    def compile(self, path, threads, feeds):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return lambda: session.run(None, feeds)
+
+
+class OpenVino(Peer):
+    name = "OpenVINO"
+
+    def compile(self, path, threads, feeds):
+        core = openvino.Core()
+        model = core.read_model(path)
+        model.reshape({name: list(value.shape) for name, value in feeds.items()})
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
+        return lambda: list(request.infer(feeds).values())
+
+
+def largest_difference(binary, path, feeds, expected):
+    """Between our outputs and a peer's, as a part of the largest element of each output."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [binary, "run", str(path), "--save", folder]
+        for number, (name, value) in enumerate(feeds.items()):
+            file = Path(folder) / f"in{number}.npy"
+            np.save(file, value)
+            command += ["--input", f"{name}={file}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        names = [output.name for output in onnx.load(path, load_external_data=False).graph.output]
+        worst = 0.0
+        for name, value in zip(names, expected):
+            ours = np.load(next(f for f in Path(folder).glob("*.npy") if f.stem == name.replace("/", "_")))
+            worst = max(worst, float(np.abs(ours - value).max() / max(np.abs(value).max(), 1e-30)))
+        return worst
 
 
 def peak(binary):
@@ -107,26 +161,34 @@ def main():
         missing = [str(path) for path in paths.values() if not path.exists()]
         if missing:
             sys.exit(f"no such model: {', '.join(missing)} (tests/material.sh makes the folders)")
-        peers = {name: Onnxruntime(path, arguments.threads) for name, path in paths.items()}
+        peers, differences = {}, {}
+        for name, path in paths.items():
+            feeds = feeds_for(path)
+            peers[name] = [engine(path, arguments.threads, feeds) for engine in (Onnxruntime, OpenVino)]
+            differences[name] = largest_difference(arguments.windlass, path, feeds, peers[name][0].outputs)
         ours, theirs, peaks = {name: [] for name in paths}, {name: [] for name in paths}, []
         for _ in range(arguments.rounds):
             peaks.append(peak(arguments.windlass))
             for name, path in paths.items():
                 ours[name].append(windlass(arguments.windlass, path, arguments.threads, arguments.seconds))
-                theirs[name].append(peers[name].time(arguments.seconds))
+                theirs[name].append([peer.time(arguments.seconds) for peer in peers[name]])
 
     best = statistics.median(peaks)
-    print(f"{arguments.threads} thread(s), medians of {arguments.rounds} rounds; peak of one thread {best:.1f} GFLOP/s")
-    print("| model | windlass ms | onnxruntime ms | ratio | GFLOP/s | % of peak | ready ms | onnxruntime ready ms |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"{arguments.threads} thread(s), medians of {arguments.rounds} rounds; peak of one thread {best:.1f} GFLOP/s\n")
+    print("| model | windlass ms | onnxruntime ms | OpenVINO ms | ratio | % of peak | ready ms | theirs | difference |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    ratios = []
     for name in paths:
         own, ready, rate = (statistics.median(column) for column in zip(*ours[name]))
-        other = statistics.median(theirs[name])
-        share = 100 * rate / best / arguments.threads
+        others = [statistics.median(column) for column in zip(*theirs[name])]
+        ratios.append(own / min(others))
+        shown = " | ".join(f"{other:.3f}" for other in others)
+        theirs_ready = ", ".join(f"{peer.ready:.0f}" for peer in peers[name])
         print(
-            f"| {name} | {own:.3f} | {other:.3f} | {own / other:.2f} | {rate:.1f} | {share:.0f} "
-            f"| {ready:.0f} | {peers[name].ready:.0f} |"
+            f"| {name} | {own:.3f} | {shown} | {ratios[-1]:.2f} | {100 * rate / best / arguments.threads:.0f} "
+            f"| {ready:.0f} | {theirs_ready} | {differences[name]:.0e} |"
         )
+    print(f"\nRatios are to the fastest peer; their geometric mean is {statistics.geometric_mean(ratios):.2f}.")
 
 
 if __name__ == "__main__":

@@ -4,5 +4,6 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 tests/material.sh
+target/venv/bin/pip install --quiet --disable-pip-version-check --requirement tests/peers/requirements.txt
 cargo build --release --package windlass --locked
 exec target/venv/bin/python tests/peers/compare.py "$@"

@@ -75,94 +75,94 @@ impl<'s> Lower<'s> {
     }
 
     /// Lowers all blocks. Edges from a block with several successors to one with several predecessors get
-    /// a block of their own.
+    /// a block of their own, behind the one they come from.
     fn blocks(&mut self) -> Result<Code, String> {
         let order = &self.ssa.order;
         let mut predecessors: SecondaryMap<Block, u32> = SecondaryMap::new();
         for &block in order {
             self.ssa.blocks[block].end.targets().iter().for_each(|t| predecessors[t.block] += 1);
         }
-        // The numbers of blocks, with those of the split edges after the block they come from.
-        let mut numbers: SecondaryMap<Block, usize> = SecondaryMap::new();
-        let mut next = 0;
         let is_split =
             |end: &End, target: &Target| matches!(end, End::Branch(..)) && predecessors[target.block] > 1;
+        let mut numbers: SecondaryMap<Block, usize> = SecondaryMap::new();
+        let mut next = 0;
         for &block in order {
             numbers[block] = next;
             let end = &self.ssa.blocks[block].end;
             next += 1 + end.targets().iter().filter(|t| is_split(end, t)).count();
         }
+        // Backwards: blocks, and the instructions of each.
         let mut reversed: Vec<(Vec<Inst>, BlockData)> = Vec::with_capacity(next);
         for &block in order.iter().rev() {
-            let data = &self.ssa.blocks[block];
-            let mut insts: Vec<Inst> = Vec::new();
+            let end = &self.ssa.blocks[block].end;
+            let mut edges: Vec<(Vec<Inst>, BlockData)> = Vec::new();
             let mut targets: Vec<(regalloc2::Block, Vec<VReg>)> = Vec::new();
-            // What the end uses stands behind the last instruction, which may be a store.
-            self.now = data.insts.last().map_or(Position::default(), |&last| {
-                let Position { block, stores } = self.positions[last];
-                Position { block, stores: stores + u32::from(self.ssa.insts[last].result.is_none()) }
-            });
-            let mut splits = Vec::new();
-            for target in data.end.targets() {
+            self.now = self.behind(block);
+            for target in end.targets() {
                 let args = target.args.iter().map(|&arg| self.reg(arg)).collect();
                 let number = numbers[target.block];
-                if is_split(&data.end, target) {
-                    let own = numbers[block] + 1 + splits.len();
-                    splits.push((number, args));
-                    targets.push((regalloc2::Block::new(own), Vec::new()));
+                let goal = (regalloc2::Block::new(number), args);
+                if is_split(end, target) {
+                    targets.push((regalloc2::Block::new(numbers[block] + 1 + edges.len()), Vec::new()));
+                    let data = BlockData { targets: vec![goal], ..BlockData::default() };
+                    edges.push((vec![Inst::Jump(number)], data));
                 } else {
-                    targets.push((regalloc2::Block::new(number), args));
+                    targets.push(goal);
                 }
             }
-            let ends: Vec<usize> = targets.iter().map(|(block, _)| block.index()).collect();
-            let end = match &data.end {
-                End::Open => return Err(format!("{block} has no end")),
-                End::Return => Inst::Return,
-                End::Jump(_) => Inst::Jump(ends[0]),
-                End::Branch(condition, _) => Inst::Branch(self.test(*condition), [ends[0], ends[1]]),
+            reversed.extend(edges.into_iter().rev());
+            let insts = self.block(block, &targets)?;
+            let params = match numbers[block] {
+                0 => Vec::new(),
+                _ => self.ssa.blocks[block].params.iter().map(|&param| self.reg(param)).collect(),
             };
-            self.buffer.push(end);
-            insts.extend(self.buffer.drain(..).rev());
-            for (number, args) in splits.into_iter().rev() {
-                let target = regalloc2::Block::new(number);
-                let own = BlockData { targets: vec![(target, args)], ..BlockData::default() };
-                reversed.push((vec![Inst::Jump(number)], own));
-            }
-            for &inst in data.insts.iter().rev() {
-                self.now = self.positions[inst];
-                let inst = &self.ssa.insts[inst];
-                match inst.result {
-                    Some(result) => {
-                        let Some(register) = self.values[result] else { continue };
-                        self.define(inst, result, register)?;
-                    }
-                    None => self.store(inst)?,
-                }
-                insts.extend(self.buffer.drain(..).rev());
-            }
-            let params: Vec<VReg> = data.params.iter().map(|&param| self.reg(param)).collect();
-            let is_entry = numbers[block] == 0;
-            if is_entry {
-                let fixed = params.iter().zip([RDI, RSI, RDX]);
-                insts.push(Inst::Params(fixed.map(|(&v, r)| Operand::reg_fixed_def(v, r)).collect()));
-            }
-            let params = if is_entry { Vec::new() } else { params };
             reversed.push((insts, BlockData { params, targets, ..BlockData::default() }));
         }
-        let mut code = Code::default();
-        for (insts, mut block) in reversed.into_iter().rev() {
-            let start = code.insts.len();
-            code.insts.extend(insts.into_iter().rev());
-            block.range = (start, code.insts.len());
-            block.successors = block.targets.iter().map(|(block, _)| *block).collect();
-            code.blocks.push(block);
-        }
-        for at in 0..code.blocks.len() {
-            for successor in code.blocks[at].successors.clone() {
-                code.blocks[successor.index()].predecessors.push(regalloc2::Block::new(at));
+        Ok(in_order(reversed))
+    }
+
+    /// Where a block's end stands: behind its last instruction, which may be a store.
+    fn behind(&self, block: Block) -> Position {
+        self.ssa.blocks[block].insts.last().map_or(Position::default(), |&last| {
+            let Position { block, stores } = self.positions[last];
+            Position { block, stores: stores + u32::from(self.ssa.insts[last].result.is_none()) }
+        })
+    }
+
+    /// The instructions of a block, backwards.
+    fn block(
+        &mut self,
+        block: Block,
+        targets: &[(regalloc2::Block, Vec<VReg>)],
+    ) -> Result<Vec<Inst>, String> {
+        let data = &self.ssa.blocks[block];
+        let target = |at: usize| targets[at].0.index();
+        let end = match &data.end {
+            End::Open => return Err(format!("{block} has no end")),
+            End::Return => Inst::Return,
+            End::Jump(_) => Inst::Jump(target(0)),
+            End::Branch(condition, _) => Inst::Branch(self.test(*condition), [target(0), target(1)]),
+        };
+        self.buffer.push(end);
+        let mut insts: Vec<Inst> = self.buffer.drain(..).rev().collect();
+        for &inst in data.insts.iter().rev() {
+            self.now = self.positions[inst];
+            let inst = &self.ssa.insts[inst];
+            match inst.result {
+                Some(result) => {
+                    let Some(register) = self.values[result] else { continue };
+                    self.define(inst, result, register)?;
+                }
+                None => self.store(inst)?,
             }
+            insts.extend(self.buffer.drain(..).rev());
         }
-        Ok(code)
+        if self.ssa.order.first() == Some(&block) {
+            let params: Vec<VReg> = data.params.iter().map(|&param| self.reg(param)).collect();
+            let fixed = params.iter().zip([RDI, RSI, RDX]);
+            insts.push(Inst::Params(fixed.map(|(&v, r)| Operand::reg_fixed_def(v, r)).collect()));
+        }
+        Ok(insts)
     }
 
     /// A new register.
@@ -300,6 +300,24 @@ impl<'s> Lower<'s> {
         }
         Ok(())
     }
+}
+
+/// Code from its blocks, the last of them first, each with its instructions backwards.
+fn in_order(reversed: Vec<(Vec<Inst>, BlockData)>) -> Code {
+    let mut code = Code::default();
+    for (insts, mut block) in reversed.into_iter().rev() {
+        let start = code.insts.len();
+        code.insts.extend(insts.into_iter().rev());
+        block.range = (start, code.insts.len());
+        block.successors = block.targets.iter().map(|(block, _)| *block).collect();
+        code.blocks.push(block);
+    }
+    for at in 0..code.blocks.len() {
+        for successor in code.blocks[at].successors.clone() {
+            code.blocks[successor.index()].predecessors.push(regalloc2::Block::new(at));
+        }
+    }
+    code
 }
 
 /// A constant byte.

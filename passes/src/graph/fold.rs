@@ -50,7 +50,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
 }
 
 /// Constants larger than this are left to be prepared by compiled code.
-const PREPARED_BYTES: u64 = 64 << 10;
+const PREPARED_BYTES: u64 = 8 << 10;
 
 /// Whether compiled code can compute a node's results.
 fn is_compiled(graph: &Graph, node: Node) -> bool {

@@ -226,6 +226,8 @@ impl<'k> Emitter<'k> {
         self.open_loop(zero, end, step, known, body)?;
         let iv = self.loop_region().iv;
         for offset in 0..step {
+            // What another iteration loaded would take a register from the tile until it is used again.
+            self.top().cache.retain(|(op, ..), _| !matches!(op, Op::Load { .. }));
             self.vars.insert(var.id, Binding { base: Some(iv), offset });
             self.block(body)?;
         }

@@ -223,7 +223,26 @@ impl<'k> Emitter<'k> {
             Some(n) => self.int(n - rest),
             None => self.number(extent),
         };
-        self.open_loop(zero, end, step, known, body)?;
+        self.rounds(var, (zero, end), step, known, body)?;
+        if rest > 0 {
+            // A loop too: with constants for the variable, what it loads would move out of the loops around, and stay
+            // in registers there.
+            let last = self.number(extent);
+            self.rounds(var, (end, last), 1, known, body)?;
+        }
+        Ok(())
+    }
+
+    /// A loop that does `step` iterations a round.
+    fn rounds(
+        &mut self,
+        var: Var,
+        (start, end): (Value, Value),
+        step: i64,
+        known: Option<i64>,
+        body: &'k Block,
+    ) -> Result<(), Error> {
+        self.open_loop(start, end, step, known, body)?;
         let iv = self.loop_region().iv;
         for offset in 0..step {
             // What another iteration loaded would take a register from the tile until it is used again.
@@ -232,10 +251,6 @@ impl<'k> Emitter<'k> {
             self.block(body)?;
         }
         self.close_loop();
-        for offset in known.map_or(0..0, |n| n - rest..n) {
-            self.vars.insert(var.id, Binding { base: None, offset });
-            self.block(body)?;
-        }
         Ok(())
     }
 

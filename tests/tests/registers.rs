@@ -1,0 +1,53 @@
+//! Where sums of products are kept: in registers. Code that spills them is right, and slow; no test of results sees it.
+
+use windlass_codegen::{Target, asm_text};
+use windlass_ir::text::parse_graph;
+use windlass_passes::lower::schedule::Machine;
+use windlass_passes::lower::{LowerOptions, lower};
+
+/// A block of code with at least this many multiply-adds is the inside of a tile.
+const TILE: usize = 12;
+
+#[test]
+fn sums_of_tiles_stay_in_registers() {
+    if Target::host().vector_bits().expect("code is made for this machine") < 256 {
+        // Which registers Cranelift chooses is not ours to say.
+        return;
+    }
+    for (name, text) in [
+        (
+            "product",
+            "graph @g(%x: f32[48, 64], %w: f32[64, 80]) { %y = matmul %x, %w : f32[48, 80] return %y as \"y\" }",
+        ),
+        (
+            "long product",
+            "graph @g(%x: f32[60, 2000], %w: f32[2000, 64]) { %y = matmul %x, %w return %y as \"y\" }",
+        ),
+        (
+            "convolution",
+            "graph @g(%x: f32[1, 14, 14, 32], %w: f32[3, 3, 32, 32]) \
+             { %y = conv %x, %w {channels_last = true} return %y as \"y\" }",
+        ),
+        (
+            "depthwise",
+            "graph @g(%x: f32[1, 14, 14, 32], %w: f32[3, 3, 1, 32]) \
+             { %y = conv %x, %w {channels_last = true, group = 32} return %y as \"y\" }",
+        ),
+    ] {
+        let graph = parse_graph(text).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        let options = LowerOptions { fuse: true, machine: Machine::with_vectors(256) };
+        let program = lower(&graph, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut tiles = 0;
+        for kernel in &program.kernels {
+            let asm = asm_text(kernel, &Target::host(), Some(256)).unwrap_or_else(|e| panic!("{name}: {e}"));
+            for block in asm.split("block") {
+                if block.matches("vfmadd").count() >= TILE {
+                    tiles += 1;
+                    let spilled: Vec<&str> = block.lines().filter(|line| line.contains("[rsp")).collect();
+                    assert!(spilled.is_empty(), "{name}: {spilled:?} in\n{block}");
+                }
+            }
+        }
+        assert!(tiles > 0, "{name} has no tile");
+    }
+}

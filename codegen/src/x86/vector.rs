@@ -289,6 +289,8 @@ impl Lower<'_> {
                 // Without raising the flag for an inexact result.
                 self.one(code, ty, to, args[0], Some(8 | mode));
             }
+            // These work on whole registers, and their operands in memory would have to be as large.
+            Op::And | Op::Or | Op::Xor if !ty.is_vector() => return None,
             op => {
                 let code = two(op, ty)?;
                 // Either operand may come from memory.

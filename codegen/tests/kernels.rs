@@ -396,3 +396,20 @@ fn shifts_by_constants() {
         }
     }
 }
+
+#[test]
+fn vector_loops_of_every_length_and_width() {
+    for dtype in [DType::U8, DType::I16, DType::F32, DType::F64] {
+        for len in (1..140).chain([255, 256, 257, 383]) {
+            let mut b = KernelBuilder::new("negated");
+            let x = b.buffer("x", dtype, len, Role::In);
+            let y = b.buffer("y", dtype, len, Role::Out);
+            b.repeat(Vector, len, |b, i| {
+                let v = b.load(x, i.clone());
+                let v = b.apply(ScalarFn::Neg, &[v]);
+                b.store(y, i, v);
+            });
+            check(b.finish());
+        }
+    }
+}

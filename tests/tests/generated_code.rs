@@ -60,7 +60,11 @@ fn origin(graph: &Graph, output: usize) -> &'static str {
     graph.def_node(graph.outputs()[output].1).map_or("an input", |data| data.op.name())
 }
 
-/// Holds machine code in memory to the loops.
+/// What stands before and behind an output while code runs, and for how many bytes.
+const FENCE: u8 = 0xa5;
+const FENCE_BYTES: usize = 256;
+
+/// Holds machine code in memory to the loops, and to its outputs.
 fn check_jit(
     program: &Program,
     bits: usize,
@@ -72,12 +76,25 @@ fn check_jit(
     let (executable, _) = jit(program, &options).map_err(|e| e.to_string())?;
     let inputs: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
     for (threads, pool) in (1..).zip(pools) {
-        let mut found: Vec<Tensor> =
-            expected.iter().map(|tensor| Tensor::zeros(tensor.dtype(), tensor.shape())).collect();
-        let mut outputs: Vec<&mut [u8]> = found.iter_mut().map(Tensor::bytes_mut).collect();
-        executable.run(pool, &inputs, &mut outputs).map_err(|e| e.to_string())?;
-        same_bits(&found, expected)
-            .map_err(|e| format!("code in memory, {bits} bits, {threads} threads: {e}"))?;
+        let fail = |message: String| format!("code in memory, {bits} bits, {threads} threads: {message}");
+        let mut fenced: Vec<Vec<u8>> =
+            expected.iter().map(|tensor| vec![FENCE; tensor.bytes().len() + 2 * FENCE_BYTES]).collect();
+        let mut outputs: Vec<&mut [u8]> = fenced
+            .iter_mut()
+            .zip(expected)
+            .map(|(bytes, tensor)| &mut bytes[FENCE_BYTES..][..tensor.bytes().len()])
+            .collect();
+        executable.run(pool, &inputs, &mut outputs).map_err(|e| fail(e.to_string()))?;
+        let mut found = Vec::new();
+        for (i, (bytes, tensor)) in fenced.iter().zip(expected).enumerate() {
+            let (before, rest) = bytes.split_at(FENCE_BYTES);
+            let (inside, behind) = rest.split_at(tensor.bytes().len());
+            if before.iter().chain(behind).any(|&byte| byte != FENCE) {
+                return Err(fail(format!("writes outside output {i}")));
+            }
+            found.extend(Tensor::from_bytes(tensor.dtype(), tensor.shape(), inside));
+        }
+        same_bits(&found, expected).map_err(fail)?;
     }
     Ok(())
 }

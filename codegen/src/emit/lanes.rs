@@ -40,8 +40,8 @@ impl<'k> Emitter<'k> {
         };
         self.uniforms(&body)?;
         let mut done = 0;
-        if count > WRITTEN_OUT && !body.uses_registers {
-            let step = widest * copies(&body);
+        let step = widest * copies(&body);
+        if count >= step.max(WRITTEN_OUT + 1) && !body.uses_registers {
             done = count - count % step;
             let end = self.int(done);
             self.whole_pieces(&body, end, step, widest, Some(done), block)?;

@@ -286,6 +286,7 @@ impl<'k> Emitter<'k> {
         known: Option<i64>,
         body: &'k Block,
     ) -> Result<(), Error> {
+        debug_assert!(known != Some(0), "a loop that is said to run does");
         let (carried, dropped) = self.carried(&[body]);
         let header = self.func.block();
         let exit = self.func.block();

@@ -71,17 +71,39 @@ pub fn program(kernel: Kernel) -> Program {
     program
 }
 
-/// Runs a program natively, with vectors of at most so many bits.
+/// What stands before and behind an output while code runs, and for how many bytes.
+const FENCE: u8 = 0xa5;
+const FENCE_BYTES: usize = 256;
+
+/// Runs a program natively, with vectors of at most so many bits. Panics if it writes outside its outputs.
 pub fn run_native(program: &Program, inputs: &[Tensor], threads: usize, bits: Option<usize>) -> Vec<Tensor> {
     let options = Options { verify: true, vector_bits: bits, ..Options::default() };
     let (executable, _) = jit(program, &options).unwrap_or_else(|e| panic!("{e}"));
     let pool = Pool::new(threads);
-    let mut outputs: Vec<Tensor> =
-        program.outputs.iter().map(|(_, ty)| Tensor::zeros(ty.dtype, &ty.shape())).collect();
+    let sizes = program.outputs.iter().map(|(_, ty)| ty.shape().iter().product::<usize>() * ty.dtype.size());
+    let sizes: Vec<usize> = sizes.collect();
+    let mut fenced: Vec<Vec<u8>> = sizes.iter().map(|size| vec![FENCE; size + 2 * FENCE_BYTES]).collect();
     let ins: Vec<&[u8]> = inputs.iter().map(|t| t.bytes()).collect();
-    let mut outs: Vec<&mut [u8]> = outputs.iter_mut().map(|t| t.bytes_mut()).collect();
+    let mut outs: Vec<&mut [u8]> = fenced
+        .iter_mut()
+        .zip(&sizes)
+        .map(|(bytes, &size)| {
+            bytes[FENCE_BYTES..][..size].fill(0);
+            &mut bytes[FENCE_BYTES..][..size]
+        })
+        .collect();
     executable.run(&pool, &ins, &mut outs).unwrap_or_else(|e| panic!("{e}"));
-    outputs
+    fenced
+        .iter()
+        .zip(&program.outputs)
+        .map(|(bytes, (name, ty))| {
+            let (before, rest) = bytes.split_at(FENCE_BYTES);
+            let (inside, behind) = rest.split_at(rest.len() - FENCE_BYTES);
+            let untouched = before.iter().chain(behind).all(|&byte| byte == FENCE);
+            assert!(untouched, "code with {bits:?} bits writes outside `{name}`");
+            Tensor::from_bytes(ty.dtype, &ty.shape(), inside).expect("the size is the type's")
+        })
+        .collect()
 }
 
 /// Whether two tensors hold the same bits, any NaN being equal to any other.

@@ -5,9 +5,9 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Random, run_native, same};
+use common::{Random, program, run_native, same};
 use windlass_codegen::{ObjectOptions, Target, archive, object, shared_library};
-use windlass_ir::loops::{Index, KernelBuilder, LoopKind, Place, Program, Role, Step, Work};
+use windlass_ir::loops::{Guard, Index, KernelBuilder, LoopKind, Place, Program, Role, Step, Work};
 use windlass_ir::{DType, ScalarFn, Tensor, TensorType};
 
 /// `y = sqrt(x * w + b)` in two steps through the arena, and a constant copied out.
@@ -186,6 +186,19 @@ fn a_c_program_gives_the_bits_of_the_jit() {
     }
 }
 
+/// `y[i] = x[i - 1]`, 0 before the first.
+fn shifted() -> Program {
+    let mut b = KernelBuilder::new("shifted");
+    let x = b.buffer("x", DType::F32, 30, Role::In);
+    let y = b.buffer("y", DType::F32, 30, Role::Out);
+    b.repeat(LoopKind::Vector, 30, |b, i| {
+        let before = i.add_const(-1);
+        let v = b.load_guarded(x, before.clone(), vec![Guard::new(before, 30)]);
+        b.store(y, i, v);
+    });
+    program(b.finish())
+}
+
 #[test]
 fn objects_are_made_for_every_kind_of_target() {
     for triple in Target::TRIPLES {
@@ -193,6 +206,9 @@ fn objects_are_made_for_every_kind_of_target() {
         let artifact = object(&model(), &target, &ObjectOptions::default());
         let artifact = artifact.unwrap_or_else(|e| panic!("{triple}: {e}"));
         assert!(artifact.object.len() > 1000, "{triple}");
+        // Also where there are no vectors: an element or zero.
+        let artifact = object(&shifted(), &target, &ObjectOptions::default());
+        artifact.unwrap_or_else(|e| panic!("{triple}: {e}"));
     }
     assert!(Target::parse("pdp11-unknown-none").is_err());
     let old = Target { cpu: Some("nehalem".to_string()), ..Target::parse(Target::TRIPLES[0]).unwrap() };

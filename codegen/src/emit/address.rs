@@ -8,7 +8,7 @@ use windlass_ir::loops::{Atom, Buffer, Guard, Index};
 
 use super::{Binding, Emitter, Number};
 use crate::error::Error;
-use crate::ssa::{Condition, Element, Op, Type, Value};
+use crate::ssa::{Condition, Op, Type, Value};
 
 /// A sum of scaled values and a constant.
 #[derive(Clone, Debug, Default)]
@@ -210,8 +210,8 @@ impl Emitter<'_> {
         Ok(all.map(Number::Value))
     }
 
-    /// An address of zeros, as many as a vector has bytes, wherever the condition fails. The whole address is chosen, so nothing
-    /// may be added to it.
+    /// An address of zeros, as many as a vector or a scalar has bytes, wherever the condition fails. The whole
+    /// address is chosen, so nothing may be added to it.
     pub(super) fn guarded_address(
         &mut self,
         (address, displacement): (Value, i32),
@@ -220,12 +220,14 @@ impl Emitter<'_> {
         let zeros = match self.zeros.expand() {
             Some(zeros) => zeros,
             None => {
-                let bytes = self.machine.vector_bytes;
+                let bytes = self.machine.vector_bytes.max(8);
                 let slot = self.func.slots.push(bytes as u32);
                 let zeros = self.typed(0, Op::StackAddress(slot), Type::I64, &[]);
-                let zero = self.bits_at(0, 0, Type::vector(Element::I64, bytes));
-                let store = Op::Store { offset: 0, bytes: bytes as u8 };
-                self.func.push_effect(self.regions[0].block, store, &[zero, zeros]);
+                let zero = self.int(0);
+                for offset in (0..bytes as i32).step_by(8) {
+                    let store = Op::Store { offset, bytes: 8 };
+                    self.func.push_effect(self.regions[0].block, store, &[zero, zeros]);
+                }
                 self.zeros = zeros.into();
                 zeros
             }

@@ -12,6 +12,7 @@ mod convert;
 mod encode;
 mod flags;
 mod inst;
+mod integers;
 mod lanes;
 mod lower;
 mod pool;

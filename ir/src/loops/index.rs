@@ -452,7 +452,6 @@ impl fmt::Display for Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loops::Guard;
 
     fn var(id: u32, extent: usize) -> Index {
         Index::var(Var { id, extent })
@@ -475,17 +474,6 @@ mod tests {
         let flat = head.mul(64).add(&lane);
         assert_eq!(flat.div(64), head);
         assert_eq!(flat.rem(64), lane);
-    }
-
-    #[test]
-    fn guards_are_coarse() {
-        let (panel, lane) = (var(0, 4), var(1, 32));
-        let channel = panel.mul(32).add(&lane);
-        assert_eq!(Guard::new(channel.clone(), 64), Guard::new(panel.clone(), 2));
-        assert_eq!(Guard::new(channel.add_const(-64), 64), Guard::new(panel.add_const(-2), 2));
-        // Where it matters which lane it is, the lane stays.
-        assert!(Guard::new(channel.clone(), 72).index.mentions(Var { id: 1, extent: 32 }));
-        assert!(Guard::new(channel.add_const(1), 64).index.mentions(Var { id: 1, extent: 32 }));
     }
 
     #[test]

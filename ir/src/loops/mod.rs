@@ -7,6 +7,7 @@
 //! generated code.
 
 mod expand;
+mod guard;
 mod index;
 pub mod interpret;
 mod kernel;
@@ -20,10 +21,11 @@ mod verify;
 use cranelift_entity::entity_impl;
 
 pub use expand::{check_expanded, expand_kernel, is_emitted};
+pub use guard::Guard;
 pub use index::{Atom, Index, Var};
 pub use kernel::{Block, Buffer, BufferData, Kernel, KernelBuilder, Let, LoopKind, Rhs, Role, Stmt};
 pub use machine::{MachineFn, machine_fn};
-pub use nest::{Expr, Guard, Nest, NestBuilder, Operand, Reduction};
+pub use nest::{Expr, Nest, NestBuilder, Operand, Reduction};
 pub use nest_interpret::interpret_nest;
 pub use program::{Place, Program, Step, Work};
 pub use text::{parse_kernel, print_kernel, print_nest, print_program};

@@ -303,6 +303,7 @@ mod transpose;
 mod unsqueeze;
 mod window;
 mod winograd;
+mod winograd_lower;
 
 pub use arg_reduce::ArgKind;
 pub use attention::Scores;

@@ -6,26 +6,24 @@
 //! of the 36 positions the sum over channels is a product of matrices, tiles by channels by channels.
 //! Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), F(4x4, 3x3).
 
-use super::{Lowered, MatMul, OpDef, Reshape, arity};
+use super::winograd_lower::{input_kernel, output_kernel, weight_as_product};
+use super::{Lowered, OpDef, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
-use crate::graph::{Builder, Value, Values};
-use crate::loops::{Buffer, Guard, Index, Kernel, KernelBuilder, LoopKind, Role, Val};
 use crate::require;
-use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
 use crate::types::{Dim, TensorType};
 
 /// Outputs of a tile along a dimension, and inputs that they depend on.
-const OUT: usize = 4;
-const IN: usize = 6;
+pub(super) const OUT: usize = 4;
+pub(super) const IN: usize = 6;
 
 /// Positions of a transformed tile.
-const POSITIONS: usize = IN * IN;
+pub(super) const POSITIONS: usize = IN * IN;
 
 /// `B'`, which transforms inputs.
-const INPUT: [[f64; IN]; IN] = [
+pub(super) const INPUT: [[f64; IN]; IN] = [
     [4.0, 0.0, -5.0, 0.0, 1.0, 0.0],
     [0.0, -4.0, -4.0, 1.0, 1.0, 0.0],
     [0.0, 4.0, -4.0, -1.0, 1.0, 0.0],
@@ -35,7 +33,7 @@ const INPUT: [[f64; IN]; IN] = [
 ];
 
 /// `G`, which transforms weights.
-const WEIGHT: [[f64; 3]; IN] = [
+pub(super) const WEIGHT: [[f64; 3]; IN] = [
     [1.0 / 4.0, 0.0, 0.0],
     [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
     [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
@@ -45,15 +43,12 @@ const WEIGHT: [[f64; 3]; IN] = [
 ];
 
 /// `A'`, which transforms sums to outputs.
-const OUTPUT: [[f64; IN]; OUT] = [
+pub(super) const OUTPUT: [[f64; IN]; OUT] = [
     [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
     [0.0, 1.0, -1.0, 2.0, -2.0, 0.0],
     [0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
     [0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
 ];
-
-/// Channels that a transform works on at a time.
-const LANES: usize = 32;
 
 /// Which of the three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,12 +101,12 @@ impl Winograd {
         images * height.div_ceil(OUT) * width.div_ceil(OUT)
     }
 
-    fn pad(&self, at: usize) -> i64 {
+    pub(super) fn pad(&self, at: usize) -> i64 {
         self.pads.get(at).copied().unwrap_or(0)
     }
 
     /// Images, rows and columns of the result for an input.
-    fn result_of(&self, x: &[usize]) -> [usize; 3] {
+    pub(super) fn result_of(&self, x: &[usize]) -> [usize; 3] {
         let size = |input: usize, before: usize| {
             (input as i64 + self.pad(before) + self.pad(before + 2) - 2).max(0) as usize
         };
@@ -119,7 +114,7 @@ impl Winograd {
     }
 
     /// Images, rows and columns of an output.
-    fn result(&self) -> [usize; 3] {
+    pub(super) fn result(&self) -> [usize; 3] {
         [0, 1, 2].map(|at| self.shape.get(at).map_or(0, |&n| n.max(0) as usize))
     }
 }
@@ -258,8 +253,8 @@ impl OpDef for Winograd {
         }
         match self.part {
             WinogradPart::Weight => Lowered::graph(ins, weight_as_product),
-            WinogradPart::Input => Ok(Lowered::Kernel(Box::new(self.input_kernel(&ins[0])))),
-            WinogradPart::Output => Ok(Lowered::Kernel(Box::new(self.output_kernel(ins)))),
+            WinogradPart::Input => Ok(Lowered::Kernel(Box::new(input_kernel(self, &ins[0])))),
+            WinogradPart::Output => Ok(Lowered::Kernel(Box::new(output_kernel(self, ins)))),
         }
     }
 }
@@ -279,206 +274,11 @@ fn both_sides<const R: usize, const S: usize>(m: &[[f64; S]; R], x: &[f64]) -> V
     (0..R * R).map(|p| element(p / R, p % R)).collect()
 }
 
-/// The transform of weights as a product with a constant matrix.
-fn weight_as_product(b: &mut Builder, ins: &[Value]) -> Result<Values, Error> {
-    let ty = b.ty(ins[0]).clone();
-    let shape = ty.shape();
-    let (from, to) = (shape[2], shape[3]);
-    let both: Vec<f64> = (0..POSITIONS)
-        .flat_map(|p| (0..9).map(move |tap| WEIGHT[p / IN][tap / 3] * WEIGHT[p % IN][tap % 3]))
-        .collect();
-    let matrix = b.constant(Tensor::from_f64s(ty.dtype, &[POSITIONS, 9], &both));
-    let taps = b.push1(Reshape::to(&[9, from * to]), &[ins[0]])?;
-    let product = b.push1(MatMul { trans_a: false, trans_b: false }, &[matrix, taps])?;
-    Ok(Values::from_slice(&[b.push1(Reshape::to(&[POSITIONS, from, to]), &[product])?]))
-}
-
-/// The kernel of a transform under construction.
-struct Emit {
-    b: KernelBuilder,
-    dtype: DType,
-    /// A tile's values between its two sides.
-    scratch: Buffer,
-}
-
-impl Emit {
-    fn new(name: &str, dtype: DType, declare: impl FnOnce(&mut KernelBuilder)) -> Emit {
-        let mut b = KernelBuilder::new(name);
-        declare(&mut b);
-        let scratch = b.buffer("tile", dtype, POSITIONS * LANES, Role::Stack);
-        Emit { b, dtype, scratch }
-    }
-
-    /// Runs `body` for blocks of channels, with the first of each and how many.
-    fn over_channels(&mut self, channels: usize, mut body: impl FnMut(&mut Emit, &Index, usize)) {
-        let (whole, rest) = (channels / LANES, channels % LANES);
-        if whole > 0 {
-            let block = self.b.begin_loop(LoopKind::Serial, whole);
-            body(self, &Index::var(block).mul(LANES as i64), LANES);
-            self.b.end();
-        }
-        if rest > 0 {
-            body(self, &Index::constant((whole * LANES) as i64), rest);
-        }
-    }
-
-    /// Where a value of the tile is kept.
-    fn kept(row: &Index, column: &Index, lane: &Index) -> Index {
-        row.mul(IN as i64).add(column).mul(LANES as i64).add(lane)
-    }
-
-    /// A row of a transform times values.
-    fn combine(&mut self, row: &[f64], values: &[Val]) -> Val {
-        let mut terms: Vec<(f64, Val)> =
-            row.iter().copied().zip(values.iter().copied()).filter(|(c, _)| *c != 0.0).collect();
-        // One that is taken as it is starts the sum.
-        if let Some(plain) = terms.iter().position(|(c, _)| *c == 1.0) {
-            terms.swap(0, plain);
-        }
-        let (dtype, b) = (self.dtype, &mut self.b);
-        let mut sum: Option<Val> = None;
-        for (c, value) in terms {
-            sum = Some(match sum {
-                None if c == 1.0 => value,
-                None => {
-                    let c = b.constant(dtype, c);
-                    b.apply(ScalarFn::Mul, &[value, c])
-                }
-                Some(sum) if c == 1.0 => b.apply(ScalarFn::Add, &[sum, value]),
-                Some(sum) if c == -1.0 => b.apply(ScalarFn::Sub, &[sum, value]),
-                Some(sum) => {
-                    let c = b.constant(dtype, c);
-                    b.apply(ScalarFn::Fma, &[value, c, sum])
-                }
-            });
-        }
-        sum.expect("no row is empty")
-    }
-
-    /// The values of one row or column of the tile kept.
-    fn row(&mut self, at: impl Fn(&Index) -> Index) -> Vec<Val> {
-        (0..IN as i64).map(|k| self.b.load(self.scratch, at(&Index::constant(k)))).collect()
-    }
-}
-
-impl Winograd {
-    fn input_kernel(&self, x: &TensorType) -> Kernel {
-        let shape = x.shape();
-        let (height, width, channels) = (shape[1], shape[2], shape[3]);
-        let result = self.result_of(&shape);
-        let tiles = Winograd::tiles(result);
-        let mut buffers = None;
-        let mut e = Emit::new(self.name(), x.dtype, |b| {
-            let from = b.buffer("x", x.dtype, shape.iter().product(), Role::In);
-            buffers = Some((from, b.buffer("v", x.dtype, POSITIONS * tiles * channels, Role::Out)));
-        });
-        let (from, to) = buffers.expect("they are declared");
-        let tile = Index::var(e.b.begin_loop(LoopKind::Parallel, tiles));
-        let grid = [result[0], result[1].div_ceil(OUT), result[2].div_ceil(OUT)];
-        let place = Index::unflatten(&tile, &grid);
-        e.over_channels(channels, |e, first, lanes| {
-            let column = Index::var(e.b.begin_loop(LoopKind::Serial, IN));
-            let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
-            let w = place[2].mul(OUT as i64).add(&column).add_const(-self.pad(1));
-            let values: Vec<Val> = (0..IN as i64)
-                .map(|i| {
-                    let h = place[1].mul(OUT as i64).add_const(i - self.pad(0));
-                    let guards = [Guard::new(h.clone(), height), Guard::new(w.clone(), width)];
-                    let open = guards.into_iter().filter(|g| g.as_known() != Some(true)).collect();
-                    let pixel = place[0].mul(height as i64).add(&h).mul(width as i64).add(&w);
-                    e.b.load_guarded(from, pixel.mul(channels as i64).add(first).add(&lane), open)
-                })
-                .collect();
-            for (row, coefficients) in (0..).zip(&INPUT) {
-                let value = e.combine(coefficients, &values);
-                e.b.store(e.scratch, Emit::kept(&Index::constant(row), &column, &lane), value);
-            }
-            e.b.end();
-            e.b.end();
-            let row = Index::var(e.b.begin_loop(LoopKind::Serial, IN));
-            let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
-            let values = e.row(|k| Emit::kept(&row, k, &lane));
-            for (column, coefficients) in (0..).zip(&INPUT) {
-                let value = e.combine(coefficients, &values);
-                let at = row.mul(IN as i64).add_const(column).mul(tiles as i64).add(&tile);
-                e.b.store(to, at.mul(channels as i64).add(first).add(&lane), value);
-            }
-            e.b.end();
-            e.b.end();
-        });
-        e.b.end();
-        e.b.finish()
-    }
-
-    fn output_kernel(&self, ins: &[TensorType]) -> Kernel {
-        let (dtype, shape) = (ins[0].dtype, ins[0].shape());
-        let (tiles, channels) = (shape[1], shape[2]);
-        let result @ [images, height, width] = self.result();
-        let mut buffers = None;
-        let mut e = Emit::new(self.name(), dtype, |b| {
-            let from = b.buffer("sums", dtype, shape.iter().product(), Role::In);
-            let bias = (ins.len() > 1).then(|| b.buffer("bias", dtype, channels, Role::In));
-            buffers = Some((from, bias, b.buffer("y", dtype, images * height * width * channels, Role::Out)));
-        });
-        let (from, bias, to) = buffers.expect("they are declared");
-        let tile = Index::var(e.b.begin_loop(LoopKind::Parallel, tiles));
-        let grid = [result[0], height.div_ceil(OUT), width.div_ceil(OUT)];
-        let place = Index::unflatten(&tile, &grid);
-        e.over_channels(channels, |e, first, lanes| {
-            let column = Index::var(e.b.begin_loop(LoopKind::Serial, IN));
-            let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
-            let values: Vec<Val> = (0..IN as i64)
-                .map(|i| {
-                    let at = column.add_const(i * IN as i64).mul(tiles as i64).add(&tile);
-                    e.b.load(from, at.mul(channels as i64).add(first).add(&lane))
-                })
-                .collect();
-            for (row, coefficients) in (0..).zip(&OUTPUT) {
-                let value = e.combine(coefficients, &values);
-                e.b.store(e.scratch, Emit::kept(&Index::constant(row), &column, &lane), value);
-            }
-            e.b.end();
-            e.b.end();
-            let row = Index::var(e.b.begin_loop(LoopKind::Serial, OUT));
-            let h = place[1].mul(OUT as i64).add(&row);
-            e.b.begin_if(&[Guard::new(h.clone(), height)]);
-            // Columns that the result may not have are written one by one.
-            let together = width.is_multiple_of(OUT);
-            let at_once = if together { OUT } else { 1 };
-            for column in (0..OUT).step_by(at_once) {
-                let w = |j: usize| place[2].mul(OUT as i64).add_const(j as i64);
-                if !together {
-                    e.b.begin_if(&[Guard::new(w(column), width)]);
-                }
-                let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
-                let values = e.row(|k| Emit::kept(&row, k, &lane));
-                for (j, coefficients) in OUTPUT.iter().enumerate().skip(column).take(at_once) {
-                    let mut value = e.combine(coefficients, &values);
-                    if let Some(bias) = bias {
-                        let bias = e.b.load(bias, first.add(&lane));
-                        value = e.b.apply(ScalarFn::Add, &[value, bias]);
-                    }
-                    let pixel = place[0].mul(height as i64).add(&h).mul(width as i64).add(&w(j));
-                    e.b.store(to, pixel.mul(channels as i64).add(first).add(&lane), value);
-                }
-                e.b.end();
-                if !together {
-                    e.b.end();
-                }
-            }
-            e.b.end();
-            e.b.end();
-        });
-        e.b.end();
-        e.b.finish()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::Conv;
     use crate::ops::testing::{check, sample};
+    use crate::ops::{Conv, MatMul};
 
     #[test]
     fn the_three_parts_are_a_convolution() {

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use windlass_ir::attrs::Slot;
-use windlass_ir::ops::{Constant, CumulativeKind, GeluForm, Lowered, Reduce, ReduceKind, decompose};
+use windlass_ir::ops::{Constant, GeluForm, Lowered, Reduce, ReduceKind, decompose};
 use windlass_ir::{Builder, DType, Error, Graph, Late, Op, ScalarFn, Tensor, TensorType, Value, eval_op};
 
 use crate::generate::Generated;
@@ -67,22 +67,8 @@ fn follow(graph: &Graph, inputs: Vec<Inexact>, is_exact: &dyn Fn(Value) -> bool)
     graph.outputs().iter().map(|(_, value)| values[value].clone()).collect()
 }
 
-/// The errors of an op's results; infinite where anything may come out.
+/// The errors of an op's results.
 fn op_errors(op: &Op, ins: &[&Inexact], outs: &[Tensor]) -> Vec<Vec<f64>> {
-    if ins.iter().any(|(_, errors)| errors.contains(&f64::INFINITY)) {
-        return outs.iter().map(|t| vec![f64::INFINITY; t.len()]).collect();
-    }
-    let mut found = finite_errors(op, ins, outs);
-    for (error, overflows) in found.iter_mut().flatten().zip(may_overflow(op, ins)) {
-        if overflows {
-            *error = f64::INFINITY;
-        }
-    }
-    found
-}
-
-/// The errors of an op's results where nothing leaves its range.
-fn finite_errors(op: &Op, ins: &[&Inexact], outs: &[Tensor]) -> Vec<Vec<f64>> {
     let tensors: Vec<Tensor> = ins.iter().map(|(tensor, _)| tensor.clone()).collect();
     let (op, held) = settle(op, &tensors);
     let ins: Vec<&Inexact> =
@@ -100,28 +86,6 @@ fn finite_errors(op: &Op, ins: &[&Inexact], outs: &[Tensor]) -> Vec<Vec<f64>> {
         }
         None => differences(&op, &ins, outs),
     }
-}
-
-/// For a product, whether each result's factors, taken in some order, may leave the range of the numbers they are
-/// multiplied in. From then on it is infinite, or no number once a factor is 0.
-fn may_overflow(op: &Op, ins: &[&Inexact]) -> Vec<bool> {
-    match op {
-        Op::Reduce(reduce) if reduce.kind == ReduceKind::Prod && ins[0].0.dtype().is_float() => {}
-        Op::Cumulative(sum) if sum.kind == CumulativeKind::Prod && ins[0].0.dtype().is_float() => {}
-        _ => return Vec::new(),
-    }
-    let (tensor, errors) = ins[0];
-    let most = match tensor.dtype().accumulator() {
-        DType::F64 => f64::MAX,
-        _ => f64::from(f32::MAX),
-    };
-    // No order has a larger product on the way than that of the factors above 1.
-    let factors: Vec<f64> =
-        tensor.to_f64s().into_iter().zip(errors).map(|(x, error)| (x.abs() + error).max(1.0)).collect();
-    let mut operands: Vec<Tensor> = ins.iter().map(|(tensor, _)| tensor.clone()).collect();
-    operands[0] = Tensor::from_f64s(DType::F64, tensor.shape(), &factors);
-    let products = eval_op(&widen_op(op), &operands).expect("the op takes 64-bit floats");
-    products[0].to_f64s().into_iter().map(|product| product > most).collect()
 }
 
 /// The formula that defines a composite, for those whose formula loses digits that the result has.
@@ -437,19 +401,5 @@ mod tests {
         let found = errors("exp", &[x])[0];
         let expected = 4f64.exp() * 1e-4;
         assert!(found > expected && found < 1.2 * expected, "{found}, expected {expected}");
-    }
-
-    #[test]
-    fn products_that_may_overflow_on_the_way_are_unbounded() {
-        let factors = exact(&[1e30, 1e-30, 1e30, 0.0], &[4]);
-        assert_eq!(errors("reduce_prod", std::slice::from_ref(&factors)), [f64::INFINITY]);
-        let inexact = (factors.0, vec![0.0, 0.0, f64::INFINITY, 0.0]);
-        assert_eq!(errors("neg", &[inexact])[0], f64::INFINITY);
-        assert!(errors("reduce_prod", &[exact(&[1e3, 1e-30, 1e3], &[3])])[0].is_finite());
-        // Each result for itself.
-        let running = exact(&[1e30, 2.0, 1e30, 0.0], &[4]);
-        let axis = (Tensor::from_ints(&[0]), vec![0.0]);
-        let found = errors("cumulative_prod", &[running, axis]);
-        assert_eq!(found.iter().map(|e| e.is_finite()).collect::<Vec<_>>(), [true, true, false, false]);
     }
 }

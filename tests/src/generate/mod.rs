@@ -20,7 +20,7 @@ use std::ops::Range;
 
 pub use rng::Rng;
 
-use values::{Values, is_benign, is_dyadic};
+use values::{Values, is_benign, is_dyadic, stays_in_range};
 use windlass_ir::attrs::Slot;
 use windlass_ir::ops::Constant;
 use windlass_ir::{Builder, DType, Dim, Graph, Late, Op, Tensor, TensorType, Value, eval_op};
@@ -192,7 +192,7 @@ impl Growing<'_> {
         }
         let tensors: Vec<Tensor> = ins.iter().map(|&i| self.entries[i].tensor.clone()).collect();
         let outs = eval_op(&op, &tensors).ok()?;
-        if outs.iter().any(|t| t.len() > MOST_ELEMENTS || !is_benign(t)) {
+        if outs.iter().any(|t| t.len() > MOST_ELEMENTS || !is_benign(t)) || !stays_in_range(&op, &tensors) {
             return None;
         }
         let exact_ins = ins.iter().all(|&i| self.entries[i].exact);

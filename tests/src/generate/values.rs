@@ -4,7 +4,8 @@
 //! become is followed through the graph, and ops with jumps (comparisons, rounding, positions of
 //! extrema) get exact operands only.
 
-use windlass_ir::{DType, Tensor};
+use windlass_ir::ops::{CumulativeKind, ReduceKind};
+use windlass_ir::{DType, Op, Tensor, eval_op};
 
 use super::rng::Rng;
 
@@ -68,8 +69,41 @@ pub fn is_benign(tensor: &Tensor) -> bool {
     tensor.to_f64s().iter().all(|x| !float || (x.abs() <= 4096.0 && (*x == 0.0 || x.abs() >= 1e-4)))
 }
 
+/// Whether the op is no product whose factors, taken in some order, leave the range of the numbers they are multiplied
+/// in: from then on it is infinite, or no number once a factor is 0, and the order shows.
+pub fn stays_in_range(op: &Op, ins: &[Tensor]) -> bool {
+    match op {
+        Op::Reduce(reduce) if reduce.kind == ReduceKind::Prod && ins[0].dtype().is_float() => {}
+        Op::Cumulative(sum) if sum.kind == CumulativeKind::Prod && ins[0].dtype().is_float() => {}
+        _ => return true,
+    }
+    let most = match ins[0].dtype().accumulator() {
+        DType::F64 => f64::MAX,
+        _ => f64::from(f32::MAX),
+    };
+    // No order has a larger product on the way than that of the factors above 1.
+    let factors: Vec<f64> = ins[0].to_f64s().into_iter().map(|x| x.abs().max(1.0)).collect();
+    let mut ins = ins.to_vec();
+    ins[0] = Tensor::from_f64s(DType::F64, ins[0].shape(), &factors);
+    eval_op(op, &ins).is_ok_and(|outs| outs[0].to_f64s().into_iter().all(|product| product <= most))
+}
+
 /// Whether sums of such values, and of their products, are the same in any order.
 pub fn is_dyadic(tensor: &Tensor) -> bool {
     let dyadic = |x: &f64| x.abs() <= 512.0 && (x * 256.0).fract() == 0.0;
     !tensor.dtype().is_float() || tensor.to_f64s().iter().all(dyadic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_stay_in_range_in_any_order() {
+        let op = Op::from_name("reduce_prod").expect("the op exists");
+        let stays = |factors: &[f32]| stays_in_range(&op, &[Tensor::new(&[factors.len()], factors)]);
+        assert!(stays(&[1e3, 1e-30, 1e3, 0.0]));
+        assert!(!stays(&[1e30, 1e-30, 1e30]), "the first and the last make infinity");
+        assert!(!stays(&[4000.0; 12]) && stays(&[4000.0; 10]));
+    }
 }

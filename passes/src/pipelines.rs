@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::graph::{
     PASSES, choose_layout, cse, dce, fold, fold_batch_norm, propagate_shapes, recognize_composites, simplify,
-    sink_transposes, winograd,
+    sink_transposes, sub_pixel, winograd,
 };
 use crate::manager::Pass;
 
@@ -58,6 +58,7 @@ pub const PIPELINES: &[Pipeline] = &[
             CLEAN,
             // After cleaning, which formulas rely on.
             Stage::Pass(&recognize_composites::PASS),
+            Stage::Pass(&sub_pixel::PASS),
             Stage::Pass(&choose_layout::PASS),
             // Also brings together batch norms and the convolutions before them.
             Stage::Pass(&sink_transposes::PASS),

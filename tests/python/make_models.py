@@ -5,7 +5,7 @@
 
 A model is a folder OUT/NAME/ with model.onnx (one of them keeps its weights in model.onnx.data beside it), a
 test_data_set_N/ for each binding of its named dimensions, with input_M.pb and output_M.pb, and case.json with the
-tolerances {"rtol": 1e-4, "atol": 1e-4 * the largest output}. The architectures are functions in the package
+tolerances {"rtol": T, "atol": T * the largest output}, T 1e-4 unless the recipe says more. The architectures are functions in the package
 models/. Without NAME all are built: about 2 GB in about half a minute.
 """
 
@@ -22,9 +22,6 @@ from onnx import numpy_helper
 
 from models import MODELS
 from models.builder import Builder
-
-TOLERANCE = 1e-4
-
 
 def expected_outputs(path, feeds_of_sets):
     """Runs the graph as written: no optimisation, one thread."""
@@ -70,7 +67,7 @@ def make(name, out):
     # One tolerance holds for every output, so the output with the smallest values sets it.
     largest = min(float(np.abs(output).max()) for outputs in results for output in outputs)
     assert all(np.isfinite(output).all() for outputs in results for output in outputs), name
-    case = {"rtol": TOLERANCE, "atol": TOLERANCE * largest}
+    case = {"rtol": recipe.tolerance, "atol": recipe.tolerance * largest}
     (folder / "case.json").write_text(json.dumps(case) + "\n")
 
     size = sum(file.stat().st_size for file in folder.glob("model.onnx*")) / 1e6

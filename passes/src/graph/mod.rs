@@ -13,6 +13,7 @@ pub mod propagate_shapes;
 pub mod recognize_composites;
 pub mod simplify;
 pub mod sink_transposes;
+pub mod sub_pixel;
 pub mod winograd;
 
 /// Every pass over graphs, by name.
@@ -27,5 +28,6 @@ pub const PASSES: &[&Pass] = &[
     &recognize_composites::PASS,
     &simplify::PASS,
     &sink_transposes::PASS,
+    &sub_pixel::PASS,
     &winograd::PASS,
 ];

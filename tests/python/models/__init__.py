@@ -20,21 +20,23 @@ class Recipe:
     data_sets: tuple[dict[str, int], ...]
     # Weights go to model.onnx.data beside the model, as exporters do for large ones.
     external_data: bool
+    # How far from onnxruntime's outputs a result may be, as a part of the largest of them.
+    tolerance: float
 
 
 MODELS: dict[str, Recipe] = {}
 
 
-def model(name, *, opset, style="pytorch", data_sets=({},), external_data=False):
+def model(name, *, opset, style="pytorch", data_sets=({},), external_data=False, tolerance=1e-4):
     """Registers the decorated graph function under `name`."""
 
     def register(build):
         assert name not in MODELS, name
-        MODELS[name] = Recipe(build, opset, style, tuple(data_sets), external_data)
+        MODELS[name] = Recipe(build, opset, style, tuple(data_sets), external_data, tolerance)
         return build
 
     return register
 
 
 # The modules register their functions when they are imported.
-from . import caffe2, cnn, recurrent, small, transformer  # noqa: E402, F401
+from . import caffe2, cnn, quantized, recurrent, small, transformer  # noqa: E402, F401

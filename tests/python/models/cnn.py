@@ -169,3 +169,73 @@ def shufflenet(g, groups=3):
     x = g.node("ReduceMean", x, axes=[2, 3], keepdims=0)
     with g.scope("fc"):
         g.output(g.gemm(x, 1000, gain=1.0), "output", (1, 1000))
+
+
+@model("efficientnet", opset=17)
+def efficientnet(g):
+    """EfficientNet-B0: inverted residuals whose channels are scaled by a small network, and x * sigmoid(x)."""
+
+    def silu(x):
+        return g.node("Mul", x, g.node("Sigmoid", x))
+
+    def unit(x, name, filters, kernel, stride=1, groups=1):
+        return silu(conv_bn(g, f"{name}.0", f"{name}.1", x, filters, kernel, stride, kernel // 2, groups=groups))
+
+    def squeeze_excite(x, name, squeezed):
+        with g.scope(name):
+            y = g.node("GlobalAveragePool", x)
+            with g.scope("fc1"):
+                y = silu(g.conv(y, squeezed, 1))
+            with g.scope("fc2"):
+                y = g.conv(y, g.width[x], 1)
+            return g.node("Mul", g.node("Sigmoid", y), x, width=g.width[x])
+
+    def block(x, expand, filters, kernel, stride):
+        hidden, layer, y = g.width[x] * expand, 0, x
+        if expand != 1:
+            y = unit(y, "block.0", hidden, 1)
+            layer = 1
+        y = unit(y, f"block.{layer}", hidden, kernel, stride, groups=hidden)
+        y = squeeze_excite(y, f"block.{layer + 1}", max(1, g.width[x] // 4))
+        residual = stride == 1 and g.width[x] == filters
+        names = f"block.{layer + 2}.0", f"block.{layer + 2}.1"
+        y = conv_bn(g, *names, y, filters, 1, scale=0.4 if residual else 1.0)
+        return g.node("Add", y, x) if residual else y
+
+    x = g.input("input", IMAGE, width=3)
+    x = unit(x, "features.0", 32, 3, 2)
+    table = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2), (6, 112, 3, 5, 1), (6, 192, 4, 5, 2))
+    for stage, (expand, filters, repeats, kernel, stride) in enumerate((*table, (6, 320, 1, 3, 1)), 1):
+        for repeat in range(repeats):
+            with g.scope(f"features.{stage}.{repeat}"):
+                x = block(x, expand, filters, kernel, stride if repeat == 0 else 1)
+    x = unit(x, "features.8", 1280, 1)
+    head(g, x, "classifier.1", (1, 1000))
+
+
+@model("unet", opset=17)
+def unet(g, side=256, base=32, depth=4):
+    """Halves an image's sides while it doubles its channels, and back up by transposed convolutions beside skips."""
+
+    def double(x, filters):
+        for index in (0, 3):
+            x = g.relu(conv_bn(g, f"double_conv.{index}", f"double_conv.{index + 1}", x, filters, 3, 1, 1))
+        return x
+
+    x = g.input("input", (1, 3, side, side), width=3)
+    with g.scope("inc"):
+        x = double(x, base)
+    skips = []
+    for level in range(1, depth + 1):
+        skips.append(x)
+        with g.scope(f"down{level}"):
+            x = double(g.pool("MaxPool", x, 2, 2), base << level)
+    for level in reversed(range(depth)):
+        with g.scope(f"up{depth - level}"):
+            channels, filters = g.width[x], base << level
+            weight = g.weight("up.weight", (channels, filters, 2, 2), channels, 1.0)
+            window = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0] * 4, "dilations": [1, 1], "group": 1}
+            x = g.node("ConvTranspose", x, weight, g.vector("up.bias", filters), width=filters, **window)
+            x = double(g.concat(skips[level], x), filters)
+    with g.scope("outc"):
+        g.output(g.conv(x, 2, 1), "output", (1, 2, side, side))

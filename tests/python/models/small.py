@@ -43,3 +43,19 @@ def keras_cnn(g):
     x = g.relu(dense("dense", x, 128))
     x = g.node("Softmax", dense("dense_1", x, 32, gain=1.0), axis=-1)
     g.output(x, "dense_1", ("batch", 32))
+
+
+@model("elementwise", opset=17, data_sets=({"length": 4 << 20}, {"length": 1001}))
+def elementwise(g):
+    """A chain of elementwise operators over one long vector: memory traffic unless it is one loop."""
+    x = g.input("input", ("length",))
+    y = g.node("Add", g.node("Mul", x, g.constant(1.5)), g.constant(-0.25))
+    y = g.node("Mul", g.node("Tanh", y), g.node("Sigmoid", x))
+    y = g.node("Add", g.node("Mul", y, y), g.node("Relu", x))
+    g.output(g.node("Sqrt", g.node("Add", y, g.constant(1.0))), "output", ("length",))
+
+
+@model("relu16", opset=17)
+def relu16(g):
+    """Almost nothing: what a call costs."""
+    g.output(g.relu(g.input("input", (16,))), "output", (16,))

@@ -180,6 +180,42 @@ def minilm(g):
     g.output(x, "last_hidden_state", ("batch", "sequence", 384))
 
 
+@model("vit", opset=17)
+def vit(g, side=224, patch=16, hidden=384, heads=6, layers=12):
+    """ViT-S/16 over one image: patches as tokens, blocks that normalise before they attend."""
+    head, patches = hidden // heads, (side // patch) ** 2
+    x = g.input("input", (1, 3, side, side), width=3)
+    with g.scope("conv_proj"):
+        x = g.conv(x, hidden, patch, patch, gain=1.0)
+    x = g.node("Transpose", g.node("Reshape", x, g.ints(1, hidden, patches)), perm=[0, 2, 1])
+    x = g.node("Concat", g.weight("class_token", (1, 1, hidden), 1), x, axis=1, width=hidden)
+    x = g.node("Add", x, g.weight("encoder.pos_embedding", (1, patches + 1, hidden), 50))
+    for layer in range(layers):
+        with g.scope(f"encoder.layers.{layer}"):
+            with g.scope("ln_1"):
+                y = layer_norm(g, x, 1e-6)
+            with g.scope("self_attention"):
+                qkv = g.node("Reshape", linear(g, y, 3 * hidden), g.ints(1, patches + 1, 3, heads, head))
+                qkv = g.node("Transpose", qkv, perm=[2, 0, 3, 1, 4])
+                query, key, value = (g.node("Gather", qkv, g.constant(part, np.int64), axis=0) for part in range(3))
+                scores = g.node("MatMul", query, g.node("Transpose", key, perm=[0, 1, 3, 2]))
+                weights = g.node("Softmax", g.node("Div", scores, g.constant(np.sqrt(head))), axis=-1)
+                y = g.node("Transpose", g.node("MatMul", weights, value), perm=[0, 2, 1, 3])
+                y = g.node("Reshape", y, g.ints(1, patches + 1, hidden), width=hidden)
+                x = g.node("Add", x, linear(g, y, hidden), width=hidden)
+            with g.scope("ln_2"):
+                y = layer_norm(g, x, 1e-6)
+            with g.scope("mlp.0"):
+                y = gelu_erf(g, linear(g, y, 4 * hidden))
+            with g.scope("mlp.3"):
+                x = g.node("Add", x, linear(g, y, hidden), width=hidden)
+    with g.scope("encoder.ln"):
+        x = layer_norm(g, x, 1e-6)
+    x = g.node("Gather", x, g.constant(0, np.int64), axis=1, width=hidden)
+    with g.scope("heads.head"):
+        g.output(g.gemm(x, 1000, gain=1.0), "output", (1, 1000))
+
+
 # Single blocks
 
 

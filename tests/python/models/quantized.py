@@ -1,0 +1,81 @@
+"""Quantized networks in QDQ form, as onnxruntime's static quantizer writes them.
+
+Every activation passes a QuantizeLinear and a DequantizeLinear with one scale; weights are stored as int8 with a scale for
+each output channel, biases as int32 at the product of the scales. Batch norms are folded before.
+"""
+
+import numpy as np
+
+from . import model
+from .cnn import BATCH_OF_IMAGES
+
+# (scale, zero point) of uint8 activations near unit size: after a ReLU, and of either sign.
+POSITIVE = 10 / 255, 0
+SIGNED = 10 / 255, 128
+
+
+def activation(g, x, scale, zero):
+    """Through uint8 and back; returns the dequantized value, and remembers its scale for the biases after it."""
+    parameters = [g.parameter("scale", np.float32(scale)), g.parameter("zero_point", np.uint8(zero))]
+    y = g.node("DequantizeLinear", g.node("QuantizeLinear", x, *parameters), *parameters, width=g.width[x])
+    g.scale[y] = scale
+    return y
+
+
+def weights(g, shape, fan_in, gain, axis=0):
+    """A dequantized int8 weight and the scales of its output channels."""
+    values = g.rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(gain / fan_in))
+    others = tuple(each for each in range(len(shape)) if each != axis)
+    scales = (np.abs(values).max(axis=others) / 127).astype(np.float32)
+    spread = scales.reshape([-1 if each == axis else 1 for each in range(len(shape))])
+    quantized = np.clip(np.rint(values / spread), -127, 127).astype(np.int8)
+    parameters = [g.parameter("weight_scale", scales), g.parameter("weight_zero_point", np.zeros(len(scales), np.int8))]
+    weight = g.node("DequantizeLinear", g.parameter("weight_quantized", quantized), *parameters, axis=axis)
+    return weight, scales
+
+
+def bias(g, length, scales):
+    values = np.rint(0.1 * g.rng.standard_normal(length) / scales).astype(np.int32)
+    parameters = [g.parameter("bias_scale", scales.astype(np.float32)), g.parameter("bias_zero_point", np.zeros(length, np.int32))]
+    return g.node("DequantizeLinear", g.parameter("bias_quantized", values), *parameters, axis=0)
+
+
+def conv(g, x, filters, kernel, stride=1, pads=0, gain=2.0):
+    channels = g.width[x]
+    weight, scales = weights(g, (filters, channels, kernel, kernel), channels * kernel * kernel, gain)
+    window = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pads] * 4, "dilations": [1, 1], "group": 1}
+    return g.node("Conv", x, weight, bias(g, filters, g.scale[x] * scales), width=filters, **window)
+
+
+# A difference in the last bit of a sum can move an activation by one step, 1/255 of its range, and so on through the layers.
+@model("resnet50_int8", opset=13, data_sets=({"batch": 1},), tolerance=3e-2)
+def resnet50_int8(g):
+    g.scale = {}
+
+    def bottleneck(x, width, stride):
+        shortcut = x
+        with g.scope("conv1"):
+            y = activation(g, g.relu(conv(g, x, width, 1)), *POSITIVE)
+        with g.scope("conv2"):
+            y = activation(g, g.relu(conv(g, y, width, 3, stride, 1)), *POSITIVE)
+        with g.scope("conv3"):
+            y = activation(g, conv(g, y, 4 * width, 1, gain=0.2), *SIGNED)
+        if stride != 1 or g.width[x] != 4 * width:
+            with g.scope("downsample.0"):
+                shortcut = activation(g, conv(g, x, 4 * width, 1, stride, gain=1.0), *SIGNED)
+        return activation(g, g.relu(g.node("Add", y, shortcut)), *POSITIVE)
+
+    x = activation(g, g.input("input", BATCH_OF_IMAGES, width=3), *SIGNED)
+    with g.scope("conv1"):
+        x = activation(g, g.relu(conv(g, x, 64, 7, 2, 3)), *POSITIVE)
+    x = activation(g, g.pool("MaxPool", x, 3, 2, 1), *POSITIVE)
+    for stage, (width, blocks, stride) in enumerate(((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)), 1):
+        for block in range(blocks):
+            with g.scope(f"layer{stage}.{block}"):
+                x = bottleneck(x, width, stride if block == 0 else 1)
+    with g.scope("avgpool"):
+        x = activation(g, g.node("GlobalAveragePool", x), *POSITIVE)
+    x = activation(g, g.node("Flatten", x, axis=1), *POSITIVE)
+    with g.scope("fc"):
+        weight, scales = weights(g, (1000, 2048), 2048, 1.0)
+        g.output(g.node("Gemm", x, weight, bias(g, 1000, g.scale[x] * scales), transB=1), "output", ("batch", 1000))

@@ -38,7 +38,8 @@ impl Keyword for ReduceKind {
 
 /// Combines all elements along the axes.
 ///
-/// f16 and bf16 accumulate in f32 and round once. Over no elements the result is the identity: 0, 1,
+/// f16 and bf16 accumulate in f32 and round once; the sum of a mean of integers of less than 32 bits has 32, for the number of
+/// elements may be more than the type holds. Over no elements the result is the identity: 0, 1,
 /// -inf or the smallest integer, inf or the largest; a mean is 0/0.
 ///
 /// - (C1) the element type is a number, for `mean` a float or integer (which divides truncating);
@@ -58,6 +59,20 @@ pub struct Reduce {
 }
 
 impl Reduce {
+    /// What partial results are.
+    fn accumulator(&self, dtype: DType) -> DType {
+        match self.kind {
+            ReduceKind::Mean if dtype.is_int() && dtype.size() < 4 => {
+                if dtype.is_signed() {
+                    DType::I32
+                } else {
+                    DType::U32
+                }
+            }
+            _ => dtype.accumulator(),
+        }
+    }
+
     /// Over known axes.
     pub fn over(kind: ReduceKind, axes: &[i64], keep: bool) -> Reduce {
         Reduce { kind, axes: axes.into(), keep, none_if_empty: true }
@@ -168,7 +183,8 @@ impl OpDef for Reduce {
             ReduceKind::Min => high,
         };
         // Integers wrap at every step, as they do in a register of their width.
-        let wrap = |v: i128| with_element!(dtype, T => T::from_i128(v).to_i128());
+        let accumulator = self.accumulator(dtype);
+        let wrap = |v: i128| with_element!(accumulator, T => T::from_i128(v).to_i128());
         let mut acc = vec![start; len];
         for (i, v) in x.to_i128s().into_iter().enumerate() {
             let slot = &mut acc[place(i)];
@@ -180,7 +196,8 @@ impl OpDef for Reduce {
             });
         }
         if kind == ReduceKind::Mean {
-            acc.iter_mut().for_each(|v| *v = v.checked_div(wrap(count as i128)).unwrap_or(0));
+            let count = (count as i128).min(accumulator.int_range().1);
+            acc.iter_mut().for_each(|v| *v = v.checked_div(count).unwrap_or(0));
         }
         Ok(vec![Tensor::from_i128s(dtype, &shape, &acc)])
     }
@@ -205,10 +222,7 @@ impl OpDef for Reduce {
             });
         }
         let extents: Vec<usize> = shape.iter().zip(&reduced).filter(|(_, r)| **r).map(|(&n, _)| n).collect();
-        let accumulator = match ty.dtype {
-            DType::F16 | DType::BF16 => DType::F32,
-            other => other,
-        };
+        let accumulator = self.accumulator(ty.dtype);
         let kind = match self.kind {
             ReduceKind::Sum | ReduceKind::Mean => Reduction::Sum,
             ReduceKind::Prod => Reduction::Prod,
@@ -231,5 +245,22 @@ impl OpDef for Reduce {
         }
         let result = n.cast(result, ty.dtype);
         Ok(Lowered::nest(n.finish(&[result])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::check;
+
+    #[test]
+    fn means_of_more_elements_than_the_type_holds() {
+        for (dtype, value, mean) in
+            [(DType::I8, -7, -7.0), (DType::U8, 200, 200.0), (DType::I16, -300, -300.0)]
+        {
+            let x = Tensor::from_i128s(dtype, &[2, 70_000], &vec![value; 140_000]);
+            let op = Reduce::over(ReduceKind::Mean, &[1], false);
+            assert_eq!(check(op, &[x])[0].to_f64s(), [mean, mean]);
+        }
     }
 }

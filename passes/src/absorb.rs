@@ -5,8 +5,8 @@
 
 use windlass_ir::attrs::Late;
 use windlass_ir::ops::{
-    BatchNorm, Broadcast, Concat, Hardmax, LayerNorm, LpNorm, MatMul, Pad, Pool, Reduce, Reshape, Slice,
-    Softmax, Tile,
+    BatchNorm, Broadcast, Concat, DequantizeLinear, Hardmax, LayerNorm, LpNorm, MatMul, Pad, Pool,
+    QuantizeLinear, Reduce, Reshape, Slice, Softmax, Tile,
 };
 use windlass_ir::{Dim, Graph, Node, Op, TensorType, Value, normalize_axis};
 
@@ -82,6 +82,14 @@ pub fn absorb(graph: &Graph, node: Node, layouts: &dyn Layouts) -> Option<Absorb
             let channels_last = flipped(op.channels_last, &first)?;
             first_operand(BatchNorm { channels_last, ..op.clone() }, data.ins.len(), &first)
         }
+        Op::QuantizeLinear(op) if op.block_size == 0 => {
+            let axis = scale_axis(op.axis, ty(1), &first)?;
+            first_operand(QuantizeLinear { axis, ..op.clone() }, data.ins.len(), &first)
+        }
+        Op::DequantizeLinear(op) if op.block_size == 0 => {
+            let axis = scale_axis(op.axis, ty(1), &first)?;
+            first_operand(DequantizeLinear { axis, ..op.clone() }, data.ins.len(), &first)
+        }
         Op::LayerNorm(op) => {
             layer_norm(op, &first, &data.ins.iter().map(|&v| graph.ty(v)).collect::<Vec<_>>())
         }
@@ -105,6 +113,11 @@ fn first_operand(op: impl Into<Op>, operands: usize, layout: &Permutation) -> Op
 /// An axis of a value as one of its base.
 fn axis(axis: i64, layout: &Permutation) -> Option<i64> {
     Some(layout.source(normalize_axis(axis, layout.rank())?) as i64)
+}
+
+/// The axis of a value that a scale lies along, as one of its base; a scale of rank 0 lies along none.
+fn scale_axis(along: i64, scale: &TensorType, layout: &Permutation) -> Option<i64> {
+    if scale.rank() == 0 { Some(along) } else { axis(along, layout) }
 }
 
 /// Axes of a value as axes of its base.

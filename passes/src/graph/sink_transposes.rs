@@ -312,8 +312,8 @@ impl Rebuild<'_> {
 #[cfg(test)]
 mod tests {
     use smallvec::smallvec;
-    use windlass_ir::ops::{MatMul, Reduce, ReduceKind};
-    use windlass_ir::{Builder, ScalarFn};
+    use windlass_ir::ops::{DequantizeLinear, MatMul, QuantizeLinear, Reduce, ReduceKind};
+    use windlass_ir::{Builder, DType, ScalarFn, Tensor};
 
     use super::*;
     use crate::testing::{after, blocked, graph, ops, weights};
@@ -339,6 +339,23 @@ mod tests {
         });
         let (g, _) = after(&g, &["sink_transposes"]);
         assert_eq!(ops(&g), "add 1, exp 1, mul 1, reduce_mean 1, sub 1");
+    }
+
+    #[test]
+    fn pairs_cancel_through_quantization_by_tensor_and_by_channel() {
+        let scales = [Tensor::scalar(0.1f32), Tensor::new(&[5], &[0.1f32, 0.2, 0.3, 0.4, 0.5])];
+        for scale in scales {
+            let g = graph(&[&[2, 3, 4, 5]], |b, x| {
+                let x = transpose(b, x[0], &TO_FIRST);
+                let scale = b.constant(scale.clone());
+                let (axis, block_size) = (1, 0);
+                let q = b.push1(QuantizeLinear { axis, block_size, to: DType::U8 }, &[x, scale])?;
+                let y = b.push1(DequantizeLinear { axis, block_size, to: DType::F32 }, &[q, scale])?;
+                Ok(smallvec![transpose(b, y, &TO_LAST)])
+            });
+            let (g, _) = after(&g, &["sink_transposes"]);
+            assert_eq!(ops(&g), "dequantize_linear 1, quantize_linear 1");
+        }
     }
 
     #[test]

@@ -9,7 +9,10 @@ use super::formula::as_identity;
 use super::schedule::top_reductions;
 use super::units::{Buf, Unit, UnitWork, Units};
 
-/// Bytes that a result may be larger than what it is made from, and still be kept.
+/// How many times larger than what it is made from a result may be and still be kept: bytes made into f32.
+const WIDENING: usize = 4;
+
+/// Bytes that it may be larger beyond that.
 const GROWTH: usize = 64 << 10;
 
 /// The buffers that are known before the first run: constants, and what is prepared from them.
@@ -37,7 +40,7 @@ fn is_prepared(unit: &Unit, units: &Units, known: &SecondaryMap<Buf, bool>) -> b
         bufs.iter().map(|&b| units.bufs[b].elements().saturating_mul(units.bufs[b].dtype.size())).sum()
     };
     let sums = matches!(&unit.work, UnitWork::Nest(nest) if !top_reductions(nest).is_empty());
-    let small = || bytes(&unit.outs) <= bytes(&unit.ins).saturating_mul(2).saturating_add(GROWTH);
+    let small = || bytes(&unit.outs) <= bytes(&unit.ins).saturating_mul(WIDENING).saturating_add(GROWTH);
     pure && !unit.ins.is_empty() && unit.ins.iter().all(|&b| known[b]) && (sums || small())
 }
 
@@ -81,4 +84,46 @@ pub fn split(units: &mut Units) -> Option<Units> {
     keep.into_iter().for_each(|b| kept[b] = true);
     units.bufs.iter_mut().filter(|(b, _)| !kept[*b]).for_each(|(_, data)| data.constant = None);
     Some(prepare)
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+    use windlass_ir::ops::{Broadcast, DequantizeLinear, MatMul};
+    use windlass_ir::{DType, ScalarFn, Tensor};
+
+    use crate::lower::{LowerOptions, lower};
+    use crate::testing::graph;
+
+    #[test]
+    fn quantized_weights_are_widened_before_the_first_run() {
+        let g = graph(&[&[4, 300]], |b, x| {
+            let weights = b.constant(Tensor::new(&[300, 300], &[3i8; 90_000]));
+            let scale = b.constant(Tensor::scalar(0.5f32));
+            let op = DequantizeLinear { axis: 0, block_size: 0, to: DType::F32 };
+            let weights = b.push1(op, &[weights, scale])?;
+            Ok(smallvec![b.push1(MatMul { trans_a: false, trans_b: false }, &[x[0], weights])?])
+        });
+        let program = lower(&g, &LowerOptions::default()).unwrap();
+        assert!(program.prepare.is_some());
+        assert_eq!(program.kernels.len(), 1);
+    }
+
+    #[test]
+    fn broadcasts_are_computed_again() {
+        let g = graph(&[&[300, 300]], |b, x| {
+            let row = b.constant(Tensor::new(&[300], &[3f32; 300]));
+            let row = b.map(ScalarFn::Exp, &[row])?;
+            let rows = b.push1(Broadcast::to(&[300, 300]), &[row])?;
+            Ok(smallvec![b.map(ScalarFn::Add, &[x[0], rows])?])
+        });
+        let program = lower(&g, &LowerOptions::default()).unwrap();
+        let prepared: usize = program
+            .prepare
+            .iter()
+            .flat_map(|p| &p.outputs)
+            .map(|(_, ty)| ty.shape().iter().product::<usize>())
+            .sum();
+        assert!(prepared <= 300, "{prepared} elements are prepared");
+    }
 }

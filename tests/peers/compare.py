@@ -2,9 +2,10 @@
 
     tests/peers/run.sh [--threads N] [--rounds N] [--seconds S] [MODEL...]
 
-A MODEL is the name of a folder that tests/material.sh makes, or `matmul_M_N_K`, a product with a constant right operand. Each
+A MODEL is the name of a folder that tests/material.sh makes, with sizes for its named dimensions if need be
+(`mlp:batch=64`), or `matmul_M_N_K`, a product with a constant right operand. Each
 round runs every engine once on every model, so that a machine that slows down slows them all; a model's figure is
-the median of its rounds' medians. All engines get inputs of the same sizes: batch 1, sequences of 128. The difference is the
+the median of its rounds' medians. All engines get inputs of the same sizes: sequences of 128, 256 cached tokens, else 1. The difference is the
 largest between our outputs and onnxruntime's, as a part of an output's largest element.
 """
 
@@ -24,7 +25,7 @@ import openvino
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = {"sequence": 128}
+SIZES = {"sequence": 128, "past": 256, "length": 4 << 20}
 DEFAULT = ["matmul_1024_1024_1024", "resnet50"]
 
 
@@ -44,13 +45,13 @@ def matmul(name, folder):
     return path
 
 
-def windlass(binary, path, threads, seconds):
+def windlass(binary, path, sizes, threads, seconds):
     """One process: compiles the model and repeats it for so long. Milliseconds."""
-    sizes = [f"--dim={name}={size}" for name, size in SIZES.items() if name in dimensions(path)]
+    sizes = [f"--dim={name}={sizes.get(name, 1)}" for name in sorted(dimensions(path))]
     command = [binary, "bench", "--json", f"--threads={threads}", f"--seconds={seconds}", *sizes, str(path)]
     report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
     ready = report["load_seconds"] + report["compile_seconds"]
-    return report["median_seconds"] * 1e3, ready * 1e3, report["gflops_per_second"]
+    return report["median_seconds"] * 1e3, ready * 1e3, report["gflops_per_second"] or 0
 
 
 def dimensions(path):
@@ -58,7 +59,14 @@ def dimensions(path):
     return {dim.dim_param for port in model.graph.input for dim in port.type.tensor_type.shape.dim if dim.dim_param}
 
 
-def feeds_for(path):
+def split_name(model):
+    """`mlp:batch=64` as a name and sizes of dimensions."""
+    name, _, sizes = model.partition(":")
+    pairs = (size.split("=") for size in sizes.split(",") if size)
+    return name, SIZES | {dimension: int(size) for dimension, size in pairs}
+
+
+def feeds_for(path, sizes):
     """Inputs of the sizes that every engine gets, by name."""
     random = np.random.default_rng(0)
     feeds = {}
@@ -68,7 +76,7 @@ def feeds_for(path):
         if port.name in weights:
             continue
         ty = port.type.tensor_type
-        shape = [SIZES.get(dim.dim_param, 1) if dim.dim_param else dim.dim_value for dim in ty.shape.dim]
+        shape = [sizes.get(dim.dim_param, 1) if dim.dim_param else dim.dim_value for dim in ty.shape.dim]
         is_float = ty.elem_type == TensorProto.FLOAT
         feeds[port.name] = random.random(shape, dtype=np.float32) if is_float else np.ones(shape, np.int64)
     return feeds
@@ -155,22 +163,25 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         paths = {
-            name: matmul(name, Path(folder)) if name.startswith("matmul_") else ROOT / f"target/models/{name}/model.onnx"
-            for name in arguments.models or DEFAULT
+            model: matmul(model, Path(folder))
+            if model.startswith("matmul_")
+            else ROOT / f"target/models/{split_name(model)[0]}/model.onnx"
+            for model in arguments.models or DEFAULT
         }
+        sizes = {model: split_name(model)[1] for model in paths}
         missing = [str(path) for path in paths.values() if not path.exists()]
         if missing:
             sys.exit(f"no such model: {', '.join(missing)} (tests/material.sh makes the folders)")
         peers, differences = {}, {}
         for name, path in paths.items():
-            feeds = feeds_for(path)
+            feeds = feeds_for(path, sizes[name])
             peers[name] = [engine(path, arguments.threads, feeds) for engine in (Onnxruntime, OpenVino)]
             differences[name] = largest_difference(arguments.windlass, path, feeds, peers[name][0].outputs)
         ours, theirs, peaks = {name: [] for name in paths}, {name: [] for name in paths}, []
         for _ in range(arguments.rounds):
             peaks.append(peak(arguments.windlass))
             for name, path in paths.items():
-                ours[name].append(windlass(arguments.windlass, path, arguments.threads, arguments.seconds))
+                ours[name].append(windlass(arguments.windlass, path, sizes[name], arguments.threads, arguments.seconds))
                 theirs[name].append([peer.time(arguments.seconds) for peer in peers[name]])
 
     best = statistics.median(peaks)

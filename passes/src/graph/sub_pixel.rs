@@ -24,6 +24,12 @@ pub const PASS: Pass =
 
 const RULE: &str = "sub_pixel";
 
+/// How many times the taps of a kernel may become with the zeros that make it a multiple of the stride.
+const GROWTH: u64 = 16;
+
+/// Pads that a convolution does not take.
+const WIDE: usize = 1 << 31;
+
 fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     rewrite(graph, cx, |edit, node, cx| {
         let data = graph.node(node);
@@ -44,10 +50,30 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
             cx.blocked(
                 RULE,
                 || graph.describe(node),
-                || Reason::Form { expected: "dilations of 1".into(), found: "strides with dilations".into() },
+                || Reason::Form {
+                    expected: "no dilation where there is a stride, and a window that fits a convolution"
+                        .into(),
+                    found: format!(
+                        "strides {:?}, dilations {:?}, pads {:?}",
+                        op.strides, op.dilations, op.pads
+                    ),
+                },
             );
             return Ok(None);
         };
+        let count = |sizes: &mut dyn Iterator<Item = usize>| {
+            sizes.fold(1u64, |product, size| product.saturating_mul(size as u64))
+        };
+        let (taps, limit) = (
+            count(&mut sides.iter().map(|side| side.taps * side.stride)),
+            count(&mut w[2..].iter().copied()),
+        );
+        let limit = limit.saturating_mul(GROWTH);
+        if taps > limit {
+            let what = "taps of the kernel with its zeros";
+            cx.blocked(RULE, || graph.describe(node), || Reason::Limit { what, found: taps, limit });
+            return Ok(None);
+        }
         if !cx.fire(RULE, || graph.describe(node)) {
             return Ok(None);
         }
@@ -78,7 +104,7 @@ struct Side {
     crop: [usize; 2],
 }
 
-/// The sides of a transposed convolution; none if one has both a stride and a dilation.
+/// The sides of a transposed convolution; none if one has both a stride and a dilation, or pads beyond any use.
 fn sides(op: &ConvTranspose, x: &[usize], w: &[usize], y: &[usize]) -> Option<Vec<Side>> {
     let at = |list: &[i64], d: usize, default: usize| list.get(d).map_or(default, |&n| n as usize);
     (0..x.len() - 2)
@@ -94,6 +120,9 @@ fn sides(op: &ConvTranspose, x: &[usize], w: &[usize], y: &[usize]) -> Option<Ve
             let full = (taps - 1) * dilation;
             let before = full.saturating_sub(begin / stride);
             let after = (begin + output).div_ceil(stride).saturating_sub(input);
+            if before.max(after) >= WIDE {
+                return None;
+            }
             let start = begin - stride * (full - before);
             let positions = input + before + after - full;
             Some(Side {
@@ -243,6 +272,17 @@ mod tests {
         // More is cut off than full padding would add, or less is computed than the kernel reaches.
         check(&[1, 2, 6], &[2, 2, 2], ConvTranspose { strides: vec![2], pads: vec![5, 4], ..plain() });
         check(&[1, 1, 1], &[1, 1, 1], ConvTranspose { strides: vec![4], output_padding: vec![3], ..plain() });
+    }
+
+    #[test]
+    fn strides_far_beyond_the_kernel_block() {
+        let g = graph(&[&[1, 3, 1]], |b, x| {
+            let w = weights(b, &[3, 2, 2], 3);
+            let op = ConvTranspose { strides: vec![1 << 30], ..ConvTranspose::plain() };
+            Ok(smallvec![b.push1(op, &[x[0], w])?])
+        });
+        let (_, records) = after(&g, &["sub_pixel"]);
+        assert!(matches!(blocked(&records, RULE), Some(Reason::Limit { .. })));
     }
 
     #[test]

@@ -38,9 +38,9 @@ impl Keyword for ReduceKind {
 
 /// Combines all elements along the axes.
 ///
-/// f16 and bf16 accumulate in f32 and round once; the sum of a mean of integers of less than 32 bits has 32, for the number of
-/// elements may be more than the type holds. Over no elements the result is the identity: 0, 1,
-/// -inf or the smallest integer, inf or the largest; a mean is 0/0.
+/// f16 and bf16 accumulate in f32 and round once. Means of narrower integers than 32 bits accumulate in 32
+/// bits, for there may be more elements than their type holds. Over no elements the result is the identity:
+/// 0, 1, -inf or the smallest integer, inf or the largest; a mean is 0/0.
 ///
 /// - (C1) the element type is a number, for `mean` a float or integer (which divides truncating);
 /// - (C2) axes lie within the operand's rank and are distinct.

@@ -1,10 +1,10 @@
 //! `sub_pixel`: transposed convolutions as convolutions whose results are interleaved.
 //!
-//! With stride `s`, the elements of the result at positions `s * q + r` depend, for each phase `r`, on the operand by a
-//! convolution of stride 1 with every s-th tap of the kernel, backwards. One convolution computes all phases as channels,
-//! after which they change places with pixels ("Is the deconvolution layer the same as a convolutional layer?", Shi et al.
-//! 2016). A kernel whose size is no multiple of the stride gets zeros at its end: where an operand is infinite, more than its
-//! own window of the result may be no number.
+//! With stride `s`, the elements of the result at positions `s * q + r` depend, for each phase `r`, on the
+//! operand by a convolution of stride 1 with every s-th tap of the kernel, backwards. One convolution computes
+//! all phases as channels, after which they change places with pixels ("Is the deconvolution layer the same as a
+//! convolutional layer?", Shi et al. 2016). A kernel whose size is no multiple of the stride gets zeros at its
+//! end: where an operand is infinite, more than its own window of the result may be no number.
 
 use windlass_ir::attrs::Late;
 use windlass_ir::graph::Values;

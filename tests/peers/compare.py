@@ -3,10 +3,10 @@
     tests/peers/run.sh [--threads N] [--rounds N] [--seconds S] [MODEL...]
 
 A MODEL is the name of a folder that tests/material.sh makes, with sizes for its named dimensions if need be
-(`mlp:batch=64`), or `matmul_M_N_K`, a product with a constant right operand. Each
-round runs every engine once on every model, so that a machine that slows down slows them all; a model's figure is
-the median of its rounds' medians. All engines get inputs of the same sizes: sequences of 128, 256 cached tokens, else 1. The difference is the
-largest between our outputs and onnxruntime's, as a part of an output's largest element.
+(`mlp:batch=64`), or `matmul_M_N_K`, a product with a constant right operand. Each round runs every engine once on every
+model, so that a machine that slows down slows them all; a model's figure is the median of its rounds' medians. All
+engines get inputs of the same sizes: sequences of 128, 256 cached tokens, else 1. The difference is the largest between
+our outputs and onnxruntime's, as a part of an output's largest element.
 """
 
 import argparse
@@ -181,7 +181,8 @@ def main():
         for _ in range(arguments.rounds):
             peaks.append(peak(arguments.windlass))
             for name, path in paths.items():
-                ours[name].append(windlass(arguments.windlass, path, sizes[name], arguments.threads, arguments.seconds))
+                own = windlass(arguments.windlass, path, sizes[name], arguments.threads, arguments.seconds)
+                ours[name].append(own)
                 theirs[name].append([peer.time(arguments.seconds) for peer in peers[name]])
 
     best = statistics.median(peaks)

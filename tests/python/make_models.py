@@ -5,8 +5,8 @@
 
 A model is a folder OUT/NAME/ with model.onnx (one of them keeps its weights in model.onnx.data beside it), a
 test_data_set_N/ for each binding of its named dimensions, with input_M.pb and output_M.pb, and case.json with the
-tolerances {"rtol": T, "atol": T * the largest output}, T 1e-4 unless the recipe says more. The architectures are functions in the package
-models/. Without NAME all are built: about 2 GB in about half a minute.
+tolerances {"rtol": T, "atol": T * the largest output}, where T is 1e-4 unless the recipe says more. The architectures
+are functions in the package models/. Without NAME all are built: about 2 GB in about half a minute.
 """
 
 import argparse

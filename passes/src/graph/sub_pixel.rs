@@ -61,14 +61,8 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
             );
             return Ok(None);
         };
-        let count = |sizes: &mut dyn Iterator<Item = usize>| {
-            sizes.fold(1u64, |product, size| product.saturating_mul(size as u64))
-        };
-        let (taps, limit) = (
-            count(&mut sides.iter().map(|side| side.taps * side.stride)),
-            count(&mut w[2..].iter().copied()),
-        );
-        let limit = limit.saturating_mul(GROWTH);
+        let taps = volume(sides.iter().map(|side| side.taps * side.stride));
+        let limit = volume(w[2..].iter().copied()).saturating_mul(GROWTH);
         if taps > limit {
             let what = "taps of the kernel with its zeros";
             cx.blocked(RULE, || graph.describe(node), || Reason::Limit { what, found: taps, limit });
@@ -87,6 +81,11 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
         };
         Ok(Some(Values::from_slice(&[form.build(edit.builder(), &ins)?])))
     })
+}
+
+/// The product of sizes, or the largest number.
+fn volume(sizes: impl Iterator<Item = usize>) -> u64 {
+    sizes.fold(1, |product, size| product.saturating_mul(size as u64))
 }
 
 /// One spatial dimension.

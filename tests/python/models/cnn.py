@@ -204,8 +204,9 @@ def efficientnet(g):
 
     x = g.input("input", IMAGE, width=3)
     x = unit(x, "features.0", 32, 3, 2)
-    table = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2), (6, 112, 3, 5, 1), (6, 192, 4, 5, 2))
-    for stage, (expand, filters, repeats, kernel, stride) in enumerate((*table, (6, 320, 1, 3, 1)), 1):
+    early = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2))
+    late = ((6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1))
+    for stage, (expand, filters, repeats, kernel, stride) in enumerate(early + late, 1):
         for repeat in range(repeats):
             with g.scope(f"features.{stage}.{repeat}"):
                 x = block(x, expand, filters, kernel, stride if repeat == 0 else 1)

@@ -1,7 +1,7 @@
 """Quantized networks in QDQ form, as onnxruntime's static quantizer writes them.
 
-Every activation passes a QuantizeLinear and a DequantizeLinear with one scale; weights are stored as int8 with a scale for
-each output channel, biases as int32 at the product of the scales. Batch norms are folded before.
+Every activation passes a QuantizeLinear and a DequantizeLinear with one scale; weights are stored as int8 with a scale
+for each output channel, biases as int32 at the product of the scales. Batch norms are folded before.
 """
 
 import numpy as np
@@ -22,32 +22,39 @@ def activation(g, x, scale, zero):
     return y
 
 
-def weights(g, shape, fan_in, gain, axis=0):
-    """A dequantized int8 weight and the scales of its output channels."""
+def weights(g, shape, fan_in, gain):
+    """A dequantized int8 weight and the scales of its output channels, which are its first dimension."""
     values = g.rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(gain / fan_in))
-    others = tuple(each for each in range(len(shape)) if each != axis)
-    scales = (np.abs(values).max(axis=others) / 127).astype(np.float32)
-    spread = scales.reshape([-1 if each == axis else 1 for each in range(len(shape))])
+    scales = (np.abs(values).max(axis=tuple(range(1, len(shape)))) / 127).astype(np.float32)
+    spread = scales.reshape([-1] + [1] * (len(shape) - 1))
     quantized = np.clip(np.rint(values / spread), -127, 127).astype(np.int8)
-    parameters = [g.parameter("weight_scale", scales), g.parameter("weight_zero_point", np.zeros(len(scales), np.int8))]
-    weight = g.node("DequantizeLinear", g.parameter("weight_quantized", quantized), *parameters, axis=axis)
-    return weight, scales
+    return dequantized(g, "weight", quantized, scales), scales
 
 
 def bias(g, length, scales):
     values = np.rint(0.1 * g.rng.standard_normal(length) / scales).astype(np.int32)
-    parameters = [g.parameter("bias_scale", scales.astype(np.float32)), g.parameter("bias_zero_point", np.zeros(length, np.int32))]
-    return g.node("DequantizeLinear", g.parameter("bias_quantized", values), *parameters, axis=0)
+    return dequantized(g, "bias", values, scales.astype(np.float32))
+
+
+def dequantized(g, name, values, scales):
+    """A quantized parameter with a scale for each position of its first dimension."""
+    parameters = [
+        g.parameter(f"{name}_scale", scales),
+        g.parameter(f"{name}_zero_point", np.zeros(len(scales), values.dtype)),
+    ]
+    return g.node("DequantizeLinear", g.parameter(f"{name}_quantized", values), *parameters, axis=0)
 
 
 def conv(g, x, filters, kernel, stride=1, pads=0, gain=2.0):
     channels = g.width[x]
     weight, scales = weights(g, (filters, channels, kernel, kernel), channels * kernel * kernel, gain)
-    window = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pads] * 4, "dilations": [1, 1], "group": 1}
-    return g.node("Conv", x, weight, bias(g, filters, g.scale[x] * scales), width=filters, **window)
+    window = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pads] * 4}
+    others = {"dilations": [1, 1], "group": 1}
+    return g.node("Conv", x, weight, bias(g, filters, g.scale[x] * scales), width=filters, **window, **others)
 
 
-# A difference in the last bit of a sum can move an activation by one step, 1/255 of its range, and so on through the layers.
+# A difference in the last bit of a sum can move an activation by one step, 1/255 of its range, and steps add up over
+# the layers: the tolerance is some eight of them.
 @model("resnet50_int8", opset=13, data_sets=({"batch": 1},), tolerance=3e-2)
 def resnet50_int8(g):
     g.scale = {}

@@ -277,6 +277,14 @@ impl Translator<'_, '_> {
             Op::SignExtend | Op::ZeroExtend if result.is_vector() => return self.widen(inst.op, ty, a),
             Op::Truncate if result.is_vector() => return self.narrow(ty, a),
             Op::Bitcast => return self.as_type(ty, a),
+            Op::Dot2 => {
+                let [a, b] = [a, b].map(|words| self.as_type(types::I16X8, words));
+                let [low_a, low_b] = [a, b].map(|halves| self.cursor.ins().swiden_low(halves));
+                let [high_a, high_b] = [a, b].map(|halves| self.cursor.ins().swiden_high(halves));
+                let low = self.cursor.ins().imul(low_a, low_b);
+                let high = self.cursor.ins().imul(high_a, high_b);
+                return self.cursor.ins().iadd_pairwise(low, high);
+            }
             Op::Fma => {
                 // The instruction overwrites its first factor. One that is spread may be used again.
                 let spread = |v: Value| self.ssa.def(v).is_some_and(|def| def.op == Op::Splat);

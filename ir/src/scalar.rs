@@ -31,6 +31,10 @@ pub enum TypeRule {
     FloatTest,
     /// bool, then two of one type; result of that type.
     Select,
+    /// i16 operands; i32 result.
+    Halves,
+    /// i32 operands; i32 result.
+    Words,
     /// Any operand; result of the type the function carries.
     Convert,
 }
@@ -198,6 +202,10 @@ scalar_fns! {
     IsNan "is_nan" 1 FloatTest expanded;
     /// `if c then a else b`; both are evaluated.
     Select "select" 3 Select machine;
+    /// A word of two halves, `a` the low one.
+    Pack2 "pack2" 2 Halves expanded;
+    /// The sum of the products of low halves and of high halves, which are signed; it wraps.
+    Dot2 "dot2" 2 Words machine;
 }
 
 impl ScalarFn {
@@ -240,6 +248,11 @@ impl ScalarFn {
                 require(ins[0] == DType::Bool && ins[1] == ins[2], "bool and two of one type")?;
                 return Ok(ins[1]);
             }
+            TypeRule::Halves => {
+                require(ins.iter().all(|&t| t == DType::I16), "i16")?;
+                return Ok(DType::I32);
+            }
+            TypeRule::Words => require(ins.iter().all(|&t| t == DType::I32), "i32")?,
             TypeRule::Convert => {
                 return match self {
                     ScalarFn::Bitcast(to) => {

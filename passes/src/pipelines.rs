@@ -2,8 +2,8 @@
 
 use crate::error::Error;
 use crate::graph::{
-    PASSES, choose_layout, cse, dce, fold, fold_batch_norm, propagate_shapes, recognize_composites, simplify,
-    sink_transposes, sub_pixel, winograd,
+    PASSES, choose_layout, cse, dce, fold, fold_batch_norm, integer_products, propagate_shapes,
+    recognize_composites, simplify, sink_transposes, sub_pixel, winograd,
 };
 use crate::manager::Pass;
 
@@ -55,6 +55,8 @@ pub const PIPELINES: &[Pipeline] = &[
             Stage::Pass(&dce::PASS),
             // Shapes first: what they depend on may be dead afterwards.
             Stage::Pass(&propagate_shapes::PASS),
+            // Before weights are folded into floats.
+            Stage::Pass(&integer_products::PASS),
             CLEAN,
             // After cleaning, which formulas rely on.
             Stage::Pass(&recognize_composites::PASS),

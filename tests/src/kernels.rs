@@ -410,6 +410,8 @@ impl Grow<'_> {
             _ => {
                 let f = *self.rng.choose(ScalarFn::PLAIN);
                 let types = match f {
+                    ScalarFn::Pack2 => vec![DType::I16; 2],
+                    ScalarFn::Dot2 => vec![DType::I32; 2],
                     ScalarFn::Select => vec![DType::Bool, dtype, dtype],
                     _ if dtype == DType::Bool && self.rng.flag() => vec![self.dtype(); f.arity()],
                     _ => vec![dtype; f.arity()],

@@ -200,6 +200,7 @@ impl Emitter<'_> {
             ScalarFn::Sub => self.at(region, Op::Sub, &[a, b]),
             ScalarFn::Mul => self.at(region, Op::Mul, &[a, b]),
             ScalarFn::Div => self.int_division(region, ty, signed, a, b),
+            ScalarFn::Dot2 => self.dot2(region, a, b),
             ScalarFn::Min | ScalarFn::Max => {
                 let order = if f == ScalarFn::Min { ScalarFn::Lt } else { ScalarFn::Gt };
                 let condition = condition(order, signed)?;
@@ -235,6 +236,19 @@ impl Emitter<'_> {
                 self.at(region, Op::Compare(condition), &[a, b])
             }
         })
+    }
+
+    /// The sum of the products of the words' low halves and of their high halves.
+    fn dot2(&mut self, region: usize, a: Value, b: Value) -> Value {
+        let half = self.bits_at(0, 16, Type::I32);
+        let [high_a, high_b] = [a, b].map(|word| self.at(region, Op::ShrSigned, &[word, half]));
+        let [low_a, low_b] = [a, b].map(|word| {
+            let raised = self.at(region, Op::Shl, &[word, half]);
+            self.at(region, Op::ShrSigned, &[raised, half])
+        });
+        let low = self.at(region, Op::Mul, &[low_a, low_b]);
+        let high = self.at(region, Op::Mul, &[high_a, high_b]);
+        self.at(region, Op::Add, &[low, high])
     }
 
     /// `a / b`, 0 for a divisor of 0, wrapping for MIN / -1. The instruction itself gets a divisor that

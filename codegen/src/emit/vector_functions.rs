@@ -91,6 +91,7 @@ impl Emitter<'_> {
             ScalarFn::Add => Op::Add,
             ScalarFn::Sub => Op::Sub,
             ScalarFn::Mul if size > 1 => Op::Mul,
+            ScalarFn::Dot2 => Op::Dot2,
             ScalarFn::Min if size < 8 => {
                 if signed {
                     Op::Min

@@ -92,6 +92,8 @@ pub enum Op {
     Sub,
     /// `a * b`, of integers wrapping.
     Mul,
+    /// Of vectors of i32: the sum of the products of low halves and of high halves, signed and wrapping.
+    Dot2,
     /// `a / b` of floats, or of signed integers: `b` is not 0, and not -1 where `a` is the least.
     Div,
     /// `a / b` of unsigned scalars, `b` not 0.

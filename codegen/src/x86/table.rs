@@ -95,6 +95,7 @@ pub fn two(op: Op, ty: Type) -> Option<Code> {
             VEX_Vpsubq_ymm_ymm_ymmm256,
         ],
         Op::Mul => [INVALID, VEX_Vpmullw_ymm_ymm_ymmm256, VEX_Vpmulld_ymm_ymm_ymmm256, INVALID],
+        Op::Dot2 => [INVALID, INVALID, VEX_Vpmaddwd_ymm_ymm_ymmm256, INVALID],
         Op::Min => {
             [VEX_Vpminsb_ymm_ymm_ymmm256, VEX_Vpminsw_ymm_ymm_ymmm256, VEX_Vpminsd_ymm_ymm_ymmm256, INVALID]
         }

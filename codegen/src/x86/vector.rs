@@ -294,7 +294,7 @@ impl Lower<'_> {
             op => {
                 let code = two(op, ty)?;
                 // Either operand may come from memory.
-                let swapped = matches!(op, Op::Add | Op::Mul | Op::And | Op::Or | Op::Xor)
+                let swapped = matches!(op, Op::Add | Op::Mul | Op::Dot2 | Op::And | Op::Or | Op::Xor)
                     && self.ssa.as_const(args[0]).is_some();
                 let (a, b) = if swapped { (args[1], args[0]) } else { (args[0], args[1]) };
                 let a = self.reg(a);

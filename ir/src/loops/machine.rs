@@ -202,6 +202,15 @@ pub fn machine_fn(f: ScalarFn, dtype: DType) -> Option<MachineFn> {
         ScalarFn::Select => return Some(|c, a, b| if c != 0 { a } else { b }),
         ScalarFn::Bitcast(_) => return Some(|a, _, _| a),
         ScalarFn::Cast(to) => return cast_fn(dtype, to),
+        ScalarFn::Dot2 => {
+            return Some(|a, b, _| {
+                let product = |shift: u64| {
+                    let half = |word: u64| i32::from((word >> shift) as i16);
+                    half(a).wrapping_mul(half(b))
+                };
+                product(0).wrapping_add(product(16)).bits()
+            });
+        }
         _ if !f.is_primitive() => return None,
         _ => {}
     }

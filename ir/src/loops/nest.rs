@@ -288,8 +288,10 @@ impl NestBuilder {
     pub fn apply(&mut self, f: ScalarFn, args: &[Val]) -> Val {
         let types: SmallVec<[DType; 3]> = args.iter().map(|&a| self.dtype(a)).collect();
         let dtype = f.result_type(&types).unwrap_or_else(|message| panic!("(N2) {message}"));
-        if f == ScalarFn::Cast(types[0]) {
-            return args[0];
+        if let ScalarFn::Cast(to) = f
+            && let Some(simpler) = self.simpler_cast(args[0], to)
+        {
+            return simpler;
         }
         if f == ScalarFn::Select
             && let Expr::Const(condition) = *self.nest.expr(args[0])
@@ -297,6 +299,34 @@ impl NestBuilder {
             return if condition != 0 { args[1] } else { args[2] };
         }
         self.intern(Expr::Apply(f, args.into()), dtype)
+    }
+
+    /// A conversion without one that it makes needless, if there is one.
+    fn simpler_cast(&mut self, val: Val, to: DType) -> Option<Val> {
+        let middle = self.dtype(val);
+        if middle == to {
+            return Some(val);
+        }
+        let Expr::Apply(ScalarFn::Cast(_), args) = self.nest.expr(val) else { return None };
+        let (x, from) = (args[0], self.dtype(args[0]));
+        if !middle.is_int() || !to.is_int() {
+            return None;
+        }
+        let (low, high) = middle.int_range();
+        let holds = |other: DType| {
+            let (least, greatest) = other.int_range();
+            low <= least && greatest <= high
+        };
+        if from.is_int() && holds(from) {
+            return Some(self.cast(x, to));
+        }
+        // What saturates to fewer bits stays in lanes of a word.
+        (from == DType::F32 && to == DType::I32 && middle.size() < 4).then(|| {
+            let word = self.cast(x, to);
+            let [low, high] = [low, high].map(|bound| self.constant(to, bound as f64));
+            let raised = self.apply(ScalarFn::Max, &[word, low]);
+            self.apply(ScalarFn::Min, &[raised, high])
+        })
     }
 
     /// Converts to another type.

@@ -139,9 +139,14 @@ fn eval_float(f: ScalarFn, dtype: DType, x: &[f64]) -> Operand {
                 }
             };
         }
-        ScalarFn::And | ScalarFn::Or | ScalarFn::Xor | ScalarFn::Not | ScalarFn::Shl | ScalarFn::Shr => {
-            unreachable!("{f} is not defined on floats")
-        }
+        ScalarFn::And
+        | ScalarFn::Or
+        | ScalarFn::Xor
+        | ScalarFn::Not
+        | ScalarFn::Shl
+        | ScalarFn::Shr
+        | ScalarFn::Pack2
+        | ScalarFn::Dot2 => unreachable!("{f} is not defined on floats"),
         ScalarFn::Select | ScalarFn::Bitcast(_) => unreachable!("{f} is handled by the caller"),
     })
 }
@@ -202,6 +207,12 @@ fn eval_int(f: ScalarFn, dtype: DType, x: &[i128]) -> Operand {
         ScalarFn::Le => i128::from(a <= b),
         ScalarFn::Gt => i128::from(a > b),
         ScalarFn::Ge => i128::from(a >= b),
+        ScalarFn::Pack2 => a.rem_euclid(1 << 16) + (b << 16),
+        ScalarFn::Dot2 => {
+            let halves = |word: i128| (i128::from(word as i16), word >> 16);
+            let ((a_low, a_high), (b_low, b_high)) = (halves(a), halves(b));
+            a_low * b_low + a_high * b_high
+        }
         ScalarFn::Cast(DType::Bool) => i128::from(a != 0),
         // The caller rounds an integer into a float type once.
         ScalarFn::Cast(_) => a,

@@ -9,6 +9,7 @@ pub mod dce;
 pub mod decompose;
 pub mod fold;
 pub mod fold_batch_norm;
+pub mod integer_products;
 pub mod propagate_shapes;
 pub mod recognize_composites;
 pub mod simplify;
@@ -24,6 +25,7 @@ pub const PASSES: &[&Pass] = &[
     &decompose::PASS,
     &fold::PASS,
     &fold_batch_norm::PASS,
+    &integer_products::PASS,
     &propagate_shapes::PASS,
     &recognize_composites::PASS,
     &simplify::PASS,

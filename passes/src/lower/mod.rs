@@ -9,7 +9,9 @@
 mod chain;
 pub mod formula;
 pub mod fuse;
+mod narrow;
 pub mod pack;
+pub mod pairs;
 pub mod place;
 pub mod prepare;
 pub mod schedule;
@@ -21,6 +23,7 @@ use windlass_ir::loops::{Expr, Index, Kernel, Nest, NestBuilder, Place, Program,
 use windlass_ir::{Error, Graph, Tensor};
 
 use crate::lower::formula::{as_identity, flatten_operands};
+use crate::lower::pairs::as_words;
 use crate::lower::place::{Lifetime, check, place};
 use crate::lower::prepare::known_bufs;
 use crate::lower::schedule::{Machine, normalize, schedule, top_reductions};
@@ -57,15 +60,19 @@ pub fn lower_observed(
     if options.fuse {
         fuse::fuse(&mut units, observe);
     }
+    if options.fuse {
+        narrow::narrow(&mut units);
+        pairs::pair(&mut units);
+    }
     pack::pack(&mut units, &options.machine);
     let known = known_bufs(&units);
-    give_outputs_buffers(&mut units, &known);
+    give_outputs_buffers(&mut units, &known, &options.machine);
     let prepare = prepare::split(&mut units).map(|mut prepare| {
         if options.fuse {
             // Packing has added readers of what scales and transposes weights.
             fuse::fuse(&mut prepare, observe);
         }
-        give_outputs_buffers(&mut prepare, &SecondaryMap::new());
+        give_outputs_buffers(&mut prepare, &SecondaryMap::new(), &options.machine);
         plan(prepare, &options.machine)
     });
     if options.fuse {
@@ -79,8 +86,8 @@ pub fn lower_observed(
 }
 
 /// Adds a copy for every output whose buffer is an input, known before the run, or another output too.
-fn give_outputs_buffers(units: &mut Units, known: &SecondaryMap<Buf, bool>) {
-    let aliases = aliases(units);
+fn give_outputs_buffers(units: &mut Units, known: &SecondaryMap<Buf, bool>, machine: &Machine) {
+    let aliases = aliases(units, machine);
     let mut written: SecondaryMap<Buf, bool> = SecondaryMap::new();
     units.units.iter().flat_map(|u| &u.outs).for_each(|&b| written[b] = true);
     let mut taken: SecondaryMap<Buf, bool> = SecondaryMap::new();
@@ -104,12 +111,13 @@ fn give_outputs_buffers(units: &mut Units, known: &SecondaryMap<Buf, bool>) {
     }
 }
 
-/// For each buffer that an identity nest copies, the buffer it is a copy of.
-fn aliases(units: &Units) -> SecondaryMap<Buf, Option<Buf>> {
+/// For each buffer that has the bytes of another, that one: of an identity nest, or of words seen in pairs.
+fn aliases(units: &Units, machine: &Machine) -> SecondaryMap<Buf, Option<Buf>> {
     let mut aliases: SecondaryMap<Buf, Option<Buf>> = SecondaryMap::new();
     for unit in &units.units {
         if let UnitWork::Nest(nest) = &unit.work
-            && let Some(operand) = as_identity(nest)
+            && let Some(operand) =
+                as_identity(nest).or_else(|| as_words(nest).filter(|_| machine.little_endian))
         {
             let from = unit.ins[operand as usize];
             aliases[unit.outs[0]] = Some(aliases[from].unwrap_or(from));
@@ -120,7 +128,7 @@ fn aliases(units: &Units) -> SecondaryMap<Buf, Option<Buf>> {
 
 /// Schedules every unit and gives every buffer a place.
 fn plan(units: Units, machine: &Machine) -> Program {
-    let aliases = aliases(&units);
+    let aliases = aliases(&units, machine);
     let root = |buf: Buf| aliases[buf].unwrap_or(buf);
     let mut program = Program::default();
     let ports = |list: &[(String, Buf)]| list.iter().map(|(n, b)| (n.clone(), units.bufs[*b].ty())).collect();
@@ -161,9 +169,7 @@ fn plan(units: Units, machine: &Machine) -> Program {
                 let replaced = overwritable(unit)
                     .map(|operand| root(unit.ins[operand]))
                     .filter(|&from| unit.ins.iter().filter(|&&b| root(b) == from).count() == 1)
-                    .filter(|&from| {
-                        last_reader[from] == number && units.bufs[from].dtype == units.bufs[buf].dtype
-                    })
+                    .filter(|&from| last_reader[from] == number && units.bufs[from].is_like(&units.bufs[buf]))
                     .and_then(|from| life_of[from]);
                 if let Some(life) = replaced {
                     life_of[buf] = Some(life);

@@ -8,8 +8,8 @@
 use std::cell::RefCell;
 
 use cranelift_entity::SecondaryMap;
-use windlass_ir::Shape;
 use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
+use windlass_ir::{ScalarFn, Shape};
 
 use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
 use super::prepare::known_bufs;
@@ -46,8 +46,9 @@ pub fn pack(units: &mut Units, machine: &Machine) {
 /// Two for each multiplication and addition.
 fn contraction_flops(nest: &Nest) -> u64 {
     let Some(Contraction { reduce, .. }) = as_contraction(nest) else { return 0 };
-    let Expr::Reduce { vars, .. } = nest.expr(reduce) else { return 0 };
-    2 * nest.domain.iter().chain(vars).map(|v| v.extent as u64).product::<u64>()
+    let Expr::Reduce { vars, arg, .. } = nest.expr(reduce) else { return 0 };
+    let products = if matches!(nest.expr(*arg), Expr::Apply(ScalarFn::Dot2, _)) { 2 } else { 1 };
+    2 * products * nest.domain.iter().chain(vars).map(|v| v.extent as u64).product::<u64>()
 }
 
 /// An operand to be packed.

@@ -31,6 +31,11 @@ impl BufData {
         self.shape.iter().product()
     }
 
+    /// Whether it holds as many elements of the same type.
+    pub fn is_like(&self, other: &BufData) -> bool {
+        self.dtype == other.dtype && self.elements() == other.elements()
+    }
+
     /// The type of its contents.
     pub fn ty(&self) -> TensorType {
         TensorType::fixed(self.dtype, &self.shape)

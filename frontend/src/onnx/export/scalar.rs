@@ -85,6 +85,8 @@ fn operator(f: ScalarFn, dtype: DType) -> Option<&'static str> {
         | ScalarFn::Shl
         | ScalarFn::Shr
         | ScalarFn::Ne
+        | ScalarFn::Pack2
+        | ScalarFn::Dot2
         | ScalarFn::Cast(_)
         | ScalarFn::Bitcast(_) => return None,
     })

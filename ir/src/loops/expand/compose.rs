@@ -1,4 +1,4 @@
-//! Functions of a few steps: remainders, `sign`, `relu`, comparisons of bools.
+//! Functions of a few steps: remainders, `sign`, `relu`, comparisons of bools, halves in a word.
 
 use super::Scope;
 use crate::dtype::DType;
@@ -51,6 +51,13 @@ pub(super) fn relu(s: &mut Scope<'_>, x: Val) -> Val {
     }
     let under = s.apply(ScalarFn::Le, &[x, zero]);
     s.select(under, zero, x)
+}
+
+/// A word of two halves.
+pub(super) fn pack2(s: &mut Scope<'_>, low: Val, high: Val) -> Val {
+    let (low, high) = (s.bitcast(low, DType::U16), s.cast(high, DType::I32));
+    let (low, high) = (s.cast(low, DType::I32), s.shl_k(high, 16));
+    s.or(low, high)
 }
 
 /// The remainder with the sign of `a`.

@@ -38,6 +38,8 @@ pub struct Machine {
     pub panel_bytes: usize,
     /// Bytes of right operands that stay in the second-level cache.
     pub block_bytes: usize,
+    /// Whether the low half of a word comes first in memory.
+    pub little_endian: bool,
 }
 
 impl Machine {
@@ -45,7 +47,13 @@ impl Machine {
     /// right operand and one broadcast of the left.
     pub fn with_vectors(bits: usize) -> Machine {
         let (tile_rows, tile_row_bytes) = if bits >= 256 { (6, 64) } else { (5, 32) };
-        Machine { tile_rows, tile_row_bytes, panel_bytes: 256 * tile_row_bytes, block_bytes: 256 << 10 }
+        Machine {
+            tile_rows,
+            tile_row_bytes,
+            panel_bytes: 256 * tile_row_bytes,
+            block_bytes: 256 << 10,
+            little_endian: cfg!(target_endian = "little"),
+        }
     }
 }
 

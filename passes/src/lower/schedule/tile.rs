@@ -50,7 +50,7 @@ pub struct Plan {
     padded: bool,
 }
 
-/// A sum of products: the reduction with its two factors, casts aside.
+/// A sum of products, or of products of pairs: the reduction with its two factors, casts aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contraction {
     /// The reduction.
@@ -59,7 +59,7 @@ pub struct Contraction {
     pub factors: [Val; 2],
 }
 
-/// The nest's only reduction, if it is a sum of products of two unguarded loads.
+/// The nest's only reduction, if it is a sum of products (of pairs) of two unguarded loads.
 pub fn as_contraction(nest: &Nest) -> Option<Contraction> {
     let mut reductions =
         nest.needed(&nest.roots).into_iter().filter(|&v| matches!(nest.expr(v), Expr::Reduce { .. }));
@@ -68,7 +68,7 @@ pub fn as_contraction(nest: &Nest) -> Option<Contraction> {
         return None;
     }
     let Expr::Reduce { kind: Reduction::Sum, arg, .. } = nest.expr(reduce) else { return None };
-    let Expr::Apply(ScalarFn::Mul, factors) = nest.expr(*arg) else { return None };
+    let Expr::Apply(ScalarFn::Mul | ScalarFn::Dot2, factors) = nest.expr(*arg) else { return None };
     let load = |mut val: Val| {
         while let Expr::Apply(ScalarFn::Cast(_), args) = nest.expr(val) {
             val = args[0];

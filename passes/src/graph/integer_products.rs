@@ -1,0 +1,222 @@
+//! `integer_products`: convolutions and matrix products of dequantized operands as those of integers.
+//!
+//! A sum of products of `(x - zx) * sx` and `(w - zw) * sw` is `sx * sw` times a sum of products of integers,
+//! which is exact and which machines compute faster than floats, from operands of a quarter of their size.
+//! Operands have an even number of steps afterwards, zeros added, since machines take those in pairs.
+
+use std::collections::BTreeSet;
+
+use windlass_ir::graph::Values;
+use windlass_ir::ops::{Pad, PadMode, Reshape};
+use windlass_ir::{Builder, DType, Graph, Node, Op, ScalarFn, Value};
+
+use crate::cx::PassCx;
+use crate::error::Error;
+use crate::known::is_known;
+use crate::manager::Pass;
+use crate::reason::Reason;
+use crate::rewrite::rewrite;
+
+/// The pass.
+pub const PASS: Pass =
+    Pass { name: "integer_products", help: "products of dequantized operands as products of integers", run };
+
+const RULE: &str = "integer_products";
+
+/// The most that the product of two centered bytes can be.
+const LARGEST_PRODUCT: u64 = 255 * 255;
+
+fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
+    let mut plans: Vec<(Node, Result<Plan, Reason>)> =
+        graph.nodes().filter_map(|(node, _)| Some((node, plan(graph, node)?))).collect();
+    // What is multiplied as integers is not kept as bytes too: its other readers dequantize the integers.
+    let centered: BTreeSet<Value> =
+        plans.iter().filter_map(|(_, plan)| Some(plan.as_ref().ok()?.a.x)).collect();
+    plans.reverse();
+    rewrite(graph, cx, |edit, node, cx| {
+        let describe = || graph.describe(node);
+        if let Some((_, plan)) = plans.pop_if(|(planned, _)| *planned == node) {
+            let plan = match plan {
+                Ok(plan) => plan,
+                Err(reason) => {
+                    cx.blocked(RULE, describe, || reason);
+                    return Ok(None);
+                }
+            };
+            if !cx.fire(RULE, describe) {
+                return Ok(None);
+            }
+            let plan = plan.map(|v| edit.map(v));
+            return Ok(Some(Values::from_slice(&[plan.build(edit.builder(), &graph.node(node).op)?])));
+        }
+        let Some(shared) = Quantized::of(graph, graph.node(node).outs[0]) else { return Ok(None) };
+        if !centered.contains(&shared.x) || !shared.is_uniform(graph) || !cx.fire("dequantize", describe) {
+            return Ok(None);
+        }
+        let shared = shared.map(|v| edit.map(v));
+        let b = edit.builder();
+        let x = shared.centered(b, 0)?;
+        let (x, scale) = (b.cast(x, DType::F32)?, b.push1(Reshape::to(&[]), &[shared.scale])?);
+        Ok(Some(Values::from_slice(&[b.map(ScalarFn::Mul, &[x, scale])?])))
+    })
+}
+
+/// The operands of a `dequantize_linear` of bytes to f32.
+#[derive(Clone, Copy)]
+struct Quantized {
+    x: Value,
+    scale: Value,
+    zero_point: Option<Value>,
+    /// Where scales lie, if there are several.
+    axis: i64,
+}
+
+impl Quantized {
+    /// What a value is dequantized from, without blocks.
+    fn of(graph: &Graph, value: Value) -> Option<Quantized> {
+        let data = graph.def_node(value)?;
+        let Op::DequantizeLinear(op) = &data.op else { return None };
+        let (x, scale, zero_point) = (data.ins[0], data.ins[1], data.ins.get(2).copied());
+        let bytes = matches!(graph.ty(x).dtype, DType::I8 | DType::U8);
+        let floats = op.to == DType::F32 && graph.ty(scale).dtype == DType::F32;
+        let zero_point = zero_point.filter(|&zero| !is_zero(graph, zero));
+        (bytes && floats && graph.ty(scale).rank() <= 1).then_some(Quantized {
+            x,
+            scale,
+            zero_point,
+            axis: op.axis,
+        })
+    }
+
+    /// Whether all elements have one scale and one zero point.
+    fn is_uniform(&self, graph: &Graph) -> bool {
+        self.zero_point.into_iter().chain([self.scale]).all(|v| graph.ty(v).as_len() == Some(1))
+    }
+
+    /// Whether elements have the same scale and zero point wherever they are alike along one axis.
+    fn lies_along(&self, graph: &Graph, axis: usize) -> bool {
+        let rank = graph.ty(self.x).rank() as i64;
+        self.is_uniform(graph) || self.axis.rem_euclid(rank) == axis as i64
+    }
+
+    fn map(self, map: impl Fn(Value) -> Value) -> Quantized {
+        Quantized {
+            x: map(self.x),
+            scale: map(self.scale),
+            zero_point: self.zero_point.map(&map),
+            axis: self.axis,
+        }
+    }
+
+    /// `x - zero_point` as i32, the zero points along a dimension if there are several.
+    fn centered(&self, b: &mut Builder, dim: usize) -> Result<Value, Error> {
+        let x = b.cast(self.x, DType::I32)?;
+        let Some(zero) = self.zero_point else { return Ok(x) };
+        let zero = along(b, zero, b.ty(x).rank(), dim)?;
+        let zero = b.cast(zero, DType::I32)?;
+        Ok(b.map(ScalarFn::Sub, &[x, zero])?)
+    }
+}
+
+fn is_zero(graph: &Graph, value: Value) -> bool {
+    graph.as_constant(value).is_some_and(|constant| constant.bytes().iter().all(|&byte| byte == 0))
+}
+
+/// A vector along one of `rank` dimensions, or the only element of one as a scalar.
+fn along(b: &mut Builder, vector: Value, rank: usize, dim: usize) -> Result<Value, Error> {
+    let mut shape = match b.ty(vector).as_len() {
+        Some(1) => Vec::new(),
+        _ => vec![1; rank],
+    };
+    if let Some(size) = shape.get_mut(dim) {
+        *size = b.ty(vector).as_len().unwrap_or(1);
+    }
+    Ok(b.push1(Reshape::to(&shape), &[vector])?)
+}
+
+/// A product as one of integers.
+#[derive(Clone, Copy)]
+struct Plan {
+    a: Quantized,
+    b: Quantized,
+    /// The dimensions of `a` and `b` that are summed over, apart from a convolution's kernel.
+    depth: [usize; 2],
+    /// Their size.
+    steps: usize,
+    /// The dimensions of `b` and of the result along which `b` may have scales.
+    channels: [usize; 2],
+    bias: Option<Value>,
+}
+
+/// How to compute a node as a product of integers, if it is a product of dequantized operands.
+fn plan(graph: &Graph, node: Node) -> Option<Result<Plan, Reason>> {
+    let data = graph.node(node);
+    if !matches!(data.op, Op::Conv(_) | Op::MatMul(_)) {
+        return None;
+    }
+    let (a, b) = (Quantized::of(graph, data.ins[0])?, Quantized::of(graph, data.ins[1])?);
+    let (a_ty, b_ty, y_ty) = (graph.ty(a.x), graph.ty(b.x), graph.ty(data.outs[0]));
+    let (a_rank, b_rank) = (a_ty.rank(), b_ty.rank());
+    let (depth, channels, taps, group) = match &data.op {
+        Op::Conv(op) if op.channels_last => {
+            ([a_rank - 1, b_rank - 2], [b_rank - 1; 2], 0..b_rank - 2, op.group)
+        }
+        Op::Conv(op) => ([1, 1], [0, 1], 2..b_rank, op.group),
+        Op::MatMul(op) => {
+            let (row, column) = (b_rank - 2, b_rank - 1);
+            let (summed, kept) = if op.trans_b { (column, row) } else { (row, column) };
+            ([a_rank - 1 - usize::from(op.trans_a), summed], [kept, y_ty.rank() - 1], 0..0, 1)
+        }
+        _ => return None,
+    };
+    let plan = |steps| Plan { a, b, depth, steps, channels, bias: data.ins.get(2).copied() };
+    let sizes: Option<Vec<usize>> = taps.chain([depth[1]]).map(|dim| b_ty.dims[dim].as_fixed()).collect();
+    let Some(sizes) = sizes else {
+        return Some(Err(Reason::UnknownSize { what: format!("{b_ty}") }));
+    };
+    let steps = *sizes.last()?;
+    if !a.is_uniform(graph) || !b.lies_along(graph, channels[0]) {
+        let expected = "a scale for all elements, or for each output channel of the weight".to_string();
+        return Some(Err(Reason::Form { expected, found: format!("{a_ty} and {b_ty}") }));
+    }
+    if !is_known(graph, b.x) {
+        return Some(Err(Reason::NotConstant { what: format!("the weight {b_ty}") }));
+    }
+    if steps < 2 || group > 1 && steps % 2 == 1 {
+        let expected = "channels that are summed in pairs".to_string();
+        return Some(Err(Reason::Form { expected, found: format!("{b_ty}, group {group}") }));
+    }
+    let found = sizes.iter().fold(LARGEST_PRODUCT, |bound, &size| bound.saturating_mul(size as u64));
+    let limit = i32::MAX as u64;
+    if found > limit {
+        return Some(Err(Reason::Limit { what: "as the largest sum", found, limit }));
+    }
+    Some(Ok(plan(steps)))
+}
+
+impl Plan {
+    fn map(self, map: impl Fn(Value) -> Value) -> Plan {
+        Plan { a: self.a.map(&map), b: self.b.map(&map), bias: self.bias.map(&map), ..self }
+    }
+
+    fn build(&self, b: &mut Builder, product: &Op) -> Result<Value, Error> {
+        let mut operands = [self.a.centered(b, 0)?, self.b.centered(b, self.channels[0])?];
+        if self.steps % 2 == 1 {
+            for (operand, dim) in operands.iter_mut().zip(self.depth) {
+                let zero = b.scalar_like(*operand, 0.0);
+                let (pads, axes) = (vec![0, 1].into(), vec![dim as i64].into());
+                *operand = b.push1(Pad { pads, axes, mode: PadMode::Constant }, &[*operand, zero])?;
+            }
+        }
+        let sums = b.push1(product.clone(), &operands)?;
+        let (rank, dim) = (b.ty(sums).rank(), self.channels[1]);
+        let sums = b.cast(sums, DType::F32)?;
+        let scale_a = along(b, self.a.scale, rank, dim)?;
+        let scale_b = along(b, self.b.scale, rank, dim)?;
+        let scale = b.map(ScalarFn::Mul, &[scale_a, scale_b])?;
+        let y = b.map(ScalarFn::Mul, &[sums, scale])?;
+        let Some(bias) = self.bias else { return Ok(y) };
+        let bias = along(b, bias, rank, dim)?;
+        Ok(b.map(ScalarFn::Add, &[y, bias])?)
+    }
+}

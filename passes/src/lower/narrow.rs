@@ -1,0 +1,176 @@
+//! Narrowing: storing the factors of integer products in the 16 bits that hold them.
+//!
+//! Quantized values are centered in i32 before they are multiplied. What is stored between units is then known
+//! to fit 16 bits, from the formula that makes it; stored so, it takes half the memory, and two neighbours are
+//! the operand of one instruction (see [`mod@super::pairs`]). Readers widen what they load.
+
+use cranelift_entity::SecondaryMap;
+use windlass_ir::loops::{Expr, Nest, NestBuilder, Reduction, Val};
+use windlass_ir::{DType, ScalarFn, Tensor};
+
+use super::schedule::tile::as_contraction;
+use super::units::{Buf, Unit, UnitWork, Units};
+
+/// What factors are stored as, and as what they are multiplied.
+const NARROW: DType = DType::I16;
+const WIDE: DType = DType::I32;
+
+/// The least and the greatest value that there may be.
+type Range = (i128, i128);
+
+/// Stores factors in fewer bits where that holds them.
+pub fn narrow(units: &mut Units) {
+    let narrowed = choose(units);
+    let needs = |unit: &Unit| unit.ins.iter().chain(&unit.outs).any(|&buf| narrowed[buf]);
+    for at in 0..units.units.len() {
+        if !needs(&units.units[at]) {
+            continue;
+        }
+        let unit = &mut units.units[at];
+        let UnitWork::Nest(nest) = &mut unit.work else { unreachable!("only formulas use what is narrowed") };
+        let ins: Vec<bool> = unit.ins.iter().map(|&buf| narrowed[buf]).collect();
+        **nest = retyped(nest, &ins, narrowed[unit.outs[0]]);
+    }
+    for (buf, data) in units.bufs.iter_mut().filter(|(buf, _)| narrowed[*buf]) {
+        debug_assert!(narrowed[buf] && data.dtype == WIDE);
+        data.dtype = NARROW;
+        if let Some(constant) = &mut data.constant {
+            *constant = Tensor::from_i128s(NARROW, constant.shape(), &constant.to_i128s());
+        }
+    }
+}
+
+/// The buffers to narrow.
+fn choose(units: &Units) -> SecondaryMap<Buf, bool> {
+    let mut wanted: SecondaryMap<Buf, bool> = SecondaryMap::new();
+    for unit in units.units.iter().rev() {
+        let UnitWork::Nest(nest) = &unit.work else { continue };
+        let mut vals = factors(nest);
+        if unit.outs.iter().any(|&buf| wanted[buf]) {
+            vals.extend(&nest.roots);
+        }
+        while let Some(val) = vals.pop() {
+            if let Expr::Apply(ScalarFn::Select, args) = nest.expr(val) {
+                // Of padding and concatenation.
+                vals.extend(&args[1..]);
+            }
+            if let Expr::Load { operand, .. } = nest.expr(val) {
+                wanted[unit.ins[*operand as usize]] = true;
+            }
+        }
+    }
+    // Only formulas can be made to load and store another type.
+    let others = units.inputs.iter().chain(&units.outputs).map(|(_, buf)| *buf);
+    others.for_each(|buf| wanted[buf] = false);
+    for unit in &units.units {
+        let formula = matches!(&unit.work, UnitWork::Nest(nest) if nest.roots.len() == 1);
+        if !formula {
+            unit.ins.iter().chain(&unit.outs).for_each(|&buf| wanted[buf] = false);
+        }
+    }
+    let mut ranges: SecondaryMap<Buf, Option<Range>> = SecondaryMap::new();
+    for (buf, data) in units.bufs.iter().filter(|(_, data)| data.dtype == WIDE) {
+        ranges[buf] = data.constant.as_ref().and_then(range_of_constant);
+    }
+    for unit in &units.units {
+        if let UnitWork::Nest(nest) = &unit.work
+            && units.bufs[unit.outs[0]].dtype == WIDE
+        {
+            ranges[unit.outs[0]] = range_of_root(nest, &|operand| ranges[unit.ins[operand as usize]]);
+        }
+    }
+    let (low, high) = NARROW.int_range();
+    for (buf, data) in units.bufs.iter() {
+        let fits = ranges[buf].is_some_and(|(least, greatest)| low <= least && greatest <= high);
+        wanted[buf] = wanted[buf] && data.dtype == WIDE && fits;
+    }
+    wanted
+}
+
+/// The factors of a product of integers.
+fn factors(nest: &Nest) -> Vec<Val> {
+    match as_contraction(nest) {
+        Some(contraction) if nest.dtype(contraction.reduce) == WIDE => contraction.factors.to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+fn range_of_constant(constant: &Tensor) -> Option<Range> {
+    let values = constant.to_i128s();
+    Some((values.iter().copied().min()?, values.iter().copied().max()?))
+}
+
+/// The range of the only result; `loaded` gives that of an operand, if it is known better than from its type.
+fn range_of_root(nest: &Nest, loaded: &impl Fn(u32) -> Option<Range>) -> Option<Range> {
+    let [root] = nest.roots.as_slice() else { return None };
+    let mut ranges: SecondaryMap<Val, Option<Range>> = SecondaryMap::new();
+    for val in nest.needed(&[*root]) {
+        let dtype = nest.dtype(val);
+        let whole = || dtype.is_int().then(|| dtype.int_range());
+        let range = match nest.expr(val) {
+            Expr::Load { operand, guards, .. } => {
+                let range = loaded(*operand).or_else(whole);
+                match guards.is_empty() {
+                    true => range,
+                    false => range.map(|(least, greatest)| (least.min(0), greatest.max(0))),
+                }
+            }
+            Expr::Const(bits) => whole().map(|(low, _)| {
+                let unused = 64 - 8 * dtype.size();
+                let value =
+                    if low < 0 { i128::from((*bits << unused) as i64 >> unused) } else { i128::from(*bits) };
+                (value, value)
+            }),
+            Expr::Apply(f, args) => {
+                let operands: Option<Vec<Range>> = args.iter().map(|&arg| ranges[arg]).collect();
+                let range = match (*f, operands) {
+                    (ScalarFn::Select, _) => ranges[args[1]].zip(ranges[args[2]]).map(|(a, b)| union(a, b)),
+                    (_, Some(operands)) => apply(*f, &operands),
+                    _ => None,
+                };
+                // A result that does not fit wraps.
+                let fits =
+                    |range: &Range| whole().is_some_and(|(low, high)| low <= range.0 && range.1 <= high);
+                range.filter(fits).or_else(whole)
+            }
+            Expr::Reduce { kind: Reduction::Max | Reduction::Min, arg, .. } => ranges[*arg],
+            Expr::Index(_) | Expr::Inside(_) | Expr::Reduce { .. } => whole(),
+        };
+        ranges[val] = range;
+    }
+    ranges[*root]
+}
+
+fn union(a: Range, b: Range) -> Range {
+    (a.0.min(b.0), a.1.max(b.1))
+}
+
+/// The exact results of a function of integers in these ranges.
+fn apply(f: ScalarFn, of: &[Range]) -> Option<Range> {
+    let (least, greatest) = of[0];
+    Some(match f {
+        ScalarFn::Cast(to) if to.is_int() => of[0],
+        ScalarFn::Add => (least + of[1].0, greatest + of[1].1),
+        ScalarFn::Sub => (least - of[1].1, greatest - of[1].0),
+        ScalarFn::Neg => (-greatest, -least),
+        ScalarFn::Min => (least.min(of[1].0), greatest.min(of[1].1)),
+        ScalarFn::Max => (least.max(of[1].0), greatest.max(of[1].1)),
+        ScalarFn::Relu => (least.max(0), greatest.max(0)),
+        _ => return None,
+    })
+}
+
+/// The same formula where operands, or the result, are narrow.
+fn retyped(nest: &Nest, narrow_ins: &[bool], narrow_out: bool) -> Nest {
+    let mut builder = NestBuilder::new(&nest.shape());
+    for (operand, &narrow) in nest.operands.iter().zip(narrow_ins) {
+        builder.operand(if narrow { NARROW } else { operand.dtype }, &operand.shape);
+    }
+    let domain = builder.domain();
+    let root = builder.inline(nest, &nest.roots, &domain, &mut |b, operand, index, guards| {
+        let value = b.load_guarded(operand, index, guards);
+        if narrow_ins[operand as usize] { b.cast(value, WIDE) } else { value }
+    })[0];
+    let root = if narrow_out { builder.cast(root, NARROW) } else { root };
+    builder.finish(&[root])
+}

@@ -1,0 +1,219 @@
+//! Pairs: products of 16-bit integers two at a time.
+//!
+//! Machines multiply pairs of neighbouring 16-bit integers and add the two products in one instruction
+//! ([`ScalarFn::Dot2`]), at twice the rate of floats. So a sum over k of `a[m, k] * b[k, n]` becomes one over
+//! words, each of two steps:
+//!
+//! ```text
+//! y[m, n] = sum(j in 0..k/2) dot2(words_a[m, j], words_b[j, n])
+//!     where words_a[m, j] = pack2(a[m, 2j], a[m, 2j + 1])
+//! ```
+//!
+//! The words of `a` are its own memory seen as words, on a machine that stores low halves first; those of `b`
+//! are a copy, which packing changes further. Sums of integers wrap, so their order does not matter.
+
+use windlass_ir::loops::{Expr, Index, Nest, NestBuilder, Reduction, Val, Var};
+use windlass_ir::{DType, ScalarFn, Shape};
+
+use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
+use super::schedule::tile::{Contraction, FEW_LANES, as_contraction};
+use super::units::{Buf, BufData, Unit, UnitWork, Units};
+
+/// Readers of each element that make a copy of an operand in words worth it.
+const READERS_TO_COPY: usize = 16;
+
+/// Makes products of small integers products of words.
+pub fn pair(units: &mut Units) {
+    let mut result: Vec<Unit> = Vec::new();
+    for mut unit in std::mem::take(&mut units.units) {
+        if let UnitWork::Nest(nest) = &unit.work
+            && as_contraction(nest).is_some()
+        {
+            let nest = merge_loops(split_loops(flatten_operands(nest)));
+            if let Some(plan) = plan(&nest, &unit, units) {
+                result.extend(apply(&nest, &mut unit, &plan, units));
+            }
+        }
+        result.push(unit);
+    }
+    units.units = result;
+}
+
+/// One factor: its operand, seen as one dimension, and where an element of it is.
+struct Factor {
+    operand: u32,
+    index: Index,
+}
+
+/// A product to compute in words.
+struct Plan {
+    reduce: Val,
+    /// The factor whose neighbours are steps of the sum, and the one that has lanes.
+    a: Factor,
+    b: Factor,
+    /// The variables of the sum, and the one of them that is paired.
+    steps: Vec<Var>,
+    paired: Var,
+    /// The domain's variables that `b` depends on.
+    of_b: Vec<Var>,
+}
+
+fn plan(nest: &Nest, unit: &Unit, units: &Units) -> Option<Plan> {
+    let Contraction { reduce, factors } = as_contraction(nest)?;
+    let Expr::Reduce { vars: steps, arg, .. } = nest.expr(reduce) else { return None };
+    let Expr::Apply(ScalarFn::Mul, args) = nest.expr(*arg) else { return None };
+    let plain = args.iter().zip(factors).all(|(&arg, load)| {
+        // Widened, not changed.
+        matches!(nest.expr(arg), Expr::Apply(ScalarFn::Cast(DType::I32), of) if of[0] == load)
+            && matches!(nest.dtype(load), DType::I8 | DType::U8 | DType::I16)
+    });
+    let (free, lane) = (free_vars(nest), *nest.domain.last()?);
+    let has_lane = |factor: Val| free[factor].contains(&lane);
+    let [a, b] = match factors.map(has_lane) {
+        [false, true] => factors,
+        [true, false] => [factors[1], factors[0]],
+        _ => return None,
+    };
+    if !plain || lane.extent < FEW_LANES || !steps.iter().all(|step| free[b].contains(step)) {
+        return None;
+    }
+    let factor = |val: Val| match nest.expr(val) {
+        Expr::Load { operand, index, .. } if index[0].values().is_empty() => {
+            Some(Factor { operand: *operand, index: index[0].clone() })
+        }
+        _ => None,
+    };
+    let extents = |vars: &[Var]| vars.iter().map(|v| v.extent).product::<usize>();
+    let of_b: Vec<Var> = nest.domain.iter().copied().filter(|v| free[b].contains(v)).collect();
+    let (narrow, a, b) = (nest.dtype(a) == DType::I16, factor(a)?, factor(b)?);
+    let elements = |factor: &Factor| units.bufs[unit.ins[factor.operand as usize]].elements();
+    let overlaps = extents(&of_b) * extents(steps) > 2 * elements(&b);
+    let readers = extents(&nest.domain) * extents(steps) / elements(&a).max(1);
+    let pays = if narrow { elements(&a) % 2 == 0 } else { readers >= READERS_TO_COPY };
+    let paired = *steps.iter().find(|&&step| {
+        step.extent % 2 == 0
+            && a.index.coefficient(step) == Some(1)
+            && in_halves(&a.index, step).rem(2) == Index::constant(0)
+    })?;
+    (!overlaps && pays && elements(&b) > 0).then(|| Plan { reduce, a, b, steps: steps.clone(), paired, of_b })
+}
+
+/// An index where a variable stands for two of its values.
+fn in_halves(index: &Index, paired: Var) -> Index {
+    index.substitute(&|var| (var == paired).then(|| Index::var(half(paired)).mul(2)))
+}
+
+fn half(var: Var) -> Var {
+    Var { extent: var.extent / 2, ..var }
+}
+
+/// Changes the unit to multiply words, and returns the units that make them.
+fn apply(nest: &Nest, unit: &mut Unit, plan: &Plan, units: &mut Units) -> [Unit; 2] {
+    let Plan { reduce, a, b, steps, paired, of_b } = plan;
+    let [from_a, from_b] = [a, b].map(|factor| unit.ins[factor.operand as usize]);
+    let len = units.bufs[from_a].elements();
+    let words_a = words(units, from_a, &[len / 2], |at, step| at[0].mul(2).add_const(step));
+    // Lanes last, as products want them.
+    let half_steps: Vec<Var> = steps.iter().map(|&v| if v == *paired { half(v) } else { v }).collect();
+    let (lane, batch) = of_b.split_last().expect("it has the lane");
+    let vars: Vec<Var> = batch.iter().chain(&half_steps).chain([lane]).copied().collect();
+    let shape: Shape = vars.iter().map(|v| v.extent).collect();
+    let words_b = words(units, from_b, &shape, |at, step| {
+        let place = |var: Var| vars.iter().position(|v| v.id == var.id).map(|i| at[i].clone());
+        b.index.substitute(&|var| match var == *paired {
+            true => place(var).map(|index| index.mul(2).add_const(step)),
+            false => place(var),
+        })
+    });
+
+    // The product as one more operand of what is computed from it.
+    let mut outer = nest.clone();
+    let product = outer.operands.len() as u32;
+    let at = nest.domain.iter().map(|&v| Index::var(v)).collect();
+    outer.exprs[*reduce].0 = Expr::Load { operand: product, index: at, guards: Vec::new() };
+    let read: Vec<u32> = (0..product)
+        .filter(|&o| {
+            let reads = |v| matches!(outer.expr(v), Expr::Load { operand, .. } if *operand == o);
+            outer.needed(&outer.roots).into_iter().any(reads)
+        })
+        .collect();
+    let mut builder = NestBuilder::new(&nest.shape());
+    for &operand in &read {
+        builder.operand(nest.operands[operand as usize].dtype, &nest.operands[operand as usize].shape);
+    }
+    let op_a = builder.operand(DType::I32, &[len / 2]);
+    let op_b = builder.operand(DType::I32, &shape);
+    let domain = builder.domain();
+    let roots = builder.inline(&outer, &outer.roots, &domain, &mut |builder, operand, index, guards| {
+        if let Some(kept) = read.iter().position(|&o| o == operand) {
+            return builder.load_guarded(kept as u32, index, guards);
+        }
+        let extents: Vec<usize> = half_steps.iter().map(|v| v.extent).collect();
+        builder.reduce(Reduction::Sum, &extents, |builder, step| {
+            let place = |var: Var| -> Index {
+                let of_step = steps.iter().position(|&v| v == var).map(|i| step[i].clone());
+                of_step.unwrap_or_else(|| {
+                    let i = nest.domain.iter().position(|&v| v == var).expect("nothing else is free");
+                    index[i].clone()
+                })
+            };
+            let at_a = a.index.substitute(&|var| match var == *paired {
+                true => Some(place(var).mul(2)),
+                false => Some(place(var)),
+            });
+            let at_a = at_a.div(2);
+            let at_b: Vec<Index> = batch.iter().chain(steps).chain([lane]).map(|&var| place(var)).collect();
+            let (x, y) = (builder.load(op_a, &[at_a]), builder.load(op_b, &at_b));
+            builder.apply(ScalarFn::Dot2, &[x, y])
+        })
+    });
+    unit.work = UnitWork::Nest(Box::new(builder.finish(&roots)));
+    let made = [(words_a, from_a), (words_b, from_b)].map(|((nest, to), from)| Unit {
+        work: UnitWork::Nest(Box::new(nest)),
+        ins: vec![from],
+        outs: vec![to],
+        origin: unit.origin.iter().map(|o| format!("pairs for {o}")).take(1).collect(),
+        flops: 0,
+    });
+    unit.ins = read.iter().map(|&o| unit.ins[o as usize]).chain(made.iter().map(|u| u.outs[0])).collect();
+    made
+}
+
+/// A buffer of words of this shape, and how to make them from elements; `index` says where those of the two
+/// steps of a word are.
+fn words(
+    units: &mut Units,
+    from: Buf,
+    shape: &[usize],
+    index: impl Fn(&[Index], i64) -> Index,
+) -> (Nest, Buf) {
+    let data = &units.bufs[from];
+    let mut builder = NestBuilder::new(shape);
+    let operand = builder.operand(data.dtype, &[data.elements()]);
+    let at = builder.domain();
+    let [low, high] = [0, 1].map(|step| {
+        let element = builder.load(operand, &[index(&at, step)]);
+        builder.cast(element, DType::I16)
+    });
+    let word = builder.apply(ScalarFn::Pack2, &[low, high]);
+    let to = units.bufs.push(BufData { dtype: DType::I32, shape: shape.into(), constant: None });
+    (builder.finish(&[word]), to)
+}
+
+/// The operand of which a nest gives each two neighbours as a word, on a machine that stores low halves first
+/// the same memory.
+pub fn as_words(nest: &Nest) -> Option<u32> {
+    let [root] = nest.roots.as_slice() else { return None };
+    let Expr::Apply(ScalarFn::Pack2, halves) = nest.expr(*root) else { return None };
+    let domain: Vec<Index> = nest.domain.iter().map(|&v| Index::var(v)).collect();
+    let word = Index::flatten(&domain, &nest.shape());
+    let mut operands = halves.iter().enumerate().map(|(step, &half)| {
+        let Expr::Load { operand, index, guards } = nest.expr(half) else { return None };
+        let shape = &nest.operands[*operand as usize].shape;
+        let own = Index::flatten(index, shape) == word.mul(2).add_const(step as i64);
+        let whole = shape.iter().product::<usize>() == 2 * nest.shape().iter().product::<usize>();
+        (own && whole && guards.is_empty()).then_some(*operand)
+    });
+    let (low, high) = (operands.next()??, operands.next()??);
+    (low == high).then_some(low)
+}

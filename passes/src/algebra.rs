@@ -6,7 +6,7 @@
 
 use smallvec::smallvec;
 use windlass_ir::graph::Values;
-use windlass_ir::ops::{Elementwise, Reshape};
+use windlass_ir::ops::{Elementwise, QuantizeLinear, Reshape};
 use windlass_ir::{Builder, DType, Op, ScalarFn, Value};
 
 use crate::error::Error;
@@ -17,6 +17,9 @@ pub type Replacement = (&'static str, Values);
 
 /// Rewrites an application of a scalar function, if an identity holds.
 pub fn algebra(b: &mut Builder, op: &Op, ins: &[Value]) -> Result<Option<Replacement>, Error> {
+    if let Op::QuantizeLinear(quantize) = op {
+        return saturated(b, quantize, ins);
+    }
     let Op::Elementwise(Elementwise { f }) = op else { return as_reshape(b, op, ins) };
     let types: Vec<_> = ins.iter().map(|&v| b.ty(v)).collect();
     let out = op
@@ -71,6 +74,23 @@ pub fn algebra(b: &mut Builder, op: &Op, ins: &[Value]) -> Result<Option<Replace
         ScalarFn::Sub if applied(b, ins[1]) == Some(ScalarFn::Neg) => {
             let negated = b.graph().def_node(ins[1]).map(|n| n.ins[0]).unwrap_or(ins[1]);
             one("negated_operand", b.map(ScalarFn::Add, &[ins[0], negated])?)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// What quantizing to unsigned integers cuts off below 0 anyway needs no `relu` before it.
+fn saturated(b: &mut Builder, op: &QuantizeLinear, ins: &[Value]) -> Result<Option<Replacement>, Error> {
+    let &[x, scale] = ins else { return Ok(None) };
+    let positive = b.graph().as_constant(scale).is_some_and(|s| s.to_f64s().into_iter().all(|s| s > 0.0));
+    match b.graph().def_node(x) {
+        Some(data)
+            if positive
+                && op.to.is_unsigned_int()
+                && matches!(data.op, Op::Elementwise(Elementwise { f: ScalarFn::Relu })) =>
+        {
+            let x = data.ins[0];
+            Ok(Some(("saturated", smallvec![b.push1(op.clone(), &[x, scale])?])))
         }
         _ => Ok(None),
     }

@@ -22,6 +22,10 @@ impl Emitter<'_> {
     ) -> Option<Value> {
         let (a, b) = (args[0], args.get(1).copied().unwrap_or(args[0]));
         match f {
+            ScalarFn::Select if self.limit(args).is_some() => {
+                let op = self.limit(args)?;
+                Some(self.at(region, op, &args[1..]))
+            }
             ScalarFn::Select => {
                 let (a, b, c) = match dtype {
                     DType::Bool => self.same_masks(region, args[0], args[1], args[2]),
@@ -117,6 +121,20 @@ impl Emitter<'_> {
             _ => return None,
         };
         Some(self.at(region, op, &[a, b]))
+    }
+
+    /// What `a > b ? a : b` of floats is, and the same of less.
+    fn limit(&self, args: &[Value]) -> Option<Op> {
+        let &[condition, a, b] = args else { return None };
+        let compared = self.func.def(condition)?;
+        if !self.func.ty(a).is_float() || compared.args.as_slice() != [a, b] {
+            return None;
+        }
+        match compared.op {
+            Op::Compare(Condition::Gt) => Some(Op::SelectGreater),
+            Op::Compare(Condition::Lt) => Some(Op::SelectLess),
+            _ => None,
+        }
     }
 
     /// A mask in lanes of this many bytes.

@@ -6,7 +6,15 @@ use regalloc2::VReg;
 use super::inst::{Arg, Width};
 use super::lower::{Lower, byte};
 use super::vector::{ORDERED, predicate};
-use crate::ssa::{Condition, Element, Type, Value};
+use crate::ssa::{Condition, Element, Op, Type, Value};
+
+/// What is known of floats.
+struct Limits {
+    /// None is NaN.
+    numbers: bool,
+    /// All, or all but NaN, are below 2^31.
+    above: bool,
+}
 
 impl Lower<'_> {
     /// Scalar floats to integers, saturating, NaN to 0.
@@ -116,18 +124,29 @@ impl Lower<'_> {
         }
         let words = of.as_int();
         let y = |v: VReg| Arg::Use(v, Width::Y);
-        let x = self.reg(value);
         let two_31 = self.constant(of, u64::from(2_147_483_648f32.to_bits()));
         if signed {
+            let limits = self.limits(value);
+            let x = self.reg(value);
+            let convert = |lower: &mut Self, to| {
+                lower.push(VEX_Vcvttps2dq_ymm_ymmm256, &[Arg::Def(to, Width::Y), y(x)]);
+            };
+            if limits.numbers && limits.above {
+                convert(self, to);
+                return Some(());
+            }
             // Out of range, the instruction gives the least integer; above, that is one more than the greatest.
+            let mut word = self.fresh(words);
+            convert(self, word);
+            if !limits.above {
+                let large = self.mask(of, predicate(Condition::Ge), x, two_31);
+                word = self.make(VEX_Vpxor_ymm_ymm_ymmm256, words, word, y(large));
+            }
             let ordered = self.mask(of, ORDERED, x, y(x));
-            let large = self.mask(of, predicate(Condition::Ge), x, two_31);
-            let word = self.fresh(words);
-            self.push(VEX_Vcvttps2dq_ymm_ymmm256, &[Arg::Def(word, Width::Y), y(x)]);
-            let word = self.make(VEX_Vpxor_ymm_ymm_ymmm256, words, word, y(large));
             self.apply(VEX_Vpand_ymm_ymm_ymmm256, words, to, word, y(ordered));
             return Some(());
         }
+        let x = self.reg(value);
         // The second operand where one is NaN.
         let zero = self.zero(of);
         let x = self.make(VEX_Vmaxps_ymm_ymm_ymmm256, of, x, y(zero));
@@ -142,6 +161,31 @@ impl Lower<'_> {
         let past = self.mask(of, predicate(Condition::Ge), x, two_32);
         self.apply(VEX_Vpor_ymm_ymm_ymmm256, words, to, word, y(past));
         Some(())
+    }
+
+    /// What is known of lanes of f32 from how they are made.
+    fn limits(&self, value: Value) -> Limits {
+        let mut limits = Limits { numbers: false, above: false };
+        let mut value = value;
+        while let Some(def) = self.ssa.def(value)
+            && let Op::SelectLess | Op::SelectGreater = def.op
+        {
+            let limit = |at: usize| {
+                let limit = f32::from_bits(self.ssa.as_const(def.args[at])? as u32);
+                (limit.abs() < 2_147_483_648.0).then_some(limit)
+            };
+            limits.above |= def.op == Op::SelectLess && (limit(0).is_some() || limit(1).is_some());
+            // The second operand where one is NaN.
+            if limit(1).is_some() {
+                limits.numbers = true;
+                value = def.args[0];
+            } else if limit(0).is_some() {
+                value = def.args[1];
+            } else {
+                break;
+            }
+        }
+        limits
     }
 
     /// Lanes of 32-bit integers to f32.

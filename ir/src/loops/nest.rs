@@ -317,16 +317,7 @@ impl NestBuilder {
             let (least, greatest) = other.int_range();
             low <= least && greatest <= high
         };
-        if from.is_int() && holds(from) {
-            return Some(self.cast(x, to));
-        }
-        // What saturates to fewer bits stays in lanes of a word.
-        (from == DType::F32 && to == DType::I32 && middle.size() < 4).then(|| {
-            let word = self.cast(x, to);
-            let [low, high] = [low, high].map(|bound| self.constant(to, bound as f64));
-            let raised = self.apply(ScalarFn::Max, &[word, low]);
-            self.apply(ScalarFn::Min, &[raised, high])
-        })
+        (from.is_int() && holds(from)).then(|| self.cast(x, to))
     }
 
     /// Converts to another type.

@@ -1,9 +1,10 @@
 //! `quantize_linear` and `dequantize_linear`: floats as small integers with a scale and a zero point.
 
-use super::{Lowered, OpDef, arity};
+use super::{Lowered, Op, OpDef, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
+use crate::graph::{Builder, Value, Values};
 use crate::loops::{Index, NestBuilder};
 use crate::ops::movement::position;
 use crate::ops::points::points;
@@ -163,6 +164,21 @@ fn load_zero_point(
     n.cast(value, as_type)
 }
 
+/// The op without a zero point of zeros.
+fn without_zero_point(
+    op: &(impl Clone + Into<Op>),
+    b: &mut Builder,
+    ins: &[Value],
+) -> Result<Option<Values>, Error> {
+    let is_zero = |value| b.graph().as_constant(value).and_then(Tensor::as_uniform_f64) == Some(0.0);
+    match ins {
+        &[x, scale, zero] if is_zero(zero) => {
+            Ok(Some(Values::from_slice(&[b.push1(op.clone(), &[x, scale])?])))
+        }
+        _ => Ok(None),
+    }
+}
+
 impl OpDef for QuantizeLinear {
     const NAMES: &'static [&'static str] = &["quantize_linear"];
 
@@ -225,6 +241,10 @@ impl OpDef for QuantizeLinear {
         let result = n.cast(result, self.to);
         Ok(Lowered::nest(n.finish(&[result])))
     }
+
+    fn simplify(&self, b: &mut Builder, ins: &[Value]) -> Result<Option<Values>, Error> {
+        without_zero_point(self, b, ins)
+    }
 }
 
 impl OpDef for DequantizeLinear {
@@ -285,6 +305,10 @@ impl OpDef for DequantizeLinear {
         let result = n.apply(ScalarFn::Mul, &[value, scale]);
         let result = n.cast(result, self.to);
         Ok(Lowered::nest(n.finish(&[result])))
+    }
+
+    fn simplify(&self, b: &mut Builder, ins: &[Value]) -> Result<Option<Values>, Error> {
+        without_zero_point(self, b, ins)
     }
 }
 

@@ -70,15 +70,30 @@ fn to_float(s: &mut Scope<'_>, x: Val, to: DType) -> Val {
     }
 }
 
-/// To an integer of at most 32 bits that is not i32: to one that holds them all, then limited.
+/// To an integer of at most 32 bits that is not i32: to one that holds them all, and limited.
 fn from_float(s: &mut Scope<'_>, x: Val, to: DType) -> Val {
     debug_assert!(!is_half(to));
-    let wide = if to == DType::U32 { DType::I64 } else { DType::I32 };
     let (low, high) = to.int_range();
-    let y = s.cast(x, wide);
-    let mask = u64::MAX >> (64 - 8 * wide.size());
-    let (low, high) = (s.bits(wide, low as u64 & mask), s.bits(wide, high as u64));
-    let y = s.apply(ScalarFn::Max, &[y, low]);
-    let y = s.apply(ScalarFn::Min, &[y, high]);
-    s.cast(y, to)
+    if to == DType::U32 {
+        let wide = s.cast(x, DType::I64);
+        let (low, high) = (s.bits(DType::I64, low as u64), s.bits(DType::I64, high as u64));
+        let y = s.apply(ScalarFn::Max, &[wide, low]);
+        let y = s.apply(ScalarFn::Min, &[y, high]);
+        return s.cast(y, to);
+    }
+    // Every float type has these limits. NaN becomes 0 here or in the cast.
+    let limit = s.number(x, low as f64);
+    let y = match low {
+        0 => {
+            let inside = s.apply(ScalarFn::Gt, &[x, limit]);
+            s.select(inside, x, limit)
+        }
+        _ => s.apply(ScalarFn::Max, &[x, limit]),
+    };
+    let limit = s.number(x, high as f64);
+    let y = s.apply(ScalarFn::Min, &[y, limit]);
+    let word = s.cast(y, DType::I32);
+    let y = s.cast(word, to);
+    s.words[y] = word.into();
+    y
 }

@@ -151,6 +151,7 @@ pub fn expand_kernel(kernel: &Kernel) -> Kernel {
         vals: PrimaryMap::new(),
         renamed: SecondaryMap::new(),
         constants: SecondaryMap::new(),
+        words: SecondaryMap::new(),
     };
     let body = cx.block(&kernel.body);
     Kernel { name: kernel.name.clone(), buffers: kernel.buffers.clone(), vals: cx.vals, body }
@@ -163,6 +164,8 @@ struct Expand<'k> {
     renamed: SecondaryMap<Val, PackedOption<Val>>,
     /// The bits of old values that are constants.
     constants: SecondaryMap<Val, Option<u64>>,
+    /// The word that a new value was cut from without loss.
+    words: SecondaryMap<Val, PackedOption<Val>>,
 }
 
 impl Expand<'_> {
@@ -190,7 +193,12 @@ impl Expand<'_> {
                             let bits: SmallVec<[Option<u64>; 3]> =
                                 args.iter().map(|&a| self.constants[a]).collect();
                             let args: SmallVec<[Val; 3]> = args.iter().map(|&a| self.val(a)).collect();
-                            let mut scope = Scope { vals: &mut self.vals, out: &mut out, known: &mut known };
+                            let mut scope = Scope {
+                                vals: &mut self.vals,
+                                out: &mut out,
+                                known: &mut known,
+                                words: &mut self.words,
+                            };
                             let result = expand_apply(&mut scope, *f, &args, &bits);
                             self.renamed[*val] = result.into();
                             continue;
@@ -233,6 +241,11 @@ impl Expand<'_> {
 /// The value of `f`, by functions that emitters implement. `bits` are those of constant operands.
 fn expand_apply(s: &mut Scope<'_>, f: ScalarFn, args: &[Val], bits: &[Option<u64>]) -> Val {
     let types: SmallVec<[DType; 3]> = args.iter().map(|&a| s.dtype(a)).collect();
+    if let ScalarFn::Cast(to) = f
+        && let Some(word) = s.words[args[0]].expand()
+    {
+        return cast::cast(s, word, to);
+    }
     if is_emitted(f, &types) {
         return s.apply(f, args);
     }

@@ -1,6 +1,7 @@
 //! What expansions are written with: a function a statement, constants shared.
 
-use cranelift_entity::PrimaryMap;
+use cranelift_entity::packed_option::PackedOption;
+use cranelift_entity::{PrimaryMap, SecondaryMap};
 
 use crate::dtype::DType;
 use crate::loops::nest::const_bits;
@@ -13,6 +14,8 @@ pub(super) struct Scope<'k> {
     pub out: &'k mut Block,
     /// Constants defined in this block.
     pub known: &'k mut Vec<(DType, u64, Val)>,
+    /// The word that a value was cut from without loss.
+    pub words: &'k mut SecondaryMap<Val, PackedOption<Val>>,
 }
 
 impl Scope<'_> {

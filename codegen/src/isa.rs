@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cranelift_codegen::isa::{self, CallConv, OwnedTargetIsa, TargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
-use target_lexicon::{Architecture, Triple};
+use target_lexicon::{Architecture, Endianness, Triple};
 
 use crate::error::Error;
 
@@ -34,6 +34,11 @@ impl Target {
     /// Fails if no code is made for it.
     pub fn check(&self) -> Result<(), Error> {
         build(self, false, false).map(drop)
+    }
+
+    /// Whether it stores the low half of a word first.
+    pub fn is_little_endian(&self) -> bool {
+        self.triple.endianness() != Ok(Endianness::Big)
     }
 
     /// The bits of the widest vectors that code for it has.

@@ -3,10 +3,11 @@
 use windlass_ir::loops::interpret::run_program;
 use windlass_ir::loops::{Step, print_kernel, verify_kernel};
 use windlass_ir::ops::{
-    Concat, Conv, Cumulative, CumulativeKind, LayerNorm, MatMul, Pool, PoolKind, Reduce, ReduceKind, Reshape,
-    Softmax, Transpose,
+    Concat, Conv, Cumulative, CumulativeKind, LayerNorm, MatMul, Pool, PoolKind, QuantizeLinear, Reduce,
+    ReduceKind, Reshape, Softmax, Transpose,
 };
 use windlass_ir::{Builder, DType, Graph, ScalarFn, Tensor, TensorType, Value, interpret};
+use windlass_passes::lower::schedule::Machine;
 use windlass_passes::lower::{LowerOptions, lower};
 
 /// A tensor of small values that repeat with no simple period.
@@ -383,4 +384,57 @@ fn operands_without_elements_are_not_packed() {
             vec![b.push1(Conv::plain(), &[x, w]).unwrap()]
         });
     }
+}
+
+#[test]
+fn products_of_bytes_take_pairs() {
+    // A convolution of centered bytes, its padding between, and another reader.
+    let graph = |to: DType| {
+        let mut b = Builder::new("pairs");
+        let x = b.input("x", f32s(&[1, 6, 5, 4]));
+        let scale = b.constant(Tensor::scalar(0.01f32));
+        let zero = b.constant(Tensor::from_f64s(to, &[], &[3.0]));
+        let q = b.push1(QuantizeLinear { axis: 1, block_size: 0, to }, &[x, scale, zero]).unwrap();
+        let (q, zero) = (b.cast(q, DType::I32).unwrap(), b.cast(zero, DType::I32).unwrap());
+        let x = b.map(ScalarFn::Sub, &[q, zero]).unwrap();
+        let w = Tensor::from_fn::<i8>(&[3, 3, 4, 20], |i| (i * 37 % 251) as i8);
+        let w = b.constant(w);
+        let w = b.cast(w, DType::I32).unwrap();
+        let conv = Conv { pads: vec![1; 4], channels_last: true, ..Conv::plain() };
+        let y = b.push1(conv, &[x, w]).unwrap();
+        let z = b.cast(x, DType::F32).unwrap();
+        b.output("y", y);
+        b.output("z", z);
+        b.finish().unwrap()
+    };
+    for to in [DType::U8, DType::I8] {
+        let graph = graph(to);
+        check("pairs", &graph);
+        let inputs = [ramp(&[1, 6, 5, 4], 0)];
+        let expected = interpret(&graph, &inputs).unwrap();
+        for little_endian in [true, false] {
+            let machine = Machine { little_endian, ..Machine::with_vectors(256) };
+            let program = lower(&graph, &LowerOptions { fuse: true, machine }).unwrap();
+            let text: String = program.kernels.iter().map(print_kernel).collect();
+            assert!(text.contains("dot2") && text.contains("i16[120] out"), "{text}");
+            // Words are the bytes of their halves, where low halves come first.
+            assert_eq!(text.contains("pack2"), !little_endian, "{text}");
+            assert_eq!(run_program(&program, &inputs).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn products_beyond_16_bits_stay_as_they_are() {
+    build("wide", |b| {
+        let x = b.input("x", f32s(&[4, 8]));
+        let scale = b.constant(Tensor::scalar(0.001f32));
+        let q = QuantizeLinear { axis: 1, block_size: 0, to: DType::I16 };
+        let q = b.push1(q, &[x, scale]).unwrap();
+        let q = b.cast(q, DType::I32).unwrap();
+        let two = b.scalar_like(q, 2.0);
+        let q = b.map(ScalarFn::Mul, &[q, two]).unwrap();
+        let w = b.constant(Tensor::from_fn::<i32>(&[8, 16], |i| i as i32 * 37 - 900));
+        vec![b.push1(MatMul::default(), &[q, w]).unwrap()]
+    });
 }

@@ -142,7 +142,8 @@ pub fn program(graph: &Graph, options: &Options) -> Result<(Program, Report), Er
         Some(bits) => bits,
         None => Target::host().vector_bits()?,
     };
-    let lowering = LowerOptions { fuse: options.opt_level > 0, machine: Machine::with_vectors(bits) };
+    let machine = Machine { little_endian: options.little_endian, ..Machine::with_vectors(bits) };
+    let lowering = LowerOptions { fuse: options.opt_level > 0, machine };
     let program = report.time("lower", || lower(&graph, &lowering))?;
     let limit = options.limits.memory_bytes;
     Limits::check(|| format!("graph `{}`", graph.name), "bytes of arena", program.arena_bytes, limit)?;

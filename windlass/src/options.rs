@@ -25,6 +25,8 @@ pub struct Options {
     /// The most bits of a vector: 128, or 256. `None` is as many as the machine has. The results do not depend on
     /// it.
     pub vector_bits: Option<usize>,
+    /// Whether the machine stores the low half of a word first.
+    pub little_endian: bool,
     /// What a model may ask for.
     pub limits: Limits,
     /// Whether 3x3 convolutions may be computed as products of transformed tiles, in less time and with other roundings
@@ -48,6 +50,7 @@ impl Default for Options {
             threads: 1,
             opt_level: Options::MAX_OPT_LEVEL,
             vector_bits: None,
+            little_endian: cfg!(target_endian = "little"),
             winograd: true,
             limits: Limits::default(),
             cache: 8,

@@ -220,3 +220,107 @@ impl Plan {
         Ok(b.map(ScalarFn::Add, &[y, bias])?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+    use windlass_ir::ops::{Conv, DequantizeLinear, MatMul, QuantizeLinear};
+    use windlass_ir::{Tensor, TensorType};
+
+    use super::*;
+    use crate::testing::{after, blocked, graph, ops, seeded};
+
+    /// Quantized to bytes and back.
+    fn activation(b: &mut Builder, x: Value, zero: u8) -> Value {
+        let (scale, zero) = (b.constant(Tensor::scalar(0.02f32)), b.constant(Tensor::scalar(zero)));
+        let q = b.push1(QuantizeLinear { axis: 1, block_size: 0, to: DType::U8 }, &[x, scale, zero]).unwrap();
+        dequantized(b, q, &[scale, zero], 1)
+    }
+
+    fn dequantized(b: &mut Builder, q: Value, parameters: &[Value], axis: i64) -> Value {
+        let op = DequantizeLinear { axis, block_size: 0, to: DType::F32 };
+        b.push1(op, &[&[q], parameters].concat()).unwrap()
+    }
+
+    /// Bytes with a scale, and now and then a zero point, for each position of a dimension.
+    fn weight(b: &mut Builder, shape: &[usize], axis: usize, zero: bool) -> Value {
+        let values = seeded(&TensorType::fixed(DType::F64, shape), 5).to_f64s();
+        let values: Vec<i8> = values.into_iter().map(|x| (60.0 * x) as i8).collect();
+        let q = b.constant(Tensor::new(shape, &values));
+        let count = shape[axis];
+        let scales: Vec<f32> = (0..count).map(|i| 0.01 * (1 + i) as f32).collect();
+        let mut parameters = vec![b.constant(Tensor::new(&[count], &scales))];
+        if zero {
+            let zeros: Vec<i8> = (0..count).map(|i| i as i8 - 3).collect();
+            parameters.push(b.constant(Tensor::new(&[count], &zeros)));
+        }
+        dequantized(b, q, &parameters, axis as i64)
+    }
+
+    #[test]
+    fn convolutions_with_a_scale_for_each_channel() {
+        for (zero, pads) in [(128, 1), (0, 0)] {
+            let g = graph(&[&[1, 3, 5, 4]], |b, x| {
+                let x = activation(b, x[0], zero);
+                let w = weight(b, &[5, 3, 3, 2], 0, zero == 0);
+                let bias = b.constant(Tensor::new(&[5], &[0.5f32, -1.0, 2.0, 0.0, 1.0]));
+                let op = Conv { pads: vec![pads; 4], strides: vec![2, 1], ..Conv::plain() };
+                Ok(smallvec![b.push1(op, &[x, w, bias])?])
+            });
+            let found = ops(&after(&g, &["integer_products"]).0);
+            assert!(found.contains("pad 2") && !found.contains("dequantize"), "{found}");
+        }
+    }
+
+    #[test]
+    fn matrix_products_and_groups() {
+        for (trans_b, shape, axis) in [(false, [6, 4], 1), (true, [4, 6], 0)] {
+            let g = graph(&[&[2, 3, 6]], |b, x| {
+                let (x, w) = (activation(b, x[0], 7), weight(b, &shape, axis, true));
+                Ok(smallvec![b.push1(MatMul { trans_a: false, trans_b }, &[x, w])?])
+            });
+            assert!(!ops(&after(&g, &["integer_products"]).0).contains("dequantize"));
+        }
+        let g = graph(&[&[1, 4, 5]], |b, x| {
+            let (x, w) = (activation(b, x[0], 7), weight(b, &[6, 2, 3], 0, false));
+            Ok(smallvec![b.push1(Conv { group: 2, ..Conv::plain() }, &[x, w])?])
+        });
+        assert!(!ops(&after(&g, &["integer_products"]).0).contains("dequantize"));
+    }
+
+    #[test]
+    fn other_readers_dequantize_what_is_multiplied() {
+        let g = graph(&[&[4, 4]], |b, x| {
+            let (x, w) = (activation(b, x[0], 3), weight(b, &[4, 4], 1, false));
+            let y = b.push1(MatMul::default(), &[x, w])?;
+            Ok(smallvec![b.map(ScalarFn::Add, &[x, y])?])
+        });
+        let g = after(&g, &["integer_products", "simplify", "fold", "cse"]).0;
+        assert_eq!(ops(&g), "add 1, cast 3, matmul 1, mul 2, quantize_linear 1, sub 1");
+    }
+
+    #[test]
+    fn what_does_not_pair_blocks() {
+        let product = |shape: &'static [usize], op: Conv| {
+            let g = graph(&[&[1, 4, 5]], |b, x| {
+                let (x, w) = (activation(b, x[0], 0), weight(b, shape, 0, false));
+                Ok(smallvec![b.push1(op, &[x, w])?])
+            });
+            after(&g, &["integer_products"]).1
+        };
+        let depthwise = product(&[4, 1, 3], Conv { group: 4, ..Conv::plain() });
+        assert!(matches!(blocked(&depthwise, RULE), Some(Reason::Form { .. })));
+        let g = graph(&[&[4, 4], &[4, 4]], |b, x| {
+            let (x, w) = (activation(b, x[0], 0), activation(b, x[1], 0));
+            Ok(smallvec![b.push1(MatMul::default(), &[x, w])?])
+        });
+        let (_, records) = after(&g, &["integer_products"]);
+        assert!(matches!(blocked(&records, RULE), Some(Reason::NotConstant { .. })));
+        let g = graph(&[&[1, 40_000]], |b, x| {
+            let (x, w) = (activation(b, x[0], 0), weight(b, &[40_000, 1], 1, false));
+            Ok(smallvec![b.push1(MatMul::default(), &[x, w])?])
+        });
+        let (_, records) = after(&g, &["integer_products"]);
+        assert!(matches!(blocked(&records, RULE), Some(Reason::Limit { .. })));
+    }
+}

@@ -22,7 +22,7 @@ pub use rng::Rng;
 
 use values::{Values, is_benign, is_dyadic, stays_in_range};
 use windlass_ir::attrs::Slot;
-use windlass_ir::ops::Constant;
+use windlass_ir::ops::{Constant, DequantizeLinear};
 use windlass_ir::{Builder, DType, Dim, Graph, Late, Op, Tensor, TensorType, Value, eval_op};
 
 /// How graphs are to be.
@@ -116,6 +116,9 @@ enum Wanted {
     Entry(usize),
     /// Any value of this type holding such values, or a new one.
     New(DType, Vec<usize>, Values),
+    /// New f32s of this shape dequantized from bytes, with a scale for each position of a dimension if one is given:
+    /// those of weights, which are constants.
+    Dequantized(Vec<usize>, Option<usize>),
 }
 
 /// An op with what it wants.
@@ -177,7 +180,8 @@ impl Growing<'_> {
 
     fn accept(&mut self, proposal: Proposal) -> Option<()> {
         let Proposal { mut op, wanted, precision, jumps } = proposal;
-        let mut ins: Vec<usize> = wanted.into_iter().map(|wanted| self.operand(wanted, jumps)).collect();
+        let ins: Option<Vec<usize>> = wanted.into_iter().map(|wanted| self.operand(wanted, jumps)).collect();
+        let mut ins = ins?;
         if self.options.late && self.rng.one_in(3) {
             (op, ins) = self.delay(op, ins);
         }
@@ -212,9 +216,10 @@ impl Growing<'_> {
     }
 
     /// The value that a proposal gets.
-    fn operand(&mut self, wanted: Wanted, exactly: bool) -> usize {
-        match wanted {
+    fn operand(&mut self, wanted: Wanted, exactly: bool) -> Option<usize> {
+        Some(match wanted {
             Wanted::Entry(entry) => entry,
+            Wanted::Dequantized(shape, axis) => return self.dequantized(&shape, axis),
             Wanted::New(dtype, shape, values) => {
                 let fits = |e: &Entry| {
                     e.tensor.dtype() == dtype
@@ -231,19 +236,45 @@ impl Growing<'_> {
                     }
                 }
             }
+        })
+    }
+
+    /// Adds a `dequantize_linear` of new bytes.
+    fn dequantized(&mut self, shape: &[usize], axis: Option<usize>) -> Option<usize> {
+        let dtype = *self.rng.choose(&[DType::I8, DType::U8]);
+        let count = axis.map_or(1, |axis| shape[axis]);
+        let parameters = if axis.is_some() { vec![count] } else { vec![] };
+        let scales = (0..count).map(|_| *self.rng.choose(&[0.25, 0.5, 1.0])).collect();
+        let scale = Values::Exactly(scales).sample(&mut self.rng, DType::F32, &parameters);
+        let x = Values::Any.sample(&mut self.rng, dtype, shape);
+        let mut wanted = match axis {
+            Some(_) => vec![self.add_constant(x), self.add_constant(scale)],
+            None => vec![self.add(x), self.add(scale)],
+        };
+        if self.rng.flag() {
+            let zero = Values::Any.sample(&mut self.rng, dtype, &parameters);
+            wanted.push(if axis.is_some() { self.add_constant(zero) } else { self.add(zero) });
         }
+        let axis = axis.map_or(1, |axis| axis as i64);
+        self.accept(Proposal {
+            op: Op::DequantizeLinear(DequantizeLinear { axis, block_size: 0, to: DType::F32 }),
+            wanted: wanted.into_iter().map(Wanted::Entry).collect(),
+            precision: Precision::Exact,
+            jumps: false,
+        })?;
+        Some(self.entries.len() - 1)
     }
 
     /// A new input, or a constant.
     fn add(&mut self, tensor: Tensor) -> usize {
-        if self.rng.one_in(4) {
-            let op = Op::Constant(Constant { value: tensor.clone() });
-            let source = Source::Node(self.nodes.len(), 0);
-            self.nodes.push((op, Vec::new()));
-            self.entries.push(Entry { source, ty: tensor.ty(), tensor, exact: true });
-        } else {
-            self.add_input(tensor);
-        }
+        if self.rng.one_in(4) { self.add_constant(tensor) } else { self.add_input(tensor) }
+    }
+
+    fn add_constant(&mut self, tensor: Tensor) -> usize {
+        let op = Op::Constant(Constant { value: tensor.clone() });
+        let source = Source::Node(self.nodes.len(), 0);
+        self.nodes.push((op, Vec::new()));
+        self.entries.push(Entry { source, ty: tensor.ty(), tensor, exact: true });
         self.entries.len() - 1
     }
 

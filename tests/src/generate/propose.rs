@@ -80,9 +80,11 @@ impl Growing<'_> {
                 let other = self.broadcasting(&batch);
                 let matrix = |batch: &[usize], rows, columns, swap| {
                     let last = if swap { [columns, rows] } else { [rows, columns] };
-                    New(dtype, [batch, &last].concat(), Values::Any)
+                    [batch, &last].concat()
                 };
-                let ins = vec![matrix(&batch, m, k, a), matrix(&other, k, n, b)];
+                let (x, w) = (matrix(&batch, m, k, a), matrix(&other, k, n, b));
+                let columns = w.len() - if b { 2 } else { 1 };
+                let ins = self.factors(dtype, [x, w], columns);
                 (self.op(name, vec![("trans_a", Bool(a)), ("trans_b", Bool(b))]), ins, Sums, false)
             }
             "if" | "loop" | "scan" => return self.control(name),
@@ -561,7 +563,7 @@ impl Growing<'_> {
         let domain = domain(dtype);
         let fits = match &main {
             Wanted::Entry(i) => domain[0].hold(&self.entries[*i].tensor),
-            New(..) => false,
+            New(..) | Wanted::Dequantized(..) => false,
         };
         let first = if fits { main } else { New(dtype, shape.clone(), domain[0].clone()) };
         let mut wanted = vec![first];
@@ -587,7 +589,8 @@ impl Growing<'_> {
 
     fn conv(&mut self, name: &str) -> Option<Proposal> {
         let dtype = self.dtype(is_number);
-        let (group, per_in, per_out) = (1 + self.rng.below(3), 1 + self.rng.below(3), 1 + self.rng.below(2));
+        let (group, per_in) = (1 + self.rng.below(3), 1 + self.rng.below(4));
+        let per_out = *self.rng.choose(&[1, 2, 2, 5]);
         let (spatial, [kernel, strides, dilations, pads]) = self.window();
         let transposed = name == "conv_transpose";
         let last = !transposed && self.rng.flag();
@@ -603,7 +606,11 @@ impl Growing<'_> {
                 [if transposed { vec![channels, per_out] } else { vec![features, per_in] }, kernel].concat(),
             ),
         };
-        let mut wanted = vec![New(dtype, x, Values::Any), New(dtype, w, Values::Any)];
+        let out = if last { w.len() - 1 } else { 0 };
+        let mut wanted = match transposed {
+            true => [x, w].map(|shape| New(dtype, shape, Values::Any)).into(),
+            false => self.factors(dtype, [x, w], out),
+        };
         if self.rng.flag() {
             wanted.push(New(dtype, vec![features], Values::Any));
         }
@@ -618,6 +625,15 @@ impl Growing<'_> {
             sets.push(("channels_last", Bool(last)));
         }
         Some(Proposal { op: self.op(name, sets), wanted, precision: Sums, jumps: false })
+    }
+
+    /// The factors of a product, now and then dequantized: the weight with scales for `out`, its dimension that the
+    /// product keeps.
+    fn factors(&mut self, dtype: DType, [x, w]: [Vec<usize>; 2], out: usize) -> Vec<Wanted> {
+        if dtype != DType::F32 || self.rng.flag() {
+            return vec![New(dtype, x, Values::Any), New(dtype, w, Values::Any)];
+        }
+        vec![Wanted::Dequantized(x, None), Wanted::Dequantized(w, Some(out))]
     }
 
     fn pool(&mut self, name: &str) -> Option<Proposal> {

@@ -69,6 +69,7 @@ impl Compile {
         let mut options = self.session.options();
         let widest = target.vector_bits().map_err(Error::from)?;
         options.vector_bits = Some(options.vector_bits.map_or(widest, |bits| bits.min(widest)));
+        options.little_endian = target.is_little_endian();
         progress.set_message("loading");
         let model = Model::load(&self.model, &options.limits)?;
         let graph = bind_all(&model.graph, &self.dims)?;

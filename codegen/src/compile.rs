@@ -150,8 +150,8 @@ pub(crate) fn compile(
 enum Backend {
     /// Cranelift, with vectors of 128 bits.
     Cranelift,
-    /// Windlass itself, with vectors of 256 bits.
-    X86,
+    /// Windlass itself, with vectors of so many bytes, 32 or 64.
+    X86(usize),
 }
 
 /// Working memory that is used again for the next kernel.
@@ -163,14 +163,17 @@ struct Contexts {
 impl Backend {
     /// The one with the widest vectors that a target has.
     fn new(isa: &dyn TargetIsa, vector_bits: Option<usize>) -> Backend {
-        let wide = vector_bits.is_none_or(|bits| bits >= 256) && isa::vector_bits(isa) >= 256;
-        if wide { Backend::X86 } else { Backend::Cranelift }
+        let widest = isa::vector_bits(isa);
+        match vector_bits.map_or(widest, |bits| bits.min(widest)) {
+            bits @ (256 | 512) => Backend::X86(bits / 8),
+            _ => Backend::Cranelift,
+        }
     }
 
     fn machine(self, isa: &dyn TargetIsa) -> Machine {
         match self {
             Backend::Cranelift => cranelift::machine(isa),
-            Backend::X86 => x86::MACHINE,
+            Backend::X86(vector_bytes) => x86::machine(vector_bytes),
         }
     }
 
@@ -185,10 +188,10 @@ impl Backend {
             Backend::Cranelift => {
                 compile_function(&mut contexts.cranelift, cranelift::function(ssa, &**isa), isa, name)
             }
-            Backend::X86 => {
-                let bytes = x86::compile(ssa, &mut contexts.registers, None)
+            Backend::X86(vector_bytes) => {
+                let bytes = x86::compile(ssa, vector_bytes, &mut contexts.registers, None)
                     .map_err(|message| Error::Compile { kernel: name.to_string(), message })?;
-                Ok(Code { bytes, alignment: x86::ALIGN })
+                Ok(Code { bytes, alignment: vector_bytes as u64 })
             }
         }
     }
@@ -293,9 +296,10 @@ pub fn asm_text(kernel: &Kernel, target: &Target, vector_bits: Option<usize>) ->
                 .map_err(|e| refuse(cranelift_codegen::print_errors::pretty_error(&context.func, e)))?;
             Ok(compiled.vcode.clone().unwrap_or_default())
         }
-        Backend::X86 => {
+        Backend::X86(vector_bytes) => {
             let mut text = String::new();
-            x86::compile(&ssa, &mut regalloc2::Ctx::default(), Some(&mut text)).map_err(refuse)?;
+            x86::compile(&ssa, vector_bytes, &mut regalloc2::Ctx::default(), Some(&mut text))
+                .map_err(refuse)?;
             Ok(text)
         }
     }

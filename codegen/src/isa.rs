@@ -49,7 +49,7 @@ impl Target {
     /// The bits of vectors that code for it may be asked to have, the fewest first.
     pub fn vector_widths(&self) -> Result<Vec<usize>, Error> {
         let widest = self.vector_bits()?;
-        Ok([128, 256].into_iter().filter(|&bits| bits <= widest).collect())
+        Ok([128, 256, 512].into_iter().filter(|&bits| bits <= widest).collect())
     }
 
     /// The triples that objects are made for, as examples of their kind.
@@ -131,10 +131,17 @@ fn has(isa: &dyn TargetIsa, name: &str) -> bool {
 /// The bits of the widest vectors that code for an instruction set has. Wider ones than Cranelift's are for the System
 /// V convention.
 pub(crate) fn vector_bits(isa: &dyn TargetIsa) -> usize {
+    let has = |flags: &[&str]| flags.iter().all(|flag| has(isa, flag));
     let wide = isa.triple().architecture == Architecture::X86_64
         && isa.default_call_conv() == CallConv::SystemV
-        && ["has_avx2", "has_fma", "has_bmi2"].iter().all(|flag| has(isa, flag));
-    if wide { 256 } else { 128 }
+        && has(&["has_avx2", "has_fma", "has_bmi2"]);
+    // Every processor that has these has the instructions on bytes and words, which Cranelift has no name for.
+    let wider = has(&["has_avx512f", "has_avx512dq", "has_avx512vl"]);
+    match (wide, wider) {
+        (false, _) => 128,
+        (true, false) => 256,
+        (true, true) => 512,
+    }
 }
 
 fn check(isa: &dyn TargetIsa) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 //!
 //! `WINDLASS_KERNELS=5000 WINDLASS_SEED=7` runs more of them, from another seed.
 
-use windlass_codegen::{Options, Target, jit};
+use windlass_codegen::{Options, Target, asm_text, jit};
 use windlass_ir::Tensor;
 use windlass_ir::loops::interpret::Order;
 use windlass_ir::loops::{Place, Program, Role, Step, Work};
@@ -61,9 +61,16 @@ fn native_code_gives_the_bits_of_the_interpreter() {
     println!("seeds {seed}..{}", seed + count);
     let widths = Target::host().vector_widths().expect("code is made for this machine");
     let pools = [Pool::new(1), Pool::new(2)];
+    let widest = Target { cpu: Some("skylake-avx512".to_string()), ..Target::host() };
     let mut wrong = Vec::new();
     for seed in seed..seed + count {
         let generated = generate(seed, &Kernels::default());
+        // Whether or not this machine can run it.
+        if cfg!(all(target_arch = "x86_64", unix))
+            && let Err(message) = asm_text(&generated.kernel, &widest, Some(512))
+        {
+            wrong.push(format!("seed {seed}: {message}"));
+        }
         let expected = generated.interpret(Order::Forward).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         for (pool, bits) in pools.iter().flat_map(|pool| widths.iter().map(move |&bits| (pool, bits))) {
             let outcome = run(&generated, pool, bits).and_then(|found| {

@@ -11,6 +11,7 @@ const TILE: usize = 12;
 #[test]
 fn sums_of_tiles_stay_in_registers() {
     let target = Target::parse("x86_64-unknown-linux-gnu").expect("code is made for it");
+    let target = Target { cpu: Some("skylake-avx512".to_string()), ..target };
     for (name, text) in [
         (
             "product",
@@ -26,25 +27,34 @@ fn sums_of_tiles_stay_in_registers() {
              { %y = conv %x, %w {channels_last = true} return %y as \"y\" }",
         ),
         (
+            "pairs",
+            "graph @g(%x: i32[48, 64]) { %s = constant {value = i32[] [255]} %c = min %x, %s %z = constant {value = i32[] [0]} \
+             %a = max %c, %z %b = constant {value = i32[] [100]} %w = broadcast %b {shape = [64, 80]} \
+             %y = matmul %a, %w return %y as \"y\" }",
+        ),
+        (
             "depthwise",
             "graph @g(%x: f32[1, 14, 14, 32], %w: f32[3, 3, 1, 32]) \
              { %y = conv %x, %w {channels_last = true, group = 32} return %y as \"y\" }",
         ),
     ] {
         let graph = parse_graph(text).unwrap_or_else(|e| panic!("{name}: {e:?}"));
-        let options = LowerOptions { fuse: true, machine: Machine::with_vectors(256) };
-        let program = lower(&graph, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let mut tiles = 0;
-        for kernel in &program.kernels {
-            let asm = asm_text(kernel, &target, Some(256)).unwrap_or_else(|e| panic!("{name}: {e}"));
-            for block in asm.split("block") {
-                if block.matches("vfmadd").count() >= TILE {
-                    tiles += 1;
-                    let spilled: Vec<&str> = block.lines().filter(|line| line.contains("[rsp")).collect();
-                    assert!(spilled.is_empty(), "{name}: {spilled:?} in\n{block}");
+        for bits in [256, 512] {
+            let options = LowerOptions { fuse: true, machine: Machine::with_vectors(bits) };
+            let program = lower(&graph, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let mut tiles = 0;
+            for kernel in &program.kernels {
+                let asm = asm_text(kernel, &target, Some(bits)).unwrap_or_else(|e| panic!("{name}: {e}"));
+                for block in asm.split("block") {
+                    let products = block.matches("vfmadd").count() + block.matches("vpmaddwd").count();
+                    if products >= TILE {
+                        tiles += 1;
+                        let spilled: Vec<&str> = block.lines().filter(|line| line.contains("[rsp")).collect();
+                        assert!(spilled.is_empty(), "{name}, {bits} bits: {spilled:?} in\n{block}");
+                    }
                 }
             }
+            assert!(tiles > 0, "{name} has no tile of {bits} bits");
         }
-        assert!(tiles > 0, "{name} has no tile");
     }
 }

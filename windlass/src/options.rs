@@ -22,7 +22,7 @@ pub struct Options {
     pub threads: usize,
     /// How much the passes do: 0 only lowers, 1 adds folding and fusion, 2 everything.
     pub opt_level: u8,
-    /// The most bits of a vector: 128, or 256. `None` is as many as the machine has. The results do not depend on
+    /// The most bits of a vector: 128, 256 or 512. `None` is as many as the machine has. The results do not depend on
     /// it.
     pub vector_bits: Option<usize>,
     /// Whether the machine stores the low half of a word first.

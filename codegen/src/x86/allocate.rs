@@ -51,7 +51,8 @@ pub fn allocate<'c>(code: &Code, context: &'c mut regalloc2::Ctx) -> Result<&'c 
     let ints = |numbers: &[usize]| {
         numbers.iter().fold(PRegSet::empty(), |set, &n| set.with(PReg::new(n, RegClass::Int)))
     };
-    let vectors = (0..16).fold(PRegSet::empty(), |set, n| set.with(PReg::new(n, RegClass::Float)));
+    let count = if code.vector_bytes == 64 { 32 } else { 16 };
+    let vectors = (0..count).fold(PRegSet::empty(), |set, n| set.with(PReg::new(n, RegClass::Float)));
     let env = MachineEnv {
         preferred_regs_by_class: [ints(&[0, 1, 2, 6, 7, 8, 9, 10, 11]), vectors, PRegSet::empty()],
         non_preferred_regs_by_class: [ints(&SAVED), PRegSet::empty(), PRegSet::empty()],

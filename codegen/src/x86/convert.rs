@@ -91,6 +91,14 @@ impl Lower<'_> {
         if signed || of.bytes() < 8 {
             return convert(self, wide, to);
         }
+        if self.is_wide() {
+            let code = match ty.bytes() {
+                4 => EVEX_Vcvtusi2ss_xmm_xmm_rm64_er,
+                _ => EVEX_Vcvtusi2sd_xmm_xmm_rm64_er,
+            };
+            let args = [Arg::Def(to, Width::X), Arg::Use(zero, Width::X), Arg::Use(wide, Width::B8)];
+            return self.push(code, &args);
+        }
         // Half of it, with the last bit or'ed in so that it rounds as the whole would, and twice that.
         let half = self.half_odd(wide);
         let halved = self.fresh(ty);
@@ -123,13 +131,14 @@ impl Lower<'_> {
             return None;
         }
         let words = of.as_int();
-        let y = |v: VReg| Arg::Use(v, Width::Y);
+        let whole = self.whole;
+        let y = |v: VReg| Arg::Use(v, whole);
         let two_31 = self.constant(of, u64::from(2_147_483_648f32.to_bits()));
         if signed {
             let limits = self.limits(value);
             let x = self.reg(value);
             let convert = |lower: &mut Self, to| {
-                lower.push(VEX_Vcvttps2dq_ymm_ymmm256, &[Arg::Def(to, Width::Y), y(x)]);
+                lower.push(VEX_Vcvttps2dq_ymm_ymmm256, &[Arg::Def(to, whole), y(x)]);
             };
             if limits.numbers && limits.above {
                 convert(self, to);
@@ -154,7 +163,7 @@ impl Lower<'_> {
         let excess = self.make(VEX_Vandps_ymm_ymm_ymmm256, of, large, two_31);
         let rest = self.make(VEX_Vsubps_ymm_ymm_ymmm256, of, x, y(excess));
         let word = self.fresh(words);
-        self.push(VEX_Vcvttps2dq_ymm_ymmm256, &[Arg::Def(word, Width::Y), y(rest)]);
+        self.push(VEX_Vcvttps2dq_ymm_ymmm256, &[Arg::Def(word, whole), y(rest)]);
         let top = self.make_immediate(VEX_Vpslld_ymm_ymm_imm8, words, large, 31);
         let word = self.make(VEX_Vpxor_ymm_ymm_ymmm256, words, word, y(top));
         let two_32 = self.constant(of, u64::from(4_294_967_296f32.to_bits()));
@@ -192,7 +201,7 @@ impl Lower<'_> {
     pub fn floats_of_words(&mut self, signed: bool, value: Value, of: Type, ty: Type, to: VReg) {
         if signed {
             let a = self.operand(value);
-            return self.push(VEX_Vcvtdq2ps_ymm_ymmm256, &[Arg::Def(to, Width::Y), a]);
+            return self.push(VEX_Vcvtdq2ps_ymm_ymmm256, &[Arg::Def(to, self.whole), a]);
         }
         // The high half is exact, and stays so times 2^16; adding the low half rounds once.
         let a = self.reg(value);
@@ -201,11 +210,11 @@ impl Lower<'_> {
         let low = self.make(VEX_Vpand_ymm_ymm_ymmm256, of, a, low);
         let [high, low] = [high, low].map(|half| {
             let float = self.fresh(ty);
-            self.push(VEX_Vcvtdq2ps_ymm_ymmm256, &[Arg::Def(float, Width::Y), Arg::Use(half, Width::Y)]);
+            self.push(VEX_Vcvtdq2ps_ymm_ymmm256, &[Arg::Def(float, self.whole), Arg::Use(half, self.whole)]);
             float
         });
         let scale = self.constant(ty, u64::from(65536f32.to_bits()));
-        let args = [Arg::Change(to, high, Width::Y), Arg::Use(low, Width::Y), scale];
+        let args = [Arg::Change(to, high, self.whole), Arg::Use(low, self.whole), scale];
         self.push(VEX_Vfmadd132ps_ymm_ymm_ymmm256, &args);
     }
 }

@@ -2,7 +2,7 @@
 //! behind the code.
 //!
 //! ```text
-//! push rbp; mov rbp, rsp; push saved registers; sub rsp, n; and rsp, -32       if there is a frame
+//! push rbp; mov rbp, rsp; push saved registers; sub rsp, n; and rsp, -align    if there is a frame
 //! ...                                                                           [rsp + k]: arrays, then spills
 //! vzeroupper; lea rsp, [rbp - k]; pop saved registers; pop rbp; ret
 //! ```
@@ -13,13 +13,11 @@ use iced_x86::{Encoder, Instruction, OpKind, Register};
 use regalloc2::{Allocation, Edit, InstOrEdit, Output, PReg, RegClass};
 
 use super::allocate::{self, SAVED};
+use super::evex::evex;
 use super::flags::Flags;
 use super::inst::{Base, Imm, Inst, Machine, Mem, Slot, Width};
 use super::pool::Pool;
 use crate::ssa::{self, Function};
-
-/// The frame is aligned to this, as are the constants.
-const ALIGN: usize = 32;
 
 /// Memory below the stack pointer is touched at least this often, so that a guard page is not jumped over.
 const PAGE: i32 = 4096;
@@ -54,6 +52,10 @@ struct Encode<'c> {
     spills: i32,
     saved: Vec<Register>,
     frame: i32,
+    /// What the frame and the constants are aligned to: a vector.
+    align: usize,
+    /// Whether instructions are those of AVX-512.
+    wide: bool,
 }
 
 /// The bytes of a function, and the text of its instructions if it is asked for.
@@ -64,14 +66,15 @@ pub(super) fn encode(
     pool: &Pool,
     text: Option<&mut String>,
 ) -> Result<Vec<u8>, String> {
+    let align = code.vector_bytes;
     let mut size = 0usize;
     let mut arrays = SecondaryMap::new();
     for (slot, &bytes) in &ssa.slots {
         arrays[slot] = size as i32;
-        size = (size + bytes as usize).next_multiple_of(ALIGN);
+        size = (size + bytes as usize).next_multiple_of(align);
     }
     let spills = size as i32;
-    size = (size + 8 * output.num_spillslots).next_multiple_of(ALIGN);
+    size = (size + 8 * output.num_spillslots).next_multiple_of(align);
     let mut encode = Encode {
         code,
         output,
@@ -82,12 +85,14 @@ pub(super) fn encode(
         spills,
         saved: saved(output),
         frame: size as i32,
+        align,
+        wide: code.vector_bytes == 64,
     };
     let mut listing = Listing::new(text);
     encode.function(&mut listing)?;
     let Encode { mut encoder, fixes, at, .. } = encode;
     let mut bytes = encoder.take_buffer();
-    bytes.resize(at.next_multiple_of(ALIGN), 0xcc);
+    bytes.resize(at.next_multiple_of(align), 0xcc);
     let pool_start = bytes.len();
     bytes.extend_from_slice(pool.bytes());
     for Fix { at, end, to } in fixes {
@@ -222,7 +227,7 @@ impl Encode<'_> {
             left -= PAGE;
         }
         all.push(with_immediate(Sub_rm64_imm32, Register::RSP, left));
-        all.push(with_immediate(And_rm64_imm32, Register::RSP, -(ALIGN as i32)));
+        all.push(with_immediate(And_rm64_imm32, Register::RSP, -(self.align as i32)));
         all.iter().try_for_each(|i| self.put(i, listing).map(drop))
     }
 
@@ -278,7 +283,7 @@ impl Encode<'_> {
             Ok(physical(preg, width))
         };
         let mut instruction = Instruction::default();
-        instruction.set_code(machine.code);
+        instruction.set_code(if self.wide { evex(machine.code) } else { machine.code });
         let mut constant = None;
         for (at, slot) in machine.slots.iter().enumerate() {
             let at = at as u32;
@@ -305,6 +310,10 @@ impl Encode<'_> {
                     memory(&mut instruction, at, base, index, scale, offset);
                 }
                 Slot::Imm(imm) => immediate(&mut instruction, at, imm),
+                Slot::Mask => {
+                    instruction.set_op_kind(at, OpKind::Register);
+                    instruction.set_op_register(at, Register::K1);
+                }
             }
         }
         let start = self.put(&instruction, listing)?;
@@ -323,6 +332,12 @@ impl Encode<'_> {
         let class = from.as_reg().or(to.as_reg()).map(|r| r.class()).ok_or("a move from memory to memory")?;
         let (width, load, store, copy) = match class {
             RegClass::Int => (Width::B8, Mov_r64_rm64, Mov_rm64_r64, Mov_r64_rm64),
+            RegClass::Float | RegClass::Vector if self.wide => (
+                Width::Z,
+                EVEX_Vmovups_zmm_k1z_zmmm512,
+                EVEX_Vmovups_zmmm512_k1z_zmm,
+                EVEX_Vmovaps_zmm_k1z_zmmm512,
+            ),
             RegClass::Float | RegClass::Vector => {
                 (Width::Y, VEX_Vmovups_ymm_ymmm256, VEX_Vmovups_ymmm256_ymm, VEX_Vmovaps_ymm_ymmm256)
             }
@@ -413,7 +428,7 @@ fn general(number: usize, width: Width) -> Register {
         Width::B1 => return BYTES[number],
         Width::B2 => Register::AX,
         Width::B4 => Register::EAX,
-        Width::B8 | Width::X | Width::Y => Register::RAX,
+        Width::B8 | Width::X | Width::Y | Width::Z => Register::RAX,
     };
     first + number as u32
 }
@@ -443,6 +458,7 @@ fn physical(preg: PReg, width: Width) -> Register {
     match width {
         Width::X => Register::XMM0 + number as u32,
         Width::Y => Register::YMM0 + number as u32,
+        Width::Z => Register::ZMM0 + number as u32,
         Width::B1 | Width::B2 | Width::B4 | Width::B8 => general(number, width),
     }
 }

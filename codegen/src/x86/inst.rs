@@ -22,6 +22,8 @@ pub enum Width {
     X,
     /// 256 bits of a vector register.
     Y,
+    /// 512 bits of a vector register.
+    Z,
 }
 
 /// An immediate, by how it is encoded.
@@ -75,6 +77,8 @@ pub enum Slot {
     Mem(Mem<u8>),
     /// An immediate.
     Imm(Imm),
+    /// The mask register that a comparison leaves its result in for the next instruction.
+    Mask,
 }
 
 /// An instruction.
@@ -118,6 +122,8 @@ pub enum Arg {
     Mem(Mem<VReg>),
     /// An immediate.
     Imm(Imm),
+    /// The mask register.
+    Mask,
 }
 
 impl Machine {
@@ -139,6 +145,7 @@ impl Machine {
                     slot
                 }
                 Arg::Imm(imm) => Slot::Imm(imm),
+                Arg::Mask => Slot::Mask,
                 Arg::Mem(Mem { base, index, offset }) => {
                     let base = match base {
                         Base::Reg(reg) => Base::Reg(machine.operand(Operand::reg_use(reg))),

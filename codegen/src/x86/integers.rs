@@ -3,7 +3,7 @@
 use iced_x86::Code::*;
 use regalloc2::VReg;
 
-use super::inst::{Arg, Width};
+use super::inst::Arg;
 use super::lower::{Lower, byte};
 use super::table::{integer, shift, two};
 use crate::ssa::{Condition, Element, InstData, Op, Type, Value};
@@ -12,7 +12,8 @@ impl Lower<'_> {
     /// A negation, an absolute value, a product of 64 bits or a shift.
     pub fn integers(&mut self, inst: &InstData, ty: Type, to: VReg) -> Option<()> {
         let args = &inst.args;
-        let y = |v: VReg| Arg::Use(v, Width::Y);
+        let whole = self.whole;
+        let y = |v: VReg| Arg::Use(v, whole);
         match inst.op {
             Op::Neg if !ty.is_float() => {
                 let zero = self.zero(ty);
@@ -23,11 +24,12 @@ impl Lower<'_> {
                 let codes = [VEX_Vpabsb_ymm_ymmm256, VEX_Vpabsw_ymm_ymmm256, VEX_Vpabsd_ymm_ymmm256, INVALID];
                 let a = self.reg(args[0]);
                 match integer(ty, codes) {
-                    Some(code) => self.push(code, &[Arg::Def(to, Width::Y), y(a)]),
+                    Some(code) => self.push(code, &[Arg::Def(to, whole), y(a)]),
                     None => {
                         // With m all ones where a < 0: (a ^ m) - m.
                         let zero = self.zero(ty);
-                        let mask = self.make(VEX_Vpcmpgtq_ymm_ymm_ymmm256, ty, zero, y(a));
+                        let mask = self.fresh(ty);
+                        self.push_comparison(VEX_Vpcmpgtq_ymm_ymm_ymmm256, ty, mask, &[y(zero), y(a)]);
                         let flipped = self.make(VEX_Vpxor_ymm_ymm_ymmm256, ty, a, y(mask));
                         self.apply(VEX_Vpsubq_ymm_ymm_ymmm256, ty, to, flipped, y(mask));
                     }
@@ -57,9 +59,10 @@ impl Lower<'_> {
     }
 
     fn shift(&mut self, op: Op, ty: Type, to: VReg, a: VReg, count: usize) -> Option<()> {
-        let y = |v: VReg| Arg::Use(v, Width::Y);
+        let whole = self.whole;
+        let y = |v: VReg| Arg::Use(v, whole);
         if let Some(code) = shift(op, ty) {
-            self.push(code, &[Arg::Def(to, Width::Y), y(a), byte(count)]);
+            self.push(code, &[Arg::Def(to, whole), y(a), byte(count)]);
             return Some(());
         }
         if op == Op::ShrSigned {
@@ -105,9 +108,9 @@ impl Lower<'_> {
                     _ => Op::MinUnsigned,
                 };
                 let (a, b) = (self.reg(a), self.reg(b));
-                let extreme = self.combine(op, of, a, Arg::Use(b, Width::Y))?;
+                let extreme = self.combine(op, of, a, Arg::Use(b, self.whole))?;
                 let opposite = matches!(unsigned, Condition::Below | Condition::Above);
-                return self.equal(Condition::Eq, of, to, extreme, Arg::Use(a, Width::Y), opposite);
+                return self.equal(Condition::Eq, of, to, extreme, Arg::Use(a, self.whole), opposite);
             }
         };
         let a = self.reg(a);
@@ -117,11 +120,13 @@ impl Lower<'_> {
 
     fn equal(&mut self, how: Condition, of: Type, to: VReg, a: VReg, b: Arg, opposite: bool) -> Option<()> {
         let code = two(Op::Compare(how), of)?;
+        let args = [Arg::Use(a, self.whole), b];
         if !opposite {
-            self.apply(code, of, to, a, b);
+            self.push_comparison(code, of, to, &args);
             return Some(());
         }
-        let mask = self.make(code, of, a, b);
+        let mask = self.fresh(of);
+        self.push_comparison(code, of, mask, &args);
         let ones = self.constant(of, u64::MAX);
         self.apply(VEX_Vpxor_ymm_ymm_ymmm256, of, to, mask, ones);
         Some(())

@@ -5,7 +5,7 @@ use regalloc2::VReg;
 
 use super::inst::{Arg, Base, Mem, Width};
 use super::lower::{Lower, byte};
-use super::vector::BYTES;
+use super::vector::part_of;
 use crate::ssa::{Element, Type, Value};
 
 impl Lower<'_> {
@@ -20,10 +20,10 @@ impl Lower<'_> {
             Element::I64 => (VEX_Vpbroadcastq_ymm_xmmm64, VEX_Vpbroadcastq_ymm_xmmm64),
         };
         if let Some(memory) = self.folded(value, of.bytes()) {
-            return self.push(from_memory, &[Arg::Def(to, Width::Y), Arg::Mem(memory)]);
+            return self.push(from_memory, &[Arg::Def(to, self.whole), Arg::Mem(memory)]);
         }
         let from = self.in_vector(value, of);
-        self.push(from_register, &[Arg::Def(to, Width::Y), Arg::Use(from, Width::X)]);
+        self.push(from_register, &[Arg::Def(to, self.whole), Arg::Use(from, Width::X)]);
     }
 
     /// A scalar in the low lane of a vector register.
@@ -43,23 +43,27 @@ impl Lower<'_> {
 
     /// Scalars as the low lanes.
     pub fn lanes(&mut self, args: &[Value], ty: Type, to: VReg) -> Option<()> {
-        let per_half = 16 / ty.element().bytes();
-        let (low, high) = args.split_at(args.len().min(per_half));
-        if high.is_empty() {
-            self.half(low, ty, to)?;
-            return Some(());
+        let parts: Vec<&[Value]> = args.chunks(16 / ty.element().bytes()).collect();
+        let mut so_far = if parts.len() == 1 { to } else { self.fresh(ty) };
+        self.low_part(parts[0], ty, so_far)?;
+        for (at, part) in parts.iter().enumerate().skip(1) {
+            let next = if at + 1 == parts.len() { to } else { self.fresh(ty) };
+            let low = self.fresh(ty);
+            self.low_part(part, ty, low)?;
+            let code = match self.is_wide() {
+                true => EVEX_Vinsertf32x4_zmm_k1z_zmm_xmmm128_imm8,
+                false => VEX_Vinsertf128_ymm_ymm_xmmm128_imm8,
+            };
+            let whole = self.whole;
+            let args = [Arg::Def(next, whole), Arg::Use(so_far, whole), Arg::Use(low, Width::X), byte(at)];
+            self.push(code, &args);
+            so_far = next;
         }
-        let halves = [self.fresh(ty), self.fresh(ty)];
-        self.half(low, ty, halves[0])?;
-        self.half(high, ty, halves[1])?;
-        let args =
-            [Arg::Def(to, Width::Y), Arg::Use(halves[0], Width::Y), Arg::Use(halves[1], Width::X), byte(1)];
-        self.push(VEX_Vinsertf128_ymm_ymm_xmmm128_imm8, &args);
         Some(())
     }
 
     /// Scalars as the low lanes of 128 bits.
-    fn half(&mut self, args: &[Value], ty: Type, to: VReg) -> Option<()> {
+    fn low_part(&mut self, args: &[Value], ty: Type, to: VReg) -> Option<()> {
         let lane = ty.lane();
         let mut so_far = self.in_vector(args[0], lane);
         for (at, &arg) in args.iter().enumerate().skip(1) {
@@ -94,17 +98,12 @@ impl Lower<'_> {
     /// One lane as a scalar.
     pub fn extract(&mut self, value: Value, of: Type, lane: usize, to: VReg) {
         let size = of.element().bytes();
-        let per_half = 16 / size;
+        let per_part = 16 / size;
         let mut from = self.reg(value);
-        if lane >= per_half {
-            let half = self.fresh(of);
-            self.push(
-                VEX_Vextractf128_xmmm128_ymm_imm8,
-                &[Arg::Def(half, Width::X), Arg::Use(from, Width::Y), byte(1)],
-            );
-            from = half;
+        if lane >= per_part {
+            from = self.part(from, lane / per_part);
         }
-        let lane = lane % per_half;
+        let lane = lane % per_part;
         let from = Arg::Use(from, Width::X);
         let (code, width) = match of.element() {
             Element::F32 | Element::F64 if lane == 0 => {
@@ -125,14 +124,36 @@ impl Lower<'_> {
         self.push(code, &[Arg::Def(to, width), from, byte(lane)]);
     }
 
+    /// The 128 bits of this number, from the low ones on.
+    fn part(&mut self, from: VReg, at: usize) -> VReg {
+        let to = self.fresh(Type::F32);
+        let code = match self.is_wide() {
+            true => EVEX_Vextractf32x4_xmmm128_k1z_zmm_imm8,
+            false => VEX_Vextractf128_xmmm128_ymm_imm8,
+        };
+        self.push(code, &[Arg::Def(to, Width::X), Arg::Use(from, self.whole), byte(at)]);
+        to
+    }
+
     /// A vector moved down by some bytes.
     pub fn drop_bytes(&mut self, to: VReg, a: VReg, bytes: usize) {
-        let bytes_type = Type::vector(Element::I8, BYTES);
-        let high = self.fresh(bytes_type);
-        self.push(
-            VEX_Vextractf128_xmmm128_ymm_imm8,
-            &[Arg::Def(high, Width::X), Arg::Use(a, Width::Y), byte(1)],
-        );
+        let whole = self.whole;
+        if self.is_wide() {
+            // Around by words, then by bytes together with what is 16 bytes above.
+            let around = |lower: &mut Self, to: VReg, a: VReg, words: usize| {
+                let args = [Arg::Def(to, whole), Arg::Use(a, whole), Arg::Use(a, whole), byte(words)];
+                lower.push(EVEX_Valignd_zmm_k1z_zmm_zmmm512b32_imm8, &args);
+            };
+            if bytes.is_multiple_of(4) {
+                return around(self, to, a, bytes / 4);
+            }
+            let [low, high] = [self.fresh(Type::F32), self.fresh(Type::F32)];
+            around(self, low, a, bytes / 4);
+            around(self, high, low, 4);
+            let args = [Arg::Def(to, whole), Arg::Use(high, whole), Arg::Use(low, whole), byte(bytes % 4)];
+            return self.push(VEX_Vpalignr_ymm_ymm_ymmm256_imm8, &args);
+        }
+        let high = self.part(a, 1);
         match bytes {
             16 => self.copy(Type::F32, to, high),
             17.. => {
@@ -140,8 +161,7 @@ impl Lower<'_> {
                 self.push(VEX_Vpsrldq_xmm_xmm_imm8, &args);
             }
             _ => {
-                let args =
-                    [Arg::Def(to, Width::Y), Arg::Use(high, Width::Y), Arg::Use(a, Width::Y), byte(bytes)];
+                let args = [Arg::Def(to, whole), Arg::Use(high, whole), Arg::Use(a, whole), byte(bytes)];
                 self.push(VEX_Vpalignr_ymm_ymm_ymmm256_imm8, &args);
             }
         }
@@ -149,30 +169,45 @@ impl Lower<'_> {
 
     /// Some bytes of `a`, the others of `b`.
     pub fn merge(&mut self, to: VReg, a: VReg, b: VReg, first: usize, bytes: usize) {
-        let (dy, a, b) = (Arg::Def(to, Width::Y), Arg::Use(a, Width::Y), Arg::Use(b, Width::Y));
-        if first.is_multiple_of(4) && bytes.is_multiple_of(4) {
+        let whole = self.whole;
+        if !self.is_wide() && first.is_multiple_of(4) && bytes.is_multiple_of(4) {
             let mask = ((1usize << (bytes / 4)) - 1) << (first / 4);
-            return self.push(VEX_Vblendps_ymm_ymm_ymmm256_imm8, &[dy, b, a, byte(mask)]);
+            let args = [Arg::Def(to, whole), Arg::Use(b, whole), Arg::Use(a, whole), byte(mask)];
+            return self.push(VEX_Vblendps_ymm_ymm_ymmm256_imm8, &args);
         }
-        let mask = (0..BYTES).map(|at| if (first..first + bytes).contains(&at) { 0xff } else { 0 }).collect();
+        let size = if self.is_wide() { 64 } else { 32 };
+        let mask = (0..size).map(|at| if (first..first + bytes).contains(&at) { 0xff } else { 0 }).collect();
         let memory = Mem { base: Base::Pool(self.pool.add(mask)), index: None, offset: 0 };
-        let mask = self.fresh(Type::vector(Element::I8, BYTES));
-        self.push(VEX_Vmovups_ymm_ymmm256, &[Arg::Def(mask, Width::Y), Arg::Mem(memory)]);
-        self.push(VEX_Vpblendvb_ymm_ymm_ymmm256_ymm, &[dy, b, a, Arg::Use(mask, Width::Y)]);
+        let ty = Type::vector(Element::I8, size);
+        let mask = self.fresh(ty);
+        self.push(VEX_Vmovups_ymm_ymmm256, &[Arg::Def(mask, whole), Arg::Mem(memory)]);
+        self.blend(ty, to, mask, a, b);
     }
 
-    /// The low halves of lanes, packed to the low half of a register, until they are small enough.
+    /// The low parts of lanes, packed to the low bytes of a register.
     pub fn truncate(&mut self, a: VReg, from: usize, size: usize, to: VReg) {
-        let bytes = Type::vector(Element::I8, BYTES);
+        if self.is_wide() {
+            let code = match (from, size) {
+                (2, _) => EVEX_Vpmovwb_ymmm256_k1z_zmm,
+                (4, 1) => EVEX_Vpmovdb_xmmm128_k1z_zmm,
+                (4, _) => EVEX_Vpmovdw_ymmm256_k1z_zmm,
+                (_, 1) => EVEX_Vpmovqb_xmmm64_k1z_zmm,
+                (_, 2) => EVEX_Vpmovqw_xmmm128_k1z_zmm,
+                _ => EVEX_Vpmovqd_ymmm256_k1z_zmm,
+            };
+            let args = [Arg::Def(to, part_of(64 * size / from)), Arg::Use(a, self.whole)];
+            return self.push(code, &args);
+        }
+        let bytes = Type::vector(Element::I8, 32);
         let packed = self.fresh(bytes);
         let halves: Vec<u8> = (0..16).filter(|&at| usize::from(at) % from < from / 2).collect();
-        let order: Vec<u8> = halves.iter().chain(&halves).copied().cycle().take(BYTES).collect();
+        let order: Vec<u8> = halves.iter().chain(&halves).copied().cycle().take(32).collect();
         let order = Arg::Mem(Mem::pool(self.pool.add(order)));
         self.apply(VEX_Vpshufb_ymm_ymm_ymmm256, bytes, packed, a, order);
         let last = from / 2 == size;
         let half = if last { to } else { self.fresh(bytes) };
         // The first and the third of four.
-        let args = [Arg::Def(half, Width::Y), Arg::Use(packed, Width::Y), byte(0b1000)];
+        let args = [Arg::Def(half, self.whole), Arg::Use(packed, self.whole), byte(0b1000)];
         self.push(VEX_Vpermq_ymm_ymmm256_imm8, &args);
         if !last {
             self.truncate(half, from / 2, size, to);

@@ -35,6 +35,8 @@ pub(super) struct Lower<'s> {
     /// The instructions of the SSA instruction being lowered, in order.
     buffer: Vec<Inst>,
     pub pool: Pool,
+    /// The width of a whole vector register.
+    pub whole: Width,
 }
 
 /// The code of a function, and its constants.
@@ -48,6 +50,7 @@ pub(super) fn lower(ssa: &Function, vector_bytes: usize) -> Result<(Code, Pool),
         registers: 0,
         buffer: Vec::new(),
         pool: Pool::default(),
+        whole: if vector_bytes == 64 { Width::Z } else { Width::Y },
     };
     lower.count();
     let mut code = lower.blocks()?;

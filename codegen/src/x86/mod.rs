@@ -1,15 +1,21 @@
-//! SSA to x86-64 with 256-bit vectors: AVX2 and FMA, as in `x86-64-v3`.
+//! SSA to x86-64 with vectors of 256 bits (AVX2, FMA and BMI2, as in `x86-64-v3`) or of 512 (AVX-512 F, BW, DQ and VL,
+//! as in `x86-64-v4`).
 //!
 //! ```text
 //! SSA -> machine instructions (lower, scalar, vector) -> registers (allocate) -> bytes (encode)
 //! ```
 //!
 //! A whole kernel becomes one function of the System V convention that calls nothing. Its constants stand
-//! behind its code. What a kernel means does not change with the width: vectors do to eight lanes what they do to four.
+//! behind its code. What a kernel means does not change with the width: wider vectors do to more lanes what narrower
+//! ones do to fewer.
+//!
+//! Instructions are chosen as AVX2 has them, and each is written in its AVX-512 form ([`evex`](evex::evex)) for the
+//! wider vectors; only comparisons, blends and what moves lanes are chosen by the width.
 
 mod allocate;
 mod convert;
 mod encode;
+mod evex;
 mod flags;
 mod inst;
 mod integers;
@@ -23,19 +29,20 @@ mod vector;
 use crate::emit::Machine;
 use crate::ssa::Function;
 
-/// What the emitter has to know.
-pub const MACHINE: Machine = Machine { vector_bytes: vector::BYTES, little_endian: true };
+/// What the emitter has to know, for vectors of 32 or 64 bytes.
+pub fn machine(vector_bytes: usize) -> Machine {
+    Machine { vector_bytes, little_endian: true }
+}
 
-/// Code is aligned to this, so that the constants behind it are aligned to their size.
-pub const ALIGN: u64 = 32;
-
-/// The code of a function, and its text if there is a place for it.
+/// The code of a function with vectors of 32 or 64 bytes, and its text if there is a place for it. Code is aligned to a
+/// vector, so that the constants behind it are aligned to their size.
 pub fn compile(
     ssa: &Function,
+    vector_bytes: usize,
     context: &mut regalloc2::Ctx,
     text: Option<&mut String>,
 ) -> Result<Vec<u8>, String> {
-    let (code, pool) = lower::lower(ssa, vector::BYTES)?;
+    let (code, pool) = lower::lower(ssa, vector_bytes)?;
     let output = allocate::allocate(&code, context).map_err(|e| e.to_string())?;
     encode::encode(ssa, &code, output, &pool, text)
 }

@@ -1,4 +1,4 @@
-//! Instructions on floats and on vectors of 256 bits.
+//! Instructions on floats and on vectors.
 //!
 //! Tables name the instruction of an operation for each element type. Where there is none, a few others do
 //! its work.
@@ -11,12 +11,18 @@ use super::lower::{Lower, byte};
 use super::table::{extend, float, two};
 use crate::ssa::{Condition, Element, InstData, Op, Type, Value};
 
-/// Bytes of a vector.
-pub const BYTES: usize = 32;
-
 /// The part of a vector register that a type takes.
-fn part(ty: Type) -> Width {
-    if ty.is_vector() { Width::Y } else { Width::X }
+pub fn part(ty: Type) -> Width {
+    if ty.is_vector() { part_of(ty.bytes()) } else { Width::X }
+}
+
+/// The least part of a vector register that has so many bytes.
+pub fn part_of(bytes: usize) -> Width {
+    match bytes {
+        64 => Width::Z,
+        32 => Width::Y,
+        _ => Width::X,
+    }
 }
 
 /// Which comparison an instruction on floats makes: quiet, and false for NaN except `Ne`.
@@ -34,6 +40,9 @@ pub fn predicate(condition: Condition) -> usize {
 /// Lanes are unordered where one of two floats is NaN, and ordered elsewhere.
 const UNORDERED: usize = 0x03;
 pub const ORDERED: usize = 0x07;
+
+/// The truth table of `a ? b : c`, bit by bit.
+const CHOOSE: usize = 0xca;
 
 impl Lower<'_> {
     /// A vector of the same bits in every lane, as an operand in memory; a scalar alone.
@@ -55,9 +64,16 @@ impl Lower<'_> {
         }
     }
 
-    /// The low lanes of a vector, or a scalar.
-    fn low(&mut self, value: Value) -> Arg {
-        Arg::Use(self.reg(value), Width::X)
+    /// Whether instructions are those of AVX-512.
+    pub fn is_wide(&self) -> bool {
+        self.whole == Width::Z
+    }
+
+    /// A scalar, or the low lanes of a vector: what lanes that are `times` as wide are made from.
+    fn low(&mut self, value: Value, times: usize) -> Arg {
+        let ty = self.ssa.ty(value);
+        let width = if ty.is_vector() { part_of(ty.bytes() / times) } else { Width::X };
+        Arg::Use(self.reg(value), width)
     }
 
     /// `to = code(a, b)`
@@ -99,7 +115,45 @@ impl Lower<'_> {
                 VEX_Vcmppd_ymm_ymm_ymmm256_imm8,
             ],
         );
-        self.push(code, &[Arg::Def(to, part(ty)), Arg::Use(a, part(ty)), b, byte(how)]);
+        self.push_comparison(code, ty, to, &[Arg::Use(a, part(ty)), b, byte(how)]);
+    }
+
+    /// A comparison as a mask of lanes, or in the low bits for a scalar.
+    pub fn push_comparison(&mut self, code: Code, ty: Type, to: VReg, args: &[Arg]) {
+        let result = Arg::Def(to, part(ty));
+        if !self.is_wide() {
+            return self.push(code, &[&[result], args].concat());
+        }
+        self.push(code, &[&[Arg::Mask], args].concat());
+        let spread = match (ty.is_vector(), ty.element().bytes()) {
+            (true, 1) => EVEX_Vpmovm2b_zmm_kr,
+            (true, 2) => EVEX_Vpmovm2w_zmm_kr,
+            (true, 4) => EVEX_Vpmovm2d_zmm_kr,
+            (true, _) => EVEX_Vpmovm2q_zmm_kr,
+            (false, 8) => EVEX_Vpmovm2q_xmm_kr,
+            (false, _) => EVEX_Vpmovm2d_xmm_kr,
+        };
+        self.push(spread, &[result, Arg::Mask]);
+    }
+
+    /// `b` where a mask has ones, `c` where it has zeros, in lanes of so many bytes.
+    pub fn blend(&mut self, ty: Type, to: VReg, mask: VReg, b: VReg, c: VReg) {
+        let width = part(ty);
+        let [with, without] = [b, c].map(|v| Arg::Use(v, width));
+        if self.is_wide() {
+            let code = match ty.is_vector() {
+                true => EVEX_Vpternlogd_zmm_k1z_zmm_zmmm512b32_imm8,
+                false => EVEX_Vpternlogd_xmm_k1z_xmm_xmmm128b32_imm8,
+            };
+            return self.push(code, &[Arg::Change(to, mask, width), with, without, byte(CHOOSE)]);
+        }
+        let code = match (ty.is_vector(), ty.element().bytes()) {
+            (false, _) => VEX_Vblendvps_xmm_xmm_xmmm128_xmm,
+            (true, 4) => VEX_Vblendvps_ymm_ymm_ymmm256_ymm,
+            (true, 8) => VEX_Vblendvpd_ymm_ymm_ymmm256_ymm,
+            (true, _) => VEX_Vpblendvb_ymm_ymm_ymmm256_ymm,
+        };
+        self.push(code, &[Arg::Def(to, width), without, with, Arg::Use(mask, width)]);
     }
 
     /// A comparison of scalar floats as a mask in the low bits of a vector register.
@@ -114,14 +168,15 @@ impl Lower<'_> {
     pub fn float_flags(&mut self, a: Value, b: Value) {
         let ty = self.ssa.ty(a);
         let code = if ty.bytes() == 4 { VEX_Vucomiss_xmm_xmmm32 } else { VEX_Vucomisd_xmm_xmmm64 };
-        let a = self.low(a);
+        let a = self.low(a, 1);
         let b = self.operand(b);
         self.push(code, &[a, b]);
     }
 
     pub fn store_vector(&mut self, memory: Mem<VReg>, bytes: usize, value: VReg) {
         let (code, width) = match bytes {
-            32 => (VEX_Vmovups_ymmm256_ymm, Width::Y),
+            _ if part_of(bytes) == self.whole => (VEX_Vmovups_ymmm256_ymm, self.whole),
+            32 => (EVEX_Vmovups_ymmm256_k1z_ymm, Width::Y),
             16 => (VEX_Vmovups_xmmm128_xmm, Width::X),
             8 => (VEX_Vmovsd_m64_xmm, Width::X),
             4 => (VEX_Vmovss_m32_xmm, Width::X),
@@ -139,7 +194,8 @@ impl Lower<'_> {
 
     fn load_vector(&mut self, memory: Mem<VReg>, bytes: usize, to: VReg) {
         let (code, width) = match bytes {
-            32 => (VEX_Vmovups_ymm_ymmm256, Width::Y),
+            _ if part_of(bytes) == self.whole => (VEX_Vmovups_ymm_ymmm256, self.whole),
+            32 => (EVEX_Vmovups_ymm_k1z_ymmm256, Width::Y),
             16 => (VEX_Vmovups_xmm_xmmm128, Width::X),
             8 => (VEX_Vmovsd_xmm_m64, Width::X),
             4 => (VEX_Vmovss_xmm_m32, Width::X),
@@ -190,16 +246,14 @@ impl Lower<'_> {
             Op::Select => {
                 let mask = self.truth_mask(args[0]);
                 let (b, c) = (self.reg(args[1]), self.reg(args[2]));
-                let args = [b, c, mask].map(|v| Arg::Use(v, Width::X));
-                let [b, c, mask] = args;
-                self.push(VEX_Vblendvps_xmm_xmm_xmmm128_xmm, &[Arg::Def(to, Width::X), c, b, mask]);
+                self.blend(ty, to, mask, b, c);
             }
             Op::Promote | Op::Demote => {
                 let code = match inst.op {
                     Op::Promote => VEX_Vcvtss2sd_xmm_xmm_xmmm32,
                     _ => VEX_Vcvtsd2ss_xmm_xmm_xmmm64,
                 };
-                let from = self.low(args[0]);
+                let from = self.low(args[0], 1);
                 self.push(code, &[Arg::Def(to, Width::X), from, from]);
             }
             Op::Bitcast => {
@@ -365,8 +419,7 @@ impl Lower<'_> {
     /// An instruction on vectors.
     pub fn vector(&mut self, inst: &InstData, ty: Type, of: Type, to: VReg) -> Option<()> {
         let args = &inst.args;
-        let y = |v: VReg| Arg::Use(v, Width::Y);
-        let dy = Arg::Def(to, Width::Y);
+        let whole = Arg::Def(to, self.whole);
         match inst.op {
             Op::Load { offset, bytes } => {
                 let memory = self.address(args[0], offset);
@@ -375,7 +428,7 @@ impl Lower<'_> {
             Op::Iota(step) => {
                 let bytes = (0..ty.lanes() as i64).flat_map(|i| i.wrapping_mul(step).to_le_bytes()).collect();
                 let memory = Arg::Mem(Mem::pool(self.pool.add(bytes)));
-                self.push(VEX_Vmovups_ymm_ymmm256, &[dy, memory]);
+                self.push(VEX_Vmovups_ymm_ymmm256, &[whole, memory]);
             }
             Op::Splat => self.splat(args[0], of, to),
             Op::Lanes => self.lanes(args, ty, to)?,
@@ -396,12 +449,7 @@ impl Lower<'_> {
             }
             Op::Blend => {
                 let (mask, b, c) = (self.reg(args[0]), self.reg(args[1]), self.reg(args[2]));
-                let code = match ty.element().bytes() {
-                    4 => VEX_Vblendvps_ymm_ymm_ymmm256_ymm,
-                    8 => VEX_Vblendvpd_ymm_ymm_ymmm256_ymm,
-                    _ => VEX_Vpblendvb_ymm_ymm_ymmm256_ymm,
-                };
-                self.push(code, &[dy, y(c), y(b), y(mask)]);
+                self.blend(ty, to, mask, b, c);
             }
             Op::Compare(condition) if of.is_float() => {
                 let a = self.reg(args[0]);
@@ -425,20 +473,21 @@ impl Lower<'_> {
             Op::Shl | Op::ShrSigned | Op::ShrUnsigned => self.integers(inst, ty, to)?,
             Op::SignExtend | Op::ZeroExtend => {
                 let code = extend(inst.op == Op::SignExtend, of, ty)?;
-                let low = self.low(args[0]);
-                self.push(code, &[dy, low]);
+                let low = self.low(args[0], ty.element().bytes() / of.element().bytes());
+                self.push(code, &[whole, low]);
             }
             Op::Truncate => {
                 let a = self.reg(args[0]);
                 self.truncate(a, of.element().bytes(), ty.element().bytes(), to);
             }
             Op::Promote => {
-                let low = self.low(args[0]);
-                self.push(VEX_Vcvtps2pd_ymm_xmmm128, &[dy, low]);
+                let low = self.low(args[0], 2);
+                self.push(VEX_Vcvtps2pd_ymm_xmmm128, &[whole, low]);
             }
             Op::Demote => {
                 let a = self.reg(args[0]);
-                self.push(VEX_Vcvtpd2ps_xmm_ymmm256, &[Arg::Def(to, Width::X), y(a)]);
+                let half = Arg::Def(to, part_of(of.bytes() / 2));
+                self.push(VEX_Vcvtpd2ps_xmm_ymmm256, &[half, Arg::Use(a, self.whole)]);
             }
             Op::ToSigned | Op::ToUnsigned => {
                 self.words_of_floats(inst.op == Op::ToSigned, args[0], of, to)?
@@ -453,7 +502,7 @@ impl Lower<'_> {
 
     pub fn make_immediate(&mut self, code: Code, ty: Type, a: VReg, immediate: usize) -> VReg {
         let to = self.fresh(ty);
-        self.push(code, &[Arg::Def(to, Width::Y), Arg::Use(a, Width::Y), byte(immediate)]);
+        self.push(code, &[Arg::Def(to, self.whole), Arg::Use(a, self.whole), byte(immediate)]);
         to
     }
 }

@@ -43,10 +43,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine with 16 registers of vectors of so many bits: a tile's sums leave room for a row's vectors of the
-    /// right operand and one broadcast of the left.
+    /// A machine with vectors of so many bits, and 16 registers of them, 32 if they have 512: a tile's sums leave room
+    /// for a row's vectors of the right operand and one broadcast of the left.
     pub fn with_vectors(bits: usize) -> Machine {
-        let (tile_rows, tile_row_bytes) = if bits >= 256 { (6, 64) } else { (5, 32) };
+        let (tile_rows, tile_row_bytes) = match bits {
+            512.. => (6, 256),
+            256.. => (6, 64),
+            _ => (5, 32),
+        };
         Machine {
             tile_rows,
             tile_row_bytes,

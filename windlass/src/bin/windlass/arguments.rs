@@ -29,7 +29,7 @@ pub struct SessionArgs {
         value_parser = clap::value_parser!(u8).range(..=Options::MAX_OPT_LEVEL as i64)
     )]
     pub opt_level: u8,
-    /// The most bits of a vector, 128 or 256; as many as the processor has if not given. Results do not depend on it
+    /// The most bits of a vector, 128, 256 or 512; as many as the processor has if not given. Results do not depend on it
     #[arg(long, value_name = "BITS", value_parser = parse_vectors)]
     pub vectors: Option<usize>,
     /// Keep 3x3 convolutions as they are, in place of products of transformed tiles, which round otherwise
@@ -63,7 +63,8 @@ fn parse_vectors(text: &str) -> Result<usize, String> {
     match text {
         "128" => Ok(128),
         "256" => Ok(256),
-        _ => Err("vectors have 128 or 256 bits".to_string()),
+        "512" => Ok(512),
+        _ => Err("vectors have 128, 256 or 512 bits".to_string()),
     }
 }
 

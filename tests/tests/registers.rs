@@ -28,9 +28,8 @@ fn sums_of_tiles_stay_in_registers() {
         ),
         (
             "pairs",
-            "graph @g(%x: i32[48, 64]) { %s = constant {value = i32[] [255]} %c = min %x, %s %z = constant {value = i32[] [0]} \
-             %a = max %c, %z %b = constant {value = i32[] [100]} %w = broadcast %b {shape = [64, 80]} \
-             %y = matmul %a, %w return %y as \"y\" }",
+            "graph @g(%x: i8[48, 64], %w: i8[64, 80]) \
+             { %a = cast %x {to = i32} %b = cast %w {to = i32} %y = matmul %a, %b return %y as \"y\" }",
         ),
         (
             "depthwise",

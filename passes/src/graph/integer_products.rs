@@ -1,13 +1,20 @@
 //! `integer_products`: convolutions and matrix products of dequantized operands as those of integers.
 //!
 //! A sum of products of `(x - zx) * sx` and `(w - zw) * sw` is `sx * sw` times a sum of products of integers,
-//! which is exact and which machines compute faster than floats, from operands of a quarter of their size.
-//! Operands have an even number of steps afterwards, zeros added, since machines take those in pairs.
+//! which is exact and which machines compute faster than floats, from operands of a quarter of their size:
+//!
+//! ```text
+//! sum (x - zx) * (w - zw) = sum x * (w - zw) - zx * sum (w - zw)
+//! ```
+//!
+//! The second sum is known with the weight, so activations are multiplied as they are, unsigned; signed ones with 128
+//! added to them and to their zero point. Operands have an even number of steps afterwards, zeros added, since
+//! machines take those in pairs.
 
 use std::collections::BTreeSet;
 
 use windlass_ir::graph::Values;
-use windlass_ir::ops::{Pad, PadMode, Reshape};
+use windlass_ir::ops::{Pad, PadMode, Reduce, ReduceKind, Reshape};
 use windlass_ir::{Builder, DType, Graph, Node, Op, ScalarFn, Value};
 
 use crate::cx::PassCx;
@@ -29,8 +36,8 @@ const LARGEST_PRODUCT: u64 = 255 * 255;
 fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     let mut plans: Vec<(Node, Result<Plan, Reason>)> =
         graph.nodes().filter_map(|(node, _)| Some((node, plan(graph, node)?))).collect();
-    // What is multiplied as integers is not kept as bytes too: its other readers dequantize the integers.
-    let centered: BTreeSet<Value> =
+    // What is multiplied as integers is not kept in another form too: its other readers dequantize the integers.
+    let multiplied: BTreeSet<Value> =
         plans.iter().filter_map(|(_, plan)| Some(plan.as_ref().ok()?.a.x)).collect();
     plans.reverse();
     rewrite(graph, cx, |edit, node, cx| {
@@ -50,12 +57,15 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
             return Ok(Some(Values::from_slice(&[plan.build(edit.builder(), &graph.node(node).op)?])));
         }
         let Some(shared) = Quantized::of(graph, graph.node(node).outs[0]) else { return Ok(None) };
-        if !centered.contains(&shared.x) || !shared.is_uniform(graph) || !cx.fire("dequantize", describe) {
+        if !multiplied.contains(&shared.x) || !shared.is_uniform(graph) || !cx.fire("dequantize", describe) {
             return Ok(None);
         }
         let shared = shared.map(|v| edit.map(v));
         let b = edit.builder();
-        let x = shared.centered(b, 0)?;
+        let mut x = shared.unsigned(b)?;
+        if let Some(zero) = shared.unsigned_zero(b)? {
+            x = b.map(ScalarFn::Sub, &[x, zero])?;
+        }
         let (x, scale) = (b.cast(x, DType::F32)?, b.push1(Reshape::to(&[]), &[shared.scale])?);
         Ok(Some(Values::from_slice(&[b.map(ScalarFn::Mul, &[x, scale])?])))
     })
@@ -108,6 +118,27 @@ impl Quantized {
         }
     }
 
+    /// `x` as i32, 128 more if it is signed.
+    fn unsigned(&self, b: &mut Builder) -> Result<Value, Error> {
+        let signed = b.ty(self.x).dtype == DType::I8;
+        let x = b.cast(self.x, DType::I32)?;
+        if signed { raised(b, x) } else { Ok(x) }
+    }
+
+    /// The zero point of that, if there is one.
+    fn unsigned_zero(&self, b: &mut Builder) -> Result<Option<Value>, Error> {
+        let signed = b.ty(self.x).dtype == DType::I8;
+        let zero = match self.zero_point {
+            Some(zero) => {
+                let zero = b.push1(Reshape::to(&[]), &[zero])?;
+                b.cast(zero, DType::I32)?
+            }
+            None if signed => b.scalar(DType::I32, 0.0),
+            None => return Ok(None),
+        };
+        if signed { raised(b, zero).map(Some) } else { Ok(Some(zero)) }
+    }
+
     /// `x - zero_point` as i32, the zero points along a dimension if there are several.
     fn centered(&self, b: &mut Builder, dim: usize) -> Result<Value, Error> {
         let x = b.cast(self.x, DType::I32)?;
@@ -116,6 +147,12 @@ impl Quantized {
         let zero = b.cast(zero, DType::I32)?;
         Ok(b.map(ScalarFn::Sub, &[x, zero])?)
     }
+}
+
+/// 128 more.
+fn raised(b: &mut Builder, x: Value) -> Result<Value, Error> {
+    let half = b.scalar(DType::I32, 128.0);
+    Ok(b.map(ScalarFn::Add, &[x, half])?)
 }
 
 fn is_zero(graph: &Graph, value: Value) -> bool {
@@ -145,6 +182,8 @@ struct Plan {
     steps: usize,
     /// The dimensions of `b` and of the result along which `b` may have scales.
     channels: [usize; 2],
+    /// Whether the sum is also over a kernel.
+    window: bool,
     bias: Option<Value>,
 }
 
@@ -169,12 +208,12 @@ fn plan(graph: &Graph, node: Node) -> Option<Result<Plan, Reason>> {
         }
         _ => return None,
     };
-    let plan = |steps| Plan { a, b, depth, steps, channels, bias: data.ins.get(2).copied() };
-    let sizes: Option<Vec<usize>> = taps.chain([depth[1]]).map(|dim| b_ty.dims[dim].as_fixed()).collect();
-    let Some(sizes) = sizes else {
+    let window = matches!(data.op, Op::Conv(_));
+    let plan = |steps| Plan { a, b, depth, steps, channels, window, bias: data.ins.get(2).copied() };
+    let Some(shape) = b_ty.as_shape() else {
         return Some(Err(Reason::UnknownSize { what: format!("{b_ty}") }));
     };
-    let steps = *sizes.last()?;
+    let steps = shape[depth[1]];
     if !a.is_uniform(graph) || !b.lies_along(graph, channels[0]) {
         let expected = "a scale for all elements, or for each output channel of the weight".to_string();
         return Some(Err(Reason::Form { expected, found: format!("{a_ty} and {b_ty}") }));
@@ -186,7 +225,8 @@ fn plan(graph: &Graph, node: Node) -> Option<Result<Plan, Reason>> {
         let expected = "channels that are summed in pairs".to_string();
         return Some(Err(Reason::Form { expected, found: format!("{b_ty}, group {group}") }));
     }
-    let found = sizes.iter().fold(LARGEST_PRODUCT, |bound, &size| bound.saturating_mul(size as u64));
+    let found =
+        taps.fold(LARGEST_PRODUCT * steps as u64, |bound, dim| bound.saturating_mul(shape[dim] as u64));
     let limit = i32::MAX as u64;
     if found > limit {
         return Some(Err(Reason::Limit { what: "as the largest sum", found, limit }));
@@ -200,7 +240,8 @@ impl Plan {
     }
 
     fn build(&self, b: &mut Builder, product: &Op) -> Result<Value, Error> {
-        let mut operands = [self.a.centered(b, 0)?, self.b.centered(b, self.channels[0])?];
+        let mut operands = [self.a.unsigned(b)?, self.b.centered(b, self.channels[0])?];
+        let zero = self.a.unsigned_zero(b)?;
         if self.steps % 2 == 1 {
             for (operand, dim) in operands.iter_mut().zip(self.depth) {
                 let zero = b.scalar_like(*operand, 0.0);
@@ -208,7 +249,21 @@ impl Plan {
                 *operand = b.push1(Pad { pads, axes, mode: PadMode::Constant }, &[*operand, zero])?;
             }
         }
-        let sums = b.push1(product.clone(), &operands)?;
+        let mut product = product.clone();
+        if let (Some(zero), Op::Conv(conv)) = (zero, &mut product)
+            && conv.pads.iter().any(|&pad| pad != 0)
+        {
+            let first = if conv.channels_last { 1 } else { 2 };
+            let axes: Vec<i64> = (0..conv.pads.len() as i64 / 2).map(|d| d + first).collect();
+            let pads = std::mem::take(&mut conv.pads);
+            let pad = Pad { pads: pads.into(), axes: axes.into(), mode: PadMode::Constant };
+            operands[0] = b.push1(pad, &[operands[0], zero])?;
+        }
+        let mut sums = b.push1(product, &operands)?;
+        if let Some(zero) = zero {
+            let of_zeros = self.of_zeros(b, operands[1], zero)?;
+            sums = b.map(ScalarFn::Sub, &[sums, of_zeros])?;
+        }
         let (rank, dim) = (b.ty(sums).rank(), self.channels[1]);
         let sums = b.cast(sums, DType::F32)?;
         let scale_a = along(b, self.a.scale, rank, dim)?;
@@ -218,6 +273,25 @@ impl Plan {
         let Some(bias) = self.bias else { return Ok(y) };
         let bias = along(b, bias, rank, dim)?;
         Ok(b.map(ScalarFn::Add, &[y, bias])?)
+    }
+
+    /// The product if `a` were zero points: those times the sums over the weight.
+    fn of_zeros(&self, b: &mut Builder, weight: Value, zero: Value) -> Result<Value, Error> {
+        let shape = b.ty(weight).shape();
+        let kept = self.channels[0];
+        let summed: Vec<i64> = match self.window {
+            true => (0..shape.len()).filter(|&dim| dim != kept).map(|dim| dim as i64).collect(),
+            false => vec![self.depth[1] as i64],
+        };
+        let sums = b.push1(Reduce::over(ReduceKind::Sum, &summed, false), &[weight])?;
+        let sums = match self.window {
+            true => along(b, sums, shape.len(), self.channels[1])?,
+            false => {
+                let batch = &shape[..shape.len() - 2];
+                b.push1(Reshape::to(&[batch, &[1, shape[kept]]].concat()), &[sums])?
+            }
+        };
+        Ok(b.map(ScalarFn::Mul, &[sums, zero])?)
     }
 }
 
@@ -230,10 +304,12 @@ mod tests {
     use super::*;
     use crate::testing::{after, blocked, graph, ops, seeded};
 
-    /// Quantized to bytes and back.
-    fn activation(b: &mut Builder, x: Value, zero: u8) -> Value {
-        let (scale, zero) = (b.constant(Tensor::scalar(0.02f32)), b.constant(Tensor::scalar(zero)));
-        let q = b.push1(QuantizeLinear { axis: 1, block_size: 0, to: DType::U8 }, &[x, scale, zero]).unwrap();
+    /// Quantized to bytes, signed where the zero point is negative, and back.
+    fn activation(b: &mut Builder, x: Value, zero: i32) -> Value {
+        let to = if zero < 0 { DType::I8 } else { DType::U8 };
+        let zero = Tensor::from_i128s(to, &[], &[i128::from(zero)]);
+        let (scale, zero) = (b.constant(Tensor::scalar(0.02f32)), b.constant(zero));
+        let q = b.push1(QuantizeLinear { axis: 1, block_size: 0, to }, &[x, scale, zero]).unwrap();
         dequantized(b, q, &[scale, zero], 1)
     }
 
@@ -259,7 +335,7 @@ mod tests {
 
     #[test]
     fn convolutions_with_a_scale_for_each_channel() {
-        for (zero, pads) in [(128, 1), (0, 0)] {
+        for (zero, pads) in [(128, 1), (0, 0), (-5, 1)] {
             let g = graph(&[&[1, 3, 5, 4]], |b, x| {
                 let x = activation(b, x[0], zero);
                 let w = weight(b, &[5, 3, 3, 2], 0, zero == 0);
@@ -268,7 +344,7 @@ mod tests {
                 Ok(smallvec![b.push1(op, &[x, w, bias])?])
             });
             let found = ops(&after(&g, &["integer_products"]).0);
-            assert!(found.contains("pad 2") && !found.contains("dequantize"), "{found}");
+            assert!(found.contains("pad ") && !found.contains("dequantize"), "{found}");
         }
     }
 
@@ -296,7 +372,7 @@ mod tests {
             Ok(smallvec![b.map(ScalarFn::Add, &[x, y])?])
         });
         let g = after(&g, &["integer_products", "simplify", "fold", "cse"]).0;
-        assert_eq!(ops(&g), "add 1, cast 3, matmul 1, mul 2, quantize_linear 1, sub 1");
+        assert_eq!(ops(&g), "add 1, cast 3, matmul 1, mul 2, quantize_linear 1, sub 2");
     }
 
     #[test]

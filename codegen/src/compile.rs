@@ -150,8 +150,8 @@ pub(crate) fn compile(
 enum Backend {
     /// Cranelift, with vectors of 128 bits.
     Cranelift,
-    /// Windlass itself, with vectors of so many bytes, 32 or 64.
-    X86(usize),
+    /// Windlass itself, with vectors of 256 or 512 bits.
+    X86(Machine),
 }
 
 /// Working memory that is used again for the next kernel.
@@ -165,7 +165,11 @@ impl Backend {
     fn new(isa: &dyn TargetIsa, vector_bits: Option<usize>) -> Backend {
         let widest = isa::vector_bits(isa);
         match vector_bits.map_or(widest, |bits| bits.min(widest)) {
-            bits @ (256 | 512) => Backend::X86(bits / 8),
+            bits @ (256 | 512) => Backend::X86(Machine {
+                vector_bytes: bits / 8,
+                little_endian: true,
+                byte_products: bits == 512 && isa::has_byte_products(isa),
+            }),
             _ => Backend::Cranelift,
         }
     }
@@ -173,7 +177,7 @@ impl Backend {
     fn machine(self, isa: &dyn TargetIsa) -> Machine {
         match self {
             Backend::Cranelift => cranelift::machine(isa),
-            Backend::X86(vector_bytes) => x86::machine(vector_bytes),
+            Backend::X86(machine) => machine,
         }
     }
 
@@ -188,10 +192,10 @@ impl Backend {
             Backend::Cranelift => {
                 compile_function(&mut contexts.cranelift, cranelift::function(ssa, &**isa), isa, name)
             }
-            Backend::X86(vector_bytes) => {
-                let bytes = x86::compile(ssa, vector_bytes, &mut contexts.registers, None)
+            Backend::X86(machine) => {
+                let bytes = x86::compile(ssa, machine, &mut contexts.registers, None)
                     .map_err(|message| Error::Compile { kernel: name.to_string(), message })?;
-                Ok(Code { bytes, alignment: vector_bytes as u64 })
+                Ok(Code { bytes, alignment: machine.vector_bytes as u64 })
             }
         }
     }
@@ -296,10 +300,9 @@ pub fn asm_text(kernel: &Kernel, target: &Target, vector_bits: Option<usize>) ->
                 .map_err(|e| refuse(cranelift_codegen::print_errors::pretty_error(&context.func, e)))?;
             Ok(compiled.vcode.clone().unwrap_or_default())
         }
-        Backend::X86(vector_bytes) => {
+        Backend::X86(machine) => {
             let mut text = String::new();
-            x86::compile(&ssa, vector_bytes, &mut regalloc2::Ctx::default(), Some(&mut text))
-                .map_err(refuse)?;
+            x86::compile(&ssa, machine, &mut regalloc2::Ctx::default(), Some(&mut text)).map_err(refuse)?;
             Ok(text)
         }
     }

@@ -28,6 +28,7 @@ pub fn machine(isa: &dyn TargetIsa) -> Machine {
     Machine {
         vector_bytes: if !is_riscv || has_v { VECTOR_BYTES } else { 0 },
         little_endian: isa.endianness() == ir::Endianness::Little,
+        byte_products: false,
     }
 }
 
@@ -277,6 +278,7 @@ impl Translator<'_, '_> {
             Op::SignExtend | Op::ZeroExtend if result.is_vector() => return self.widen(inst.op, ty, a),
             Op::Truncate if result.is_vector() => return self.narrow(ty, a),
             Op::Bitcast => return self.as_type(ty, a),
+            Op::Dot4 => unreachable!("the machine has no such instruction"),
             Op::Dot2 => {
                 let [a, b] = [a, b].map(|words| self.as_type(types::I16X8, words));
                 let [low_a, low_b] = [a, b].map(|halves| self.cursor.ins().swiden_low(halves));

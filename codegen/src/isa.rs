@@ -41,6 +41,11 @@ impl Target {
         self.triple.endianness() != Ok(Endianness::Big)
     }
 
+    /// Whether its widest vectors have an instruction for products of bytes, four to a word.
+    pub fn has_byte_products(&self) -> Result<bool, Error> {
+        Ok(has_byte_products(&*build(self, false, false)?))
+    }
+
     /// The bits of the widest vectors that code for it has.
     pub fn vector_bits(&self) -> Result<usize, Error> {
         Ok(vector_bits(&*build(self, false, false)?))
@@ -142,6 +147,11 @@ pub(crate) fn vector_bits(isa: &dyn TargetIsa) -> usize {
         (true, false) => 256,
         (true, true) => 512,
     }
+}
+
+/// Whether vectors of 512 bits have products of bytes.
+pub(crate) fn has_byte_products(isa: &dyn TargetIsa) -> bool {
+    vector_bits(isa) == 512 && has(isa, "has_avx512vnni")
 }
 
 fn check(isa: &dyn TargetIsa) -> Result<(), Error> {

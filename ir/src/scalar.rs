@@ -31,7 +31,7 @@ pub enum TypeRule {
     FloatTest,
     /// bool, then two of one type; result of that type.
     Select,
-    /// i16 operands; i32 result.
+    /// Operands of i8 or of i16; a result of i16 or of i32.
     Halves,
     /// i32 operands; i32 result.
     Words,
@@ -202,10 +202,12 @@ scalar_fns! {
     IsNan "is_nan" 1 FloatTest expanded;
     /// `if c then a else b`; both are evaluated.
     Select "select" 3 Select machine;
-    /// A word of two halves, `a` the low one.
+    /// An integer of two halves, `a` the low one.
     Pack2 "pack2" 2 Halves expanded;
     /// The sum of the products of low halves and of high halves, which are signed; it wraps.
     Dot2 "dot2" 2 Words machine;
+    /// The sum of the products of the four bytes of each, those of `a` unsigned and those of `b` signed.
+    Dot4 "dot4" 2 Words machine;
 }
 
 impl ScalarFn {
@@ -249,8 +251,9 @@ impl ScalarFn {
                 return Ok(ins[1]);
             }
             TypeRule::Halves => {
-                require(ins.iter().all(|&t| t == DType::I16), "i16")?;
-                return Ok(DType::I32);
+                let halves = all_same(ins) && matches!(ins[0], DType::I8 | DType::I16);
+                require(halves, "operands of i8 or of i16")?;
+                return Ok(if ins[0] == DType::I8 { DType::I16 } else { DType::I32 });
             }
             TypeRule::Words => require(ins.iter().all(|&t| t == DType::I32), "i32")?,
             TypeRule::Convert => {

@@ -425,6 +425,30 @@ fn products_of_bytes_take_pairs() {
 }
 
 #[test]
+fn products_of_bytes_take_fours_where_a_machine_has_them() {
+    let mut b = Builder::new("fours");
+    let x = b.input("x", f32s(&[7, 12]));
+    let scale = b.constant(Tensor::scalar(0.01f32));
+    let q = b.push1(QuantizeLinear { axis: 1, block_size: 0, to: DType::U8 }, &[x, scale]).unwrap();
+    let x = b.cast(q, DType::I32).unwrap();
+    let w = b.constant(Tensor::from_fn::<i8>(&[12, 70], |i| (i * 37 % 251) as i8));
+    let w = b.cast(w, DType::I32).unwrap();
+    let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+    b.output("y", y);
+    let graph = b.finish().unwrap();
+    let inputs = [ramp(&[7, 12], 0)];
+    let expected = interpret(&graph, &inputs).unwrap();
+    for little_endian in [true, false] {
+        let machine = Machine { byte_products: true, little_endian, ..Machine::with_vectors(512) };
+        let program = lower(&graph, &LowerOptions { fuse: true, machine }).unwrap();
+        let text: String = program.kernels.iter().map(print_kernel).collect();
+        assert!(text.contains("dot4") && text.contains("u8[84] out"), "{text}");
+        assert_eq!(text.contains("pack2"), !little_endian, "{text}");
+        assert_eq!(run_program(&program, &inputs).unwrap(), expected);
+    }
+}
+
+#[test]
 fn products_beyond_16_bits_stay_as_they_are() {
     build("wide", |b| {
         let x = b.input("x", f32s(&[4, 8]));

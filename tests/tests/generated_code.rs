@@ -32,8 +32,10 @@ fn programs(graph: &Graph, widths: &[usize]) -> Result<Vec<Variant>, String> {
         let fail = |error: String| format!("{}: {error}", pipeline.name);
         let (graph, _) =
             run(graph, pipeline.stages, &PassOptions::default()).map_err(|e| fail(e.to_string()))?;
-        for &bits in widths {
-            let options = LowerOptions { fuse: at > 0, machine: Machine::with_vectors(bits) };
+        let mut machines: Vec<Machine> = widths.iter().map(|&bits| Machine::with_vectors(bits)).collect();
+        machines.push(Machine { byte_products: true, ..Machine::with_vectors(512) });
+        for machine in machines {
+            let options = LowerOptions { fuse: at > 0, machine };
             let program = lower(&graph, &options).map_err(|e| fail(e.to_string()))?;
             if programs.iter().all(|known| known.program != program) {
                 programs.push(Variant { pipeline: at, program });

@@ -142,7 +142,12 @@ pub fn program(graph: &Graph, options: &Options) -> Result<(Program, Report), Er
         Some(bits) => bits,
         None => Target::host().vector_bits()?,
     };
-    let machine = Machine { little_endian: options.little_endian, ..Machine::with_vectors(bits) };
+    let byte_products = match options.byte_products {
+        Some(has) => has,
+        None => bits == 512 && Target::host().has_byte_products()?,
+    };
+    let machine =
+        Machine { little_endian: options.little_endian, byte_products, ..Machine::with_vectors(bits) };
     let lowering = LowerOptions { fuse: options.opt_level > 0, machine };
     let program = report.time("lower", || lower(&graph, &lowering))?;
     let limit = options.limits.memory_bytes;

@@ -27,6 +27,9 @@ pub struct Options {
     pub vector_bits: Option<usize>,
     /// Whether the machine stores the low half of a word first.
     pub little_endian: bool,
+    /// Whether the machine multiplies bytes, four to a word, in one instruction. `None` is whether this one does, with
+    /// vectors of so many bits. The results do not depend on it.
+    pub byte_products: Option<bool>,
     /// What a model may ask for.
     pub limits: Limits,
     /// Whether 3x3 convolutions may be computed as products of transformed tiles, in less time and with other roundings
@@ -50,6 +53,7 @@ impl Default for Options {
             threads: 1,
             opt_level: Options::MAX_OPT_LEVEL,
             vector_bits: None,
+            byte_products: None,
             little_endian: cfg!(target_endian = "little"),
             winograd: true,
             limits: Limits::default(),

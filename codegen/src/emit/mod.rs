@@ -44,6 +44,8 @@ pub struct Machine {
     pub vector_bytes: usize,
     /// Whether the first lane of a vector is its lowest byte.
     pub little_endian: bool,
+    /// Whether it has [`Op::Dot4`].
+    pub byte_products: bool,
 }
 
 impl Machine {

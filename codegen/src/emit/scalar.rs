@@ -201,6 +201,7 @@ impl Emitter<'_> {
             ScalarFn::Mul => self.at(region, Op::Mul, &[a, b]),
             ScalarFn::Div => self.int_division(region, ty, signed, a, b),
             ScalarFn::Dot2 => self.dot2(region, a, b),
+            ScalarFn::Dot4 => self.dot4(region, a, b),
             ScalarFn::Min | ScalarFn::Max => {
                 let order = if f == ScalarFn::Min { ScalarFn::Lt } else { ScalarFn::Gt };
                 let condition = condition(order, signed)?;
@@ -240,6 +241,9 @@ impl Emitter<'_> {
 
     /// The sum of the products of the words' low halves and of their high halves.
     fn dot2(&mut self, region: usize, a: Value, b: Value) -> Value {
+        if self.func.ty(a).is_vector() {
+            return self.at(region, Op::Dot2, &[a, b]);
+        }
         let half = self.bits_at(0, 16, Type::I32);
         let [high_a, high_b] = [a, b].map(|word| self.at(region, Op::ShrSigned, &[word, half]));
         let [low_a, low_b] = [a, b].map(|word| {
@@ -249,6 +253,26 @@ impl Emitter<'_> {
         let low = self.at(region, Op::Mul, &[low_a, low_b]);
         let high = self.at(region, Op::Mul, &[high_a, high_b]);
         self.at(region, Op::Add, &[low, high])
+    }
+
+    /// The sum of the products of the words' bytes, of `a` unsigned and of `b` signed, on scalars or on vectors.
+    pub(super) fn dot4(&mut self, region: usize, a: Value, b: Value) -> Value {
+        let ty = self.func.ty(a);
+        let bytes = self.bits_for(region, 0x00ff_00ff, ty);
+        // A signed byte is 128 less than the unsigned one with its top bit flipped.
+        let signs = self.bits_for(region, 0x0080_0080, ty);
+        let count = self.bits_for(region, 8, Type::I32);
+        let mut parts = [[a, b], [a, b]];
+        for word in &mut parts[1] {
+            *word = self.at(region, Op::ShrUnsigned, &[*word, count]);
+        }
+        let [even, odd] = parts.map(|[a, b]| {
+            let (a, b) = (self.at(region, Op::And, &[a, bytes]), self.at(region, Op::And, &[b, bytes]));
+            let b = self.at(region, Op::Xor, &[b, signs]);
+            let (product, excess) = (self.dot2(region, a, b), self.dot2(region, a, signs));
+            self.at(region, Op::Sub, &[product, excess])
+        });
+        self.at(region, Op::Add, &[even, odd])
     }
 
     /// `a / b`, 0 for a divisor of 0, wrapping for MIN / -1. The instruction itself gets a divisor that

@@ -96,6 +96,8 @@ impl Emitter<'_> {
             ScalarFn::Sub => Op::Sub,
             ScalarFn::Mul if size > 1 => Op::Mul,
             ScalarFn::Dot2 => Op::Dot2,
+            ScalarFn::Dot4 if self.machine.byte_products => Op::Dot4,
+            ScalarFn::Dot4 => return Some(self.dot4(region, a, b)),
             ScalarFn::Min if size < 8 => {
                 if signed {
                     Op::Min

@@ -94,6 +94,9 @@ pub enum Op {
     Mul,
     /// Of vectors of i32: the sum of the products of low halves and of high halves, signed and wrapping.
     Dot2,
+    /// Of vectors of i32: the sum of the products of their bytes, those of `a` unsigned and those of `b` signed. Only of
+    /// a machine that has it.
+    Dot4,
     /// `a / b` of floats, or of signed integers: `b` is not 0, and not -1 where `a` is the least.
     Div,
     /// `a / b` of unsigned scalars, `b` not 0.

@@ -11,6 +11,7 @@ use regalloc2::{Operand, RegClass, VReg};
 use super::allocate::{BlockData, Code, RDI, RDX, RSI};
 use super::inst::{Arg, Base, Imm, Inst, Machine, Mem, Width};
 use super::pool::Pool;
+use crate::emit;
 use crate::ssa::{Block, Def, End, Function, InstData, Op, Target, Type, Value};
 
 /// Where an instruction stands, as far as moving loads to it goes.
@@ -37,10 +38,12 @@ pub(super) struct Lower<'s> {
     pub pool: Pool,
     /// The width of a whole vector register.
     pub whole: Width,
+    /// Whether there are instructions that add to a sum the products of pairs of halves, and of fours of bytes.
+    pub has_products: bool,
 }
 
 /// The code of a function, and its constants.
-pub(super) fn lower(ssa: &Function, vector_bytes: usize) -> Result<(Code, Pool), String> {
+pub(super) fn lower(ssa: &Function, machine: emit::Machine) -> Result<(Code, Pool), String> {
     let mut lower = Lower {
         ssa,
         uses: SecondaryMap::new(),
@@ -50,12 +53,13 @@ pub(super) fn lower(ssa: &Function, vector_bytes: usize) -> Result<(Code, Pool),
         registers: 0,
         buffer: Vec::new(),
         pool: Pool::default(),
-        whole: if vector_bytes == 64 { Width::Z } else { Width::Y },
+        whole: if machine.vector_bytes == 64 { Width::Z } else { Width::Y },
+        has_products: machine.byte_products,
     };
     lower.count();
     let mut code = lower.blocks()?;
     code.registers = lower.registers;
-    code.vector_bytes = vector_bytes;
+    code.vector_bytes = machine.vector_bytes;
     Ok((code, lower.pool))
 }
 
@@ -237,6 +241,15 @@ impl<'s> Lower<'s> {
         };
         let moved = self.positions[inst] == self.now;
         (moved && usize::from(bytes) == wanted).then(|| self.address(args[0], offset))
+    }
+
+    /// The operation and operands of a value that only one instruction uses, which may do it along with its own.
+    pub fn only_use(&self, value: Value) -> Option<(Op, [Value; 2])> {
+        let InstData { op, args, .. } = self.ssa.def(value)?;
+        match (self.uses[value], args.as_slice()) {
+            (1, &[a, b]) => Some((*op, [a, b])),
+            _ => None,
+        }
     }
 
     /// The memory operand for an address and a displacement.

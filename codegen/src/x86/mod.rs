@@ -29,20 +29,15 @@ mod vector;
 use crate::emit::Machine;
 use crate::ssa::Function;
 
-/// What the emitter has to know, for vectors of 32 or 64 bytes.
-pub fn machine(vector_bytes: usize) -> Machine {
-    Machine { vector_bytes, little_endian: true }
-}
-
-/// The code of a function with vectors of 32 or 64 bytes, and its text if there is a place for it. Code is aligned to a
+/// The code of a function with the vectors of a machine, of 32 or 64 bytes, and its text if there is a place for it. Code is aligned to a
 /// vector, so that the constants behind it are aligned to their size.
 pub fn compile(
     ssa: &Function,
-    vector_bytes: usize,
+    machine: Machine,
     context: &mut regalloc2::Ctx,
     text: Option<&mut String>,
 ) -> Result<Vec<u8>, String> {
-    let (code, pool) = lower::lower(ssa, vector_bytes)?;
+    let (code, pool) = lower::lower(ssa, machine)?;
     let output = allocate::allocate(&code, context).map_err(|e| e.to_string())?;
     encode::encode(ssa, &code, output, &pool, text)
 }

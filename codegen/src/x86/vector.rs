@@ -468,6 +468,14 @@ impl Lower<'_> {
                 let a = self.operand(a);
                 self.apply(VEX_Vpandn_ymm_ymm_ymmm256, ty, to, b, a);
             }
+            Op::Dot4 => {
+                let sum = self.zero(ty);
+                self.add_products(Op::Dot4, [args[0], args[1]], sum, to)?;
+            }
+            Op::Add if let Some((op, factors, sum)) = self.products(args) => {
+                let sum = self.reg(sum);
+                self.add_products(op, factors, sum, to)?;
+            }
             Op::Neg | Op::Abs if !ty.is_float() => self.integers(inst, ty, to)?,
             Op::Mul if ty.element() == Element::I64 => self.integers(inst, ty, to)?,
             Op::Shl | Op::ShrSigned | Op::ShrUnsigned => self.integers(inst, ty, to)?,
@@ -497,6 +505,28 @@ impl Lower<'_> {
             }
             _ => return self.lanewise(inst, ty, to),
         }
+        Some(())
+    }
+
+    /// The sum of products, if one of two addends is one and there is an instruction that adds it to the other.
+    fn products(&self, addends: &[Value]) -> Option<(Op, [Value; 2], Value)> {
+        let &[a, b] = addends else { return None };
+        [(a, b), (b, a)].into_iter().filter(|_| self.has_products).find_map(|(sum, products)| {
+            let (op, factors) = self.only_use(products)?;
+            matches!(op, Op::Dot2 | Op::Dot4).then_some((op, factors, sum))
+        })
+    }
+
+    /// Adds the products of pairs of halves, or of fours of bytes, to a sum.
+    fn add_products(&mut self, op: Op, [a, b]: [Value; 2], sum: VReg, to: VReg) -> Option<()> {
+        let code = match op {
+            Op::Dot2 => EVEX_Vpdpwssd_zmm_k1z_zmm_zmmm512b32,
+            Op::Dot4 => EVEX_Vpdpbusd_zmm_k1z_zmm_zmmm512b32,
+            _ => return None,
+        };
+        let a = self.reg(a);
+        let b = self.operand(b);
+        self.push(code, &[Arg::Change(to, sum, self.whole), Arg::Use(a, self.whole), b]);
         Some(())
     }
 

@@ -211,6 +211,12 @@ pub fn machine_fn(f: ScalarFn, dtype: DType) -> Option<MachineFn> {
                 product(0).wrapping_add(product(16)).bits()
             });
         }
+        ScalarFn::Dot4 => {
+            return Some(|a, b, _| {
+                let product = |at: u32| i32::from((a >> (8 * at)) as u8) * i32::from((b >> (8 * at)) as i8);
+                (0..4).map(product).sum::<i32>().bits()
+            });
+        }
         _ if !f.is_primitive() => return None,
         _ => {}
     }

@@ -146,7 +146,8 @@ fn eval_float(f: ScalarFn, dtype: DType, x: &[f64]) -> Operand {
         | ScalarFn::Shl
         | ScalarFn::Shr
         | ScalarFn::Pack2
-        | ScalarFn::Dot2 => unreachable!("{f} is not defined on floats"),
+        | ScalarFn::Dot2
+        | ScalarFn::Dot4 => unreachable!("{f} is not defined on floats"),
         ScalarFn::Select | ScalarFn::Bitcast(_) => unreachable!("{f} is handled by the caller"),
     })
 }
@@ -207,7 +208,11 @@ fn eval_int(f: ScalarFn, dtype: DType, x: &[i128]) -> Operand {
         ScalarFn::Le => i128::from(a <= b),
         ScalarFn::Gt => i128::from(a > b),
         ScalarFn::Ge => i128::from(a >= b),
-        ScalarFn::Pack2 => a.rem_euclid(1 << 16) + (b << 16),
+        ScalarFn::Pack2 => a.rem_euclid(1 << bits) + (b << bits),
+        ScalarFn::Dot4 => {
+            let product = |at: i32| i128::from((a >> (8 * at)) as u8) * i128::from((b >> (8 * at)) as i8);
+            (0..4).map(product).sum()
+        }
         ScalarFn::Dot2 => {
             let halves = |word: i128| (i128::from(word as i16), word >> 16);
             let ((a_low, a_high), (b_low, b_high)) = (halves(a), halves(b));

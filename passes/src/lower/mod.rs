@@ -61,8 +61,8 @@ pub fn lower_observed(
         fuse::fuse(&mut units, observe);
     }
     if options.fuse {
-        narrow::narrow(&mut units);
-        pairs::pair(&mut units);
+        narrow::narrow(&mut units, &options.machine);
+        pairs::pair(&mut units, &options.machine);
     }
     pack::pack(&mut units, &options.machine);
     let known = known_bufs(&units);

@@ -1,47 +1,47 @@
-//! Narrowing: storing the factors of integer products in the 16 bits that hold them.
+//! Narrowing: storing the factors of integer products in the 16 bits, or 8, that hold them.
 //!
-//! Quantized values are centered in i32 before they are multiplied. What is stored between units is then known
-//! to fit 16 bits, from the formula that makes it; stored so, it takes half the memory, and two neighbours are
-//! the operand of one instruction (see [`mod@super::pairs`]). Readers widen what they load.
+//! Quantized values are multiplied as i32. What is stored between units is known to fit fewer bits, from the formula
+//! that makes it; stored so, it takes less memory, and neighbours are the operand of one instruction (see
+//! [`mod@super::pairs`]). Readers widen what they load.
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::loops::{Expr, Nest, NestBuilder, Reduction, Val};
 use windlass_ir::{DType, ScalarFn, Tensor};
 
+use super::schedule::Machine;
 use super::schedule::tile::as_contraction;
 use super::units::{Buf, Unit, UnitWork, Units};
 
-/// What factors are stored as, and as what they are multiplied.
-const NARROW: DType = DType::I16;
+/// What factors are multiplied as.
 const WIDE: DType = DType::I32;
 
 /// The least and the greatest value that there may be.
 type Range = (i128, i128);
 
 /// Stores factors in fewer bits where that holds them.
-pub fn narrow(units: &mut Units) {
-    let narrowed = choose(units);
-    let needs = |unit: &Unit| unit.ins.iter().chain(&unit.outs).any(|&buf| narrowed[buf]);
+pub fn narrow(units: &mut Units, machine: &Machine) {
+    let narrowed = choose(units, machine);
+    let needs = |unit: &Unit| unit.ins.iter().chain(&unit.outs).any(|&buf| narrowed[buf].is_some());
     for at in 0..units.units.len() {
         if !needs(&units.units[at]) {
             continue;
         }
         let unit = &mut units.units[at];
         let UnitWork::Nest(nest) = &mut unit.work else { unreachable!("only formulas use what is narrowed") };
-        let ins: Vec<bool> = unit.ins.iter().map(|&buf| narrowed[buf]).collect();
+        let ins: Vec<Option<DType>> = unit.ins.iter().map(|&buf| narrowed[buf]).collect();
         **nest = retyped(nest, &ins, narrowed[unit.outs[0]]);
     }
-    for (buf, data) in units.bufs.iter_mut().filter(|(buf, _)| narrowed[*buf]) {
-        debug_assert!(narrowed[buf] && data.dtype == WIDE);
-        data.dtype = NARROW;
+    for (buf, data) in units.bufs.iter_mut() {
+        let Some(dtype) = narrowed[buf] else { continue };
+        data.dtype = dtype;
         if let Some(constant) = &mut data.constant {
-            *constant = Tensor::from_i128s(NARROW, constant.shape(), &constant.to_i128s());
+            *constant = Tensor::from_i128s(dtype, constant.shape(), &constant.to_i128s());
         }
     }
 }
 
-/// The buffers to narrow.
-fn choose(units: &Units) -> SecondaryMap<Buf, bool> {
+/// The buffers to narrow, and to what.
+fn choose(units: &Units, machine: &Machine) -> SecondaryMap<Buf, Option<DType>> {
     let mut wanted: SecondaryMap<Buf, bool> = SecondaryMap::new();
     for unit in units.units.iter().rev() {
         let UnitWork::Nest(nest) = &unit.work else { continue };
@@ -79,12 +79,21 @@ fn choose(units: &Units) -> SecondaryMap<Buf, bool> {
             ranges[unit.outs[0]] = range_of_root(nest, &|operand| ranges[unit.ins[operand as usize]]);
         }
     }
-    let (low, high) = NARROW.int_range();
-    for (buf, data) in units.bufs.iter() {
-        let fits = ranges[buf].is_some_and(|(least, greatest)| low <= least && greatest <= high);
-        wanted[buf] = wanted[buf] && data.dtype == WIDE && fits;
+    let types: &[DType] = match machine.byte_products {
+        true => &[DType::U8, DType::I8, DType::I16],
+        false => &[DType::I16],
+    };
+    let mut narrowed: SecondaryMap<Buf, Option<DType>> = SecondaryMap::new();
+    for (buf, _) in units.bufs.iter().filter(|(buf, data)| wanted[*buf] && data.dtype == WIDE) {
+        narrowed[buf] = ranges[buf].and_then(|(least, greatest)| {
+            let holds = |dtype: &&DType| {
+                let (low, high) = dtype.int_range();
+                low <= least && greatest <= high
+            };
+            types.iter().find(holds).copied()
+        });
     }
-    wanted
+    narrowed
 }
 
 /// The factors of a product of integers.
@@ -161,16 +170,16 @@ fn apply(f: ScalarFn, of: &[Range]) -> Option<Range> {
 }
 
 /// The same formula where operands, or the result, are narrow.
-fn retyped(nest: &Nest, narrow_ins: &[bool], narrow_out: bool) -> Nest {
+fn retyped(nest: &Nest, ins: &[Option<DType>], out: Option<DType>) -> Nest {
     let mut builder = NestBuilder::new(&nest.shape());
-    for (operand, &narrow) in nest.operands.iter().zip(narrow_ins) {
-        builder.operand(if narrow { NARROW } else { operand.dtype }, &operand.shape);
+    for (operand, narrow) in nest.operands.iter().zip(ins) {
+        builder.operand(narrow.unwrap_or(operand.dtype), &operand.shape);
     }
     let domain = builder.domain();
     let root = builder.inline(nest, &nest.roots, &domain, &mut |b, operand, index, guards| {
         let value = b.load_guarded(operand, index, guards);
-        if narrow_ins[operand as usize] { b.cast(value, WIDE) } else { value }
+        if ins[operand as usize].is_some() { b.cast(value, WIDE) } else { value }
     })[0];
-    let root = if narrow_out { builder.cast(root, NARROW) } else { root };
+    let root = out.map_or(root, |dtype| builder.cast(root, dtype));
     builder.finish(&[root])
 }

@@ -47,7 +47,11 @@ pub fn pack(units: &mut Units, machine: &Machine) {
 fn contraction_flops(nest: &Nest) -> u64 {
     let Some(Contraction { reduce, .. }) = as_contraction(nest) else { return 0 };
     let Expr::Reduce { vars, arg, .. } = nest.expr(reduce) else { return 0 };
-    let products = if matches!(nest.expr(*arg), Expr::Apply(ScalarFn::Dot2, _)) { 2 } else { 1 };
+    let products = match nest.expr(*arg) {
+        Expr::Apply(ScalarFn::Dot2, _) => 2,
+        Expr::Apply(ScalarFn::Dot4, _) => 4,
+        _ => 1,
+    };
     2 * products * nest.domain.iter().chain(vars).map(|v| v.extent as u64).product::<u64>()
 }
 

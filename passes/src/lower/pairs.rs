@@ -1,8 +1,8 @@
-//! Pairs: products of 16-bit integers two at a time.
+//! Pairs: products of small integers, several of them in one instruction.
 //!
 //! Machines multiply pairs of neighbouring 16-bit integers and add the two products in one instruction
-//! ([`ScalarFn::Dot2`]), at twice the rate of floats. So a sum over k of `a[m, k] * b[k, n]` becomes one over
-//! words, each of two steps:
+//! ([`ScalarFn::Dot2`]), at twice the rate of floats; some do so with four bytes, unsigned by signed
+//! ([`ScalarFn::Dot4`]). So a sum over k of `a[m, k] * b[k, n]` becomes one over words, each of two steps, or of four:
 //!
 //! ```text
 //! y[m, n] = sum(j in 0..k/2) dot2(words_a[m, j], words_b[j, n])
@@ -16,21 +16,49 @@ use windlass_ir::loops::{Expr, Index, Nest, NestBuilder, Reduction, Val, Var};
 use windlass_ir::{DType, ScalarFn, Shape};
 
 use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
+use super::schedule::Machine;
 use super::schedule::tile::{Contraction, FEW_LANES, as_contraction};
 use super::units::{Buf, BufData, Unit, UnitWork, Units};
 
 /// Readers of each element that make a copy of an operand in words worth it.
 const READERS_TO_COPY: usize = 16;
 
+/// What a word holds.
+struct Form {
+    /// How many steps of the sum.
+    steps: i64,
+    /// The function of two words.
+    function: ScalarFn,
+    /// What elements of the two operands are in it.
+    elements: [DType; 2],
+    /// The element types that these hold.
+    holds: [&'static [DType]; 2],
+}
+
+const PAIRS: Form = Form {
+    steps: 2,
+    function: ScalarFn::Dot2,
+    elements: [DType::I16; 2],
+    holds: [&[DType::I16, DType::I8, DType::U8]; 2],
+};
+
+const FOURS: Form = Form {
+    steps: 4,
+    function: ScalarFn::Dot4,
+    elements: [DType::U8, DType::I8],
+    holds: [&[DType::U8], &[DType::I8]],
+};
+
 /// Makes products of small integers products of words.
-pub fn pair(units: &mut Units) {
+pub fn pair(units: &mut Units, machine: &Machine) {
+    let forms = if machine.byte_products { &[FOURS, PAIRS][..] } else { &[PAIRS] };
     let mut result: Vec<Unit> = Vec::new();
     for mut unit in std::mem::take(&mut units.units) {
         if let UnitWork::Nest(nest) = &unit.work
             && as_contraction(nest).is_some()
         {
             let nest = merge_loops(split_loops(flatten_operands(nest)));
-            if let Some(plan) = plan(&nest, &unit, units) {
+            if let Some(plan) = forms.iter().find_map(|form| plan(form, &nest, &unit, units)) {
                 result.extend(apply(&nest, &mut unit, &plan, units));
             }
         }
@@ -46,7 +74,8 @@ struct Factor {
 }
 
 /// A product to compute in words.
-struct Plan {
+struct Plan<'f> {
+    form: &'f Form,
     reduce: Val,
     /// The factor whose neighbours are steps of the sum, and the one that has lanes.
     a: Factor,
@@ -58,14 +87,13 @@ struct Plan {
     of_b: Vec<Var>,
 }
 
-fn plan(nest: &Nest, unit: &Unit, units: &Units) -> Option<Plan> {
+fn plan<'f>(form: &'f Form, nest: &Nest, unit: &Unit, units: &Units) -> Option<Plan<'f>> {
     let Contraction { reduce, factors } = as_contraction(nest)?;
     let Expr::Reduce { vars: steps, arg, .. } = nest.expr(reduce) else { return None };
     let Expr::Apply(ScalarFn::Mul, args) = nest.expr(*arg) else { return None };
     let plain = args.iter().zip(factors).all(|(&arg, load)| {
         // Widened, not changed.
         matches!(nest.expr(arg), Expr::Apply(ScalarFn::Cast(DType::I32), of) if of[0] == load)
-            && matches!(nest.dtype(load), DType::I8 | DType::U8 | DType::I16)
     });
     let (free, lane) = (free_vars(nest), *nest.domain.last()?);
     let has_lane = |factor: Val| free[factor].contains(&lane);
@@ -74,7 +102,8 @@ fn plan(nest: &Nest, unit: &Unit, units: &Units) -> Option<Plan> {
         [true, false] => [factors[1], factors[0]],
         _ => return None,
     };
-    if !plain || lane.extent < FEW_LANES || !steps.iter().all(|step| free[b].contains(step)) {
+    let held = [a, b].iter().zip(form.holds).all(|(&load, types)| types.contains(&nest.dtype(load)));
+    if !plain || !held || lane.extent < FEW_LANES || !steps.iter().all(|step| free[b].contains(step)) {
         return None;
     }
     let factor = |val: Val| match nest.expr(val) {
@@ -85,43 +114,57 @@ fn plan(nest: &Nest, unit: &Unit, units: &Units) -> Option<Plan> {
     };
     let extents = |vars: &[Var]| vars.iter().map(|v| v.extent).product::<usize>();
     let of_b: Vec<Var> = nest.domain.iter().copied().filter(|v| free[b].contains(v)).collect();
-    let (narrow, a, b) = (nest.dtype(a) == DType::I16, factor(a)?, factor(b)?);
+    let (as_it_is, a, b) = (nest.dtype(a) == form.elements[0], factor(a)?, factor(b)?);
     let elements = |factor: &Factor| units.bufs[unit.ins[factor.operand as usize]].elements();
     let overlaps = extents(&of_b) * extents(steps) > 2 * elements(&b);
     let readers = extents(&nest.domain) * extents(steps) / elements(&a).max(1);
-    let pays = if narrow { elements(&a) % 2 == 0 } else { readers >= READERS_TO_COPY };
+    let whole = elements(&a).is_multiple_of(form.steps as usize);
+    let pays = whole && (as_it_is || readers >= READERS_TO_COPY);
     let paired = *steps.iter().find(|&&step| {
-        step.extent % 2 == 0
+        step.extent.is_multiple_of(form.steps as usize)
             && a.index.coefficient(step) == Some(1)
-            && in_halves(&a.index, step).rem(2) == Index::constant(0)
+            && form.spread(&a.index, step).rem(form.steps) == Index::constant(0)
     })?;
-    (!overlaps && pays && elements(&b) > 0).then(|| Plan { reduce, a, b, steps: steps.clone(), paired, of_b })
+    (!overlaps && pays && elements(&b) > 0).then(|| Plan {
+        form,
+        reduce,
+        a,
+        b,
+        steps: steps.clone(),
+        paired,
+        of_b,
+    })
 }
 
-/// An index where a variable stands for two of its values.
-fn in_halves(index: &Index, paired: Var) -> Index {
-    index.substitute(&|var| (var == paired).then(|| Index::var(half(paired)).mul(2)))
-}
+impl Form {
+    /// A variable over words in place of one over elements.
+    fn words(&self, var: Var) -> Var {
+        Var { extent: var.extent / self.steps as usize, ..var }
+    }
 
-fn half(var: Var) -> Var {
-    Var { extent: var.extent / 2, ..var }
+    /// An index where the paired variable counts words.
+    fn spread(&self, index: &Index, paired: Var) -> Index {
+        let word = Index::var(self.words(paired));
+        index.substitute(&|var| (var == paired).then(|| word.mul(self.steps)))
+    }
 }
 
 /// Changes the unit to multiply words, and returns the units that make them.
-fn apply(nest: &Nest, unit: &mut Unit, plan: &Plan, units: &mut Units) -> [Unit; 2] {
-    let Plan { reduce, a, b, steps, paired, of_b } = plan;
+fn apply(nest: &Nest, unit: &mut Unit, plan: &Plan<'_>, units: &mut Units) -> [Unit; 2] {
+    let Plan { form, reduce, a, b, steps, paired, of_b } = plan;
+    let [of_a, of_b_words] = form.elements;
     let [from_a, from_b] = [a, b].map(|factor| unit.ins[factor.operand as usize]);
-    let len = units.bufs[from_a].elements();
-    let words_a = words(units, from_a, &[len / 2], |at, step| at[0].mul(2).add_const(step));
+    let len = units.bufs[from_a].elements() / form.steps as usize;
+    let words_a = form.pack(units, from_a, &[len], of_a, |at, step| at[0].mul(form.steps).add_const(step));
     // Lanes last, as products want them.
-    let half_steps: Vec<Var> = steps.iter().map(|&v| if v == *paired { half(v) } else { v }).collect();
+    let word_steps: Vec<Var> = steps.iter().map(|&v| if v == *paired { form.words(v) } else { v }).collect();
     let (lane, batch) = of_b.split_last().expect("it has the lane");
-    let vars: Vec<Var> = batch.iter().chain(&half_steps).chain([lane]).copied().collect();
+    let vars: Vec<Var> = batch.iter().chain(&word_steps).chain([lane]).copied().collect();
     let shape: Shape = vars.iter().map(|v| v.extent).collect();
-    let words_b = words(units, from_b, &shape, |at, step| {
+    let words_b = form.pack(units, from_b, &shape, of_b_words, |at, step| {
         let place = |var: Var| vars.iter().position(|v| v.id == var.id).map(|i| at[i].clone());
         b.index.substitute(&|var| match var == *paired {
-            true => place(var).map(|index| index.mul(2).add_const(step)),
+            true => place(var).map(|index| index.mul(form.steps).add_const(step)),
             false => place(var),
         })
     });
@@ -141,14 +184,14 @@ fn apply(nest: &Nest, unit: &mut Unit, plan: &Plan, units: &mut Units) -> [Unit;
     for &operand in &read {
         builder.operand(nest.operands[operand as usize].dtype, &nest.operands[operand as usize].shape);
     }
-    let op_a = builder.operand(DType::I32, &[len / 2]);
+    let op_a = builder.operand(DType::I32, &[len]);
     let op_b = builder.operand(DType::I32, &shape);
     let domain = builder.domain();
     let roots = builder.inline(&outer, &outer.roots, &domain, &mut |builder, operand, index, guards| {
         if let Some(kept) = read.iter().position(|&o| o == operand) {
             return builder.load_guarded(kept as u32, index, guards);
         }
-        let extents: Vec<usize> = half_steps.iter().map(|v| v.extent).collect();
+        let extents: Vec<usize> = word_steps.iter().map(|v| v.extent).collect();
         builder.reduce(Reduction::Sum, &extents, |builder, step| {
             let place = |var: Var| -> Index {
                 let of_step = steps.iter().position(|&v| v == var).map(|i| step[i].clone());
@@ -158,13 +201,13 @@ fn apply(nest: &Nest, unit: &mut Unit, plan: &Plan, units: &mut Units) -> [Unit;
                 })
             };
             let at_a = a.index.substitute(&|var| match var == *paired {
-                true => Some(place(var).mul(2)),
+                true => Some(place(var).mul(form.steps)),
                 false => Some(place(var)),
             });
-            let at_a = at_a.div(2);
+            let at_a = at_a.div(form.steps);
             let at_b: Vec<Index> = batch.iter().chain(steps).chain([lane]).map(|&var| place(var)).collect();
             let (x, y) = (builder.load(op_a, &[at_a]), builder.load(op_b, &at_b));
-            builder.apply(ScalarFn::Dot2, &[x, y])
+            builder.apply(form.function, &[x, y])
         })
     });
     unit.work = UnitWork::Nest(Box::new(builder.finish(&roots)));
@@ -179,41 +222,64 @@ fn apply(nest: &Nest, unit: &mut Unit, plan: &Plan, units: &mut Units) -> [Unit;
     made
 }
 
-/// A buffer of words of this shape, and how to make them from elements; `index` says where those of the two
-/// steps of a word are.
-fn words(
-    units: &mut Units,
-    from: Buf,
-    shape: &[usize],
-    index: impl Fn(&[Index], i64) -> Index,
-) -> (Nest, Buf) {
-    let data = &units.bufs[from];
-    let mut builder = NestBuilder::new(shape);
-    let operand = builder.operand(data.dtype, &[data.elements()]);
-    let at = builder.domain();
-    let [low, high] = [0, 1].map(|step| {
-        let element = builder.load(operand, &[index(&at, step)]);
-        builder.cast(element, DType::I16)
-    });
-    let word = builder.apply(ScalarFn::Pack2, &[low, high]);
-    let to = units.bufs.push(BufData { dtype: DType::I32, shape: shape.into(), constant: None });
-    (builder.finish(&[word]), to)
+impl Form {
+    /// A buffer of words of this shape, and how to make them from elements; `index` says where those of the steps of a
+    /// word are.
+    fn pack(
+        &self,
+        units: &mut Units,
+        from: Buf,
+        shape: &[usize],
+        element: DType,
+        index: impl Fn(&[Index], i64) -> Index,
+    ) -> (Nest, Buf) {
+        let data = &units.bufs[from];
+        let mut builder = NestBuilder::new(shape);
+        let operand = builder.operand(data.dtype, &[data.elements()]);
+        let at = builder.domain();
+        let mut parts: Vec<Val> = (0..self.steps)
+            .map(|step| {
+                let part = builder.load(operand, &[index(&at, step)]);
+                // Bytes are packed by their bits.
+                builder.cast(part, if element.size() == 1 { DType::I8 } else { element })
+            })
+            .collect();
+        while parts.len() > 1 {
+            parts = parts.chunks(2).map(|pair| builder.apply(ScalarFn::Pack2, pair)).collect();
+        }
+        let to = units.bufs.push(BufData { dtype: DType::I32, shape: shape.into(), constant: None });
+        (builder.finish(&parts), to)
+    }
 }
 
-/// The operand of which a nest gives each two neighbours as a word, on a machine that stores low halves first
-/// the same memory.
+/// The operand of which a nest gives neighbours as words, on a machine that stores low halves first the same memory.
 pub fn as_words(nest: &Nest) -> Option<u32> {
     let [root] = nest.roots.as_slice() else { return None };
-    let Expr::Apply(ScalarFn::Pack2, halves) = nest.expr(*root) else { return None };
+    let mut parts = vec![*root];
+    while let Expr::Apply(ScalarFn::Pack2, _) = nest.expr(parts[0]) {
+        let halves = |&val: &Val| match nest.expr(val) {
+            Expr::Apply(ScalarFn::Pack2, halves) => Some(halves.iter().copied()),
+            _ => None,
+        };
+        parts = parts.iter().map(halves).collect::<Option<Vec<_>>>()?.into_iter().flatten().collect();
+    }
+    if parts.len() == 1 {
+        return None;
+    }
     let domain: Vec<Index> = nest.domain.iter().map(|&v| Index::var(v)).collect();
     let word = Index::flatten(&domain, &nest.shape());
-    let mut operands = halves.iter().enumerate().map(|(step, &half)| {
-        let Expr::Load { operand, index, guards } = nest.expr(half) else { return None };
+    let count = parts.len();
+    let operands = parts.iter().enumerate().map(|(step, &part)| {
+        let part = match nest.expr(part) {
+            Expr::Apply(ScalarFn::Cast(to), of) if to.size() == nest.dtype(of[0]).size() => of[0],
+            _ => part,
+        };
+        let Expr::Load { operand, index, guards } = nest.expr(part) else { return None };
         let shape = &nest.operands[*operand as usize].shape;
-        let own = Index::flatten(index, shape) == word.mul(2).add_const(step as i64);
-        let whole = shape.iter().product::<usize>() == 2 * nest.shape().iter().product::<usize>();
-        (own && whole && guards.is_empty()).then_some(*operand)
+        let own = Index::flatten(index, shape) == word.mul(count as i64).add_const(step as i64);
+        let whole = shape.iter().product::<usize>() == count * nest.shape().iter().product::<usize>();
+        (own && whole && guards.is_empty() && nest.dtype(part).size() * count == 4).then_some(*operand)
     });
-    let (low, high) = (operands.next()??, operands.next()??);
-    (low == high).then_some(low)
+    let operands = operands.collect::<Option<Vec<u32>>>()?;
+    operands.iter().all(|&operand| operand == operands[0]).then_some(operands[0])
 }

@@ -508,7 +508,7 @@ impl Growing<'_> {
             TypeRule::Number => is_number,
             TypeRule::Bits => |d| !d.is_float(),
             TypeRule::Int => DType::is_int,
-            TypeRule::Halves => |d| d == DType::I16,
+            TypeRule::Halves => |d| matches!(d, DType::I8 | DType::I16),
             TypeRule::Words => |d| d == DType::I32,
             TypeRule::Compare | TypeRule::Select | TypeRule::Convert => any,
         };

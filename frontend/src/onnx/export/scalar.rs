@@ -87,6 +87,7 @@ fn operator(f: ScalarFn, dtype: DType) -> Option<&'static str> {
         | ScalarFn::Ne
         | ScalarFn::Pack2
         | ScalarFn::Dot2
+        | ScalarFn::Dot4
         | ScalarFn::Cast(_)
         | ScalarFn::Bitcast(_) => return None,
     })

@@ -53,10 +53,14 @@ pub(super) fn relu(s: &mut Scope<'_>, x: Val) -> Val {
     s.select(under, zero, x)
 }
 
-/// A word of two halves.
+/// An integer of two halves.
 pub(super) fn pack2(s: &mut Scope<'_>, low: Val, high: Val) -> Val {
-    let (low, high) = (s.bitcast(low, DType::U16), s.cast(high, DType::I32));
-    let (low, high) = (s.cast(low, DType::I32), s.shl_k(high, 16));
+    let (unsigned, whole, bits) = match s.dtype(low) {
+        DType::I8 => (DType::U8, DType::I16, 8),
+        _ => (DType::U16, DType::I32, 16),
+    };
+    let (low, high) = (s.bitcast(low, unsigned), s.cast(high, whole));
+    let (low, high) = (s.cast(low, whole), s.shl_k(high, bits));
     s.or(low, high)
 }
 

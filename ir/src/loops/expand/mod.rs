@@ -10,7 +10,7 @@
 //! | `and or xor not` | i8..i64, u8..u64, bool | bool is the byte 0 or 1, or a mask while in a vector |
 //! | `shl shr` | i8..i64, u8..u64 | total: a count past the width gives 0 or the sign |
 //! | `eq ne lt le gt ge` | i8..i64, u8..u64, f32, f64 | |
-//! | `dot2` | i32 | |
+//! | `dot2 dot4` | i32 | |
 //! | `select` | bool and two of any type but f16, bf16 | |
 //! | `cast` | integer to integer of another width; i32, i64, u64 to and from f32, f64; f32 to and from f64 | |
 //! | `bitcast` | any two of equal size but bool; f16 and bf16 to and from i16, u16 | |
@@ -56,7 +56,7 @@ pub fn is_emitted(f: ScalarFn, ins: &[DType]) -> bool {
     let computed = last.is_int() || matches!(last, DType::F32 | DType::F64);
     match f {
         ScalarFn::Select => !is_half(last),
-        ScalarFn::Bitcast(_) | ScalarFn::Dot2 => true,
+        ScalarFn::Bitcast(_) | ScalarFn::Dot2 | ScalarFn::Dot4 => true,
         ScalarFn::Cast(to) => {
             let wide = |t| matches!(t, DType::I32 | DType::I64 | DType::U64);
             match (last, to) {
@@ -313,7 +313,8 @@ fn expand_apply(s: &mut Scope<'_>, f: ScalarFn, args: &[Val], bits: &[Option<u64
         | ScalarFn::Not
         | ScalarFn::Shl
         | ScalarFn::Shr
-        | ScalarFn::Dot2 => unreachable!("{f} on {types:?} is emitted, or refused by its types"),
+        | ScalarFn::Dot2
+        | ScalarFn::Dot4 => unreachable!("{f} on {types:?} is emitted, or refused by its types"),
     }
 }
 

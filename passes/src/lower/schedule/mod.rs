@@ -40,6 +40,8 @@ pub struct Machine {
     pub block_bytes: usize,
     /// Whether the low half of a word comes first in memory.
     pub little_endian: bool,
+    /// Whether it multiplies bytes, four to a word, in one instruction.
+    pub byte_products: bool,
 }
 
 impl Machine {
@@ -57,6 +59,7 @@ impl Machine {
             panel_bytes: 256 * tile_row_bytes,
             block_bytes: 256 << 10,
             little_endian: cfg!(target_endian = "little"),
+            byte_products: false,
         }
     }
 }

@@ -68,7 +68,9 @@ pub fn as_contraction(nest: &Nest) -> Option<Contraction> {
         return None;
     }
     let Expr::Reduce { kind: Reduction::Sum, arg, .. } = nest.expr(reduce) else { return None };
-    let Expr::Apply(ScalarFn::Mul | ScalarFn::Dot2, factors) = nest.expr(*arg) else { return None };
+    let Expr::Apply(ScalarFn::Mul | ScalarFn::Dot2 | ScalarFn::Dot4, factors) = nest.expr(*arg) else {
+        return None;
+    };
     let load = |mut val: Val| {
         while let Expr::Apply(ScalarFn::Cast(_), args) = nest.expr(val) {
             val = args[0];

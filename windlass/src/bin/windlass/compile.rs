@@ -70,6 +70,8 @@ impl Compile {
         let widest = target.vector_bits().map_err(Error::from)?;
         options.vector_bits = Some(options.vector_bits.map_or(widest, |bits| bits.min(widest)));
         options.little_endian = target.is_little_endian();
+        let has_byte_products = target.has_byte_products().map_err(Error::from)?;
+        options.byte_products = Some(options.vector_bits == Some(512) && has_byte_products);
         progress.set_message("loading");
         let model = Model::load(&self.model, &options.limits)?;
         let graph = bind_all(&model.graph, &self.dims)?;

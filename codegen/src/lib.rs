@@ -10,8 +10,8 @@
 //! ```
 //!
 //! The [emitter](emit) walks loops once and writes [SSA](ssa) over scalars and vectors. [Cranelift](cranelift)
-//! makes code of it for every target, with vectors of 128 bits; [`x86`] does so with vectors of 256 bits, where the
-//! target has AVX2 and FMA. [`Options::vector_bits`] chooses. Whatever makes the bytes, they enter a Cranelift
+//! makes code of it for every target, with vectors of 128 bits; [`x86`] does so with vectors of 256 bits where the
+//! target has AVX2 and FMA, and of 512 where it has AVX-512. [`Options::vector_bits`] chooses. Whatever makes the bytes, they enter a Cranelift
 //! module, which puts them into memory or an object file.
 //!
 //! The order of arithmetic is the kernel's; the emitter only chooses where code stands and how wide

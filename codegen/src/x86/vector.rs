@@ -180,6 +180,12 @@ impl Lower<'_> {
             16 => (VEX_Vmovups_xmmm128_xmm, Width::X),
             8 => (VEX_Vmovsd_m64_xmm, Width::X),
             4 => (VEX_Vmovss_m32_xmm, Width::X),
+            2 if self.is_wide() => {
+                // As many steps as `vpextrw` takes, whose scaled displacement some emulators get wrong.
+                let word = self.fresh(Type::I32);
+                self.push(VEX_Vmovd_rm32_xmm, &[Arg::Def(word, Width::B4), Arg::Use(value, Width::X)]);
+                return self.push(Mov_rm16_r16, &[Arg::Mem(memory), Arg::Use(word, Width::B2)]);
+            }
             2 => {
                 let args = [Arg::Mem(memory), Arg::Use(value, Width::X), byte(0)];
                 return self.push(VEX_Vpextrw_r32m16_xmm_imm8, &args);

@@ -27,7 +27,7 @@ use windlass_ir::loops::{Buffer, Expr, Guard, Index, LoopKind, Nest, Reduction, 
 use super::depth::{Depth, Part};
 use super::split::{Split, with_part};
 use super::{Emit, Machine, PARALLEL_ITERATIONS};
-use crate::lower::formula::free_vars;
+use crate::lower::formula::{free_vars, own_cost};
 
 /// How a nest is tiled.
 #[derive(Clone, Debug, PartialEq)]
@@ -251,6 +251,28 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
 /// Bytes of the stack in which sums wait between blocks of a long reduction.
 const SCRATCH_BYTES: usize = 64 << 10;
 
+/// What is done to a tile's sums in more operations than this is a loop over rows: written out for each row it would
+/// be most of the code, and compiling it most of the time.
+const ROLLED: u64 = 12;
+
+/// An estimate of the operations that make a result from finished reductions.
+fn epilogue_cost(nest: &Nest) -> u64 {
+    let (mut cost, mut seen, mut left) = (0, BTreeSet::new(), nest.roots.clone());
+    while let Some(val) = left.pop() {
+        if !seen.insert(val) || matches!(nest.expr(val), Expr::Reduce { .. }) {
+            continue;
+        }
+        cost += match nest.expr(val) {
+            Expr::Apply(ScalarFn::Relu, _) => 2,
+            // Limited first.
+            Expr::Apply(ScalarFn::Cast(to), of) if to.size() < 4 && nest.dtype(of[0]).is_float() => 4,
+            expr => own_cost(expr),
+        };
+        nest.expr(val).visit_operands(&mut |operand| left.push(operand));
+    }
+    cost
+}
+
 /// Runs `body` with the lanes to compute and those to store in a panel, in an `if` where the last has fewer.
 fn with_panel<'n>(
     emit: &mut Emit<'n>,
@@ -347,6 +369,9 @@ impl Tile<'_> {
     /// What depends on the finished reductions.
     fn results(&self, emit: &mut Emit<'_>, done: &[(Val, Buffer)]) {
         let roots = emit.nest.roots.clone();
+        if self.rows > 1 && self.plan.inner.is_empty() && epilogue_cost(emit.nest) > ROLLED {
+            return self.results_in_a_loop(emit, done, &roots);
+        }
         emit.over_all(&self.plan.inner, false, &roots, &mut |emit| {
             self.over_rows(emit, |emit, row| {
                 emit.unswitch(&roots, &mut |emit| {
@@ -356,16 +381,39 @@ impl Tile<'_> {
         });
     }
 
+    /// The same by way of the stack, so that the code for a row is written once.
+    fn results_in_a_loop(&self, emit: &mut Emit<'_>, done: &[(Val, Buffer)], roots: &[Val]) {
+        let stacked: Vec<(Val, Buffer)> = done
+            .iter()
+            .map(|&(reduction, acc)| {
+                let stack = emit.scratch(reduction, self.rows * self.lanes);
+                self.each(emit, |emit, at| emit.copy(acc, at.clone(), stack, at));
+                (reduction, stack)
+            })
+            .collect();
+        let row = emit.enter(LoopKind::Serial, self.rows);
+        self.bind_row(emit, &row);
+        emit.unswitch(roots, &mut |emit| {
+            self.over_lanes(emit, self.stored, &stacked, &row, |emit, _| emit.store_results());
+        });
+        emit.leave();
+    }
+
     /// Opens the unrolled loop over rows and says which row of the domain each is.
     fn over_rows<'n>(&self, emit: &mut Emit<'n>, body: impl FnOnce(&mut Emit<'n>, Index)) {
         let row = emit.enter_rows(self.rows);
+        self.bind_row(emit, &row);
+        body(emit, row);
+        emit.leave_rows(self.rows);
+    }
+
+    /// Says which row of the domain a row of the tile is.
+    fn bind_row(&self, emit: &mut Emit<'_>, row: &Index) {
         let extents: Vec<usize> = self.plan.rows.iter().map(|v| v.extent).collect();
-        let position = Index::unflatten(&self.first_row.add(&row), &extents);
+        let position = Index::unflatten(&self.first_row.add(row), &extents);
         for (&var, index) in self.plan.rows.iter().zip(position) {
             emit.bind(var, index);
         }
-        body(emit, row);
-        emit.leave_rows(self.rows);
     }
 
     /// Opens the vector loop over lanes and says where finished reductions have this lane's result.

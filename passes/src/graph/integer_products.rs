@@ -209,7 +209,6 @@ fn plan(graph: &Graph, node: Node) -> Option<Result<Plan, Reason>> {
         _ => return None,
     };
     let window = matches!(data.op, Op::Conv(_));
-    let plan = |steps| Plan { a, b, depth, steps, channels, window, bias: data.ins.get(2).copied() };
     let Some(shape) = b_ty.as_shape() else {
         return Some(Err(Reason::UnknownSize { what: format!("{b_ty}") }));
     };
@@ -225,13 +224,13 @@ fn plan(graph: &Graph, node: Node) -> Option<Result<Plan, Reason>> {
         let expected = "channels that are summed in pairs".to_string();
         return Some(Err(Reason::Form { expected, found: format!("{b_ty}, group {group}") }));
     }
-    let found =
-        taps.fold(LARGEST_PRODUCT * steps as u64, |bound, dim| bound.saturating_mul(shape[dim] as u64));
+    let sizes = taps.chain([depth[1]]).map(|dim| shape[dim] as u64);
+    let found = sizes.fold(LARGEST_PRODUCT, u64::saturating_mul);
     let limit = i32::MAX as u64;
     if found > limit {
         return Some(Err(Reason::Limit { what: "as the largest sum", found, limit }));
     }
-    Some(Ok(plan(steps)))
+    Some(Ok(Plan { a, b, depth, steps, channels, window, bias: data.ins.get(2).copied() }))
 }
 
 impl Plan {

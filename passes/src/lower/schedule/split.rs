@@ -1,6 +1,6 @@
-//! Counts cut into parts of nearly equal size.
+//! Counts cut into parts: of nearly equal size, or of one size but for the last.
 
-use windlass_ir::loops::{Guard, Index};
+use windlass_ir::loops::{Guard, Index, LoopKind};
 
 use super::Emit;
 
@@ -20,6 +20,46 @@ impl Split {
     pub fn of(count: usize, most: usize) -> Split {
         let parts = count.div_ceil(most.max(1)).max(1);
         Split { parts, size: count / parts, larger: count % parts }
+    }
+}
+
+/// A count of things cut into parts of one size, but for the last, which may have fewer.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunks {
+    count: usize,
+    /// How many.
+    pub parts: usize,
+    /// The size of all but the last.
+    pub size: usize,
+}
+
+impl Chunks {
+    /// As few parts as possible of at most this size, and of about one size.
+    pub fn of(count: usize, most: usize) -> Chunks {
+        let wanted = count.div_ceil(most.max(1)).max(1);
+        let size = count.div_ceil(wanted).max(1);
+        Chunks { count, parts: count.div_ceil(size).max(1), size }
+    }
+
+    /// Runs `body` for each thing of a part, with its number in the part and among all: one loop whatever the part's
+    /// size, so that the code inside stands once.
+    pub fn over<'n>(
+        self,
+        emit: &mut Emit<'n>,
+        part: &Index,
+        body: &mut dyn FnMut(&mut Emit<'n>, &Index, &Index),
+    ) {
+        let own = emit.enter(LoopKind::Serial, self.size);
+        let number = part.mul(self.size as i64).add(&own);
+        let uneven = self.parts * self.size != self.count;
+        if uneven {
+            emit.enter_if(&[Guard::new(number.clone(), self.count)]);
+        }
+        body(emit, &own, &number);
+        if uneven {
+            emit.leave();
+        }
+        emit.leave();
     }
 }
 

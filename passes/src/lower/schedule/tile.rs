@@ -25,7 +25,7 @@ use windlass_ir::ScalarFn;
 use windlass_ir::loops::{Buffer, Expr, Guard, Index, LoopKind, Nest, Reduction, Val, Var};
 
 use super::depth::{Depth, Part};
-use super::split::{Split, with_part};
+use super::split::{Chunks, Split, with_part};
 use super::{Emit, Machine, PARALLEL_ITERATIONS};
 use crate::lower::formula::{free_vars, own_cost};
 
@@ -210,9 +210,9 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
         true => (SCRATCH_BYTES / (tile_len * size * panels.div_ceil(group_count))).max(1),
         false => tiles.parts,
     };
-    let blocks = Split::of(tiles.parts, block_tiles.min(tiles.parts.div_ceil(wanted.div_ceil(group_count))));
+    let blocks = Chunks::of(tiles.parts, block_tiles.min(tiles.parts.div_ceil(wanted.div_ceil(group_count))));
     let group_count = group_count.max(wanted.div_ceil(blocks.parts)).min(panels);
-    let groups = Split::of(panels, panels.div_ceil(group_count));
+    let groups = Chunks::of(panels, panels.div_ceil(group_count));
     let iterations = (batch_count * blocks.parts).max(1) * groups.parts;
     let kind = match shared && iterations > 1 {
         true => LoopKind::Parallel,
@@ -226,22 +226,17 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
     for (&var, part) in plan.batch.iter().zip(parts) {
         emit.bind(var, part);
     }
-    with_part(emit, groups, &group, &mut |emit, first_panel, panel_count| {
-        with_part(emit, blocks, &block, &mut |emit, first_tile, tile_count| {
-            depth.over_blocks(emit, tile_count * panel_count * tile_len, &mut |emit, part| {
-                let tile = emit.enter(LoopKind::Serial, tile_count);
-                let panel = emit.enter(LoopKind::Serial, panel_count);
-                let place = tile.mul(panel_count as i64).add(&panel).mul(tile_len as i64);
-                let part = part.map(|part| part.at(place));
-                let (tile, panel) = (first_tile.add(&tile), first_panel.add(&panel));
-                with_part(emit, tiles, &tile, &mut |emit, first_row, rows| {
-                    with_panel(emit, plan, &panel, &mut |emit, lanes, stored| {
-                        let (first_row, panel, part) = (&first_row, &panel, part.as_ref());
+    depth.over_blocks(emit, blocks.size * groups.size * tile_len, &mut |emit, part| {
+        blocks.over(emit, &block, &mut |emit, own_tile, tile| {
+            groups.over(emit, &group, &mut |emit, own_panel, panel| {
+                let place = own_tile.mul(groups.size as i64).add(own_panel).mul(tile_len as i64);
+                let part = part.clone().map(|part| part.at(place));
+                with_part(emit, tiles, tile, &mut |emit, first_row, rows| {
+                    with_panel(emit, plan, panel, &mut |emit, lanes, stored| {
+                        let (first_row, part) = (&first_row, part.as_ref());
                         Tile { plan, depth: &depth, part, first_row, rows, panel, lanes, stored }.emit(emit);
                     });
                 });
-                emit.leave();
-                emit.leave();
             });
         });
     });

@@ -1,12 +1,13 @@
 """Times a model with onnxruntime or OpenVINO in a process of its own, and prints one JSON object.
 
 The Python counterpart of the program in engines/, with the same arguments and the same keys but for the memory:
-`peak_bytes` leaves out what the interpreter, numpy and the engine's libraries took before the model was loaded.
+`peak_bytes` leaves out what the interpreter, the libraries and the inputs took before the model was loaded.
 """
 
 import argparse
 import json
 import statistics
+import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -86,4 +87,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as error:  # an engine's own errors have no common type
+        sys.exit(f"error: {error}")

@@ -15,8 +15,8 @@ pub fn own_peak() -> Result<u64> {
     Ok(kibibytes.trim().parse::<u64>()? * 1024)
 }
 
-/// Runs a command to its end and prints its peak. Linux counts into a child's peak what the process that started it
-/// held at that moment, which is little here, and much in a Python that has loaded its libraries.
+/// Runs a command to its end and prints its peak. Linux takes what the process that started a child held for the
+/// child's first peak: 7 MiB of this program, but all the libraries of a Python that would start it.
 pub fn of_command(command: &[String]) -> Result<()> {
     let (program, arguments) = command.split_first().context("no command")?;
     let child = Command::new(program).args(arguments).spawn();

@@ -1,32 +1,58 @@
-"""Times models with Windlass, onnxruntime and OpenVINO in turn, and prints medians, ratios and the share of the peak.
+"""Times models with Windlass and four other engines in turn: medians, ratios, first results, memory, share of the peak.
 
-    tests/peers/run.sh [--threads N] [--rounds N] [--seconds S] [MODEL...]
+    tests/peers/run.sh [--threads N] [--rounds N] [--seconds S] [--peers NAME,..] [MODEL...]
 
 A MODEL is the name of a folder that tests/material.sh makes, with sizes for its named dimensions if need be
 (`mlp:batch=64`), or `matmul_M_N_K`, a product with a constant right operand. Each round runs every engine once on every
-model, so that a machine that slows down slows them all; a model's figure is the median of its rounds' medians. All
-engines get inputs of the same sizes: sequences of 128, 256 cached tokens, else 1. The difference is the largest between
-our outputs and onnxruntime's, as a part of an output's largest element.
+model, so that a machine that slows down slows them all; a model's figures are the medians of its rounds' figures. All
+engines get the same inputs, with sequences of 128, 256 cached tokens, else sizes of 1. An engine that fails on a model
+has a dash in its place, and its message is printed; so has a peer whose outputs are wrong.
+
+Each measurement is a process of its own, so that none inherits what another left in memory:
+
+- Time: the median of the runs after the first.
+- First result: from opening the model's file, which is in the system's cache, to the end of the first run; starting the
+  process is left out.
+- Memory: the most that was resident at once. Of Windlass, tract and rten that is the whole process. Of onnxruntime and
+  OpenVINO it is what was added after the imports: Python, numpy, the engine's libraries and the inputs are left out.
+- Difference: the largest between our outputs and those of the first peer, onnxruntime unless it is left out or fails,
+  as a part of an output's largest element. What the other peers differ by is printed before the table.
+
+"Ratio" is to the fastest peer; first results and memory stand as ours / the best peer's, best in that column.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
-import openvino
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"sequence": 128, "past": 256, "length": 4 << 20}
 DEFAULT = ["matmul_1024_1024_1024", "resnet50"]
+PEERS = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO", "tract": "tract", "rten": "rten"}
+IN_PYTHON = ["onnxruntime", "openvino"]
+# A peer that differs by more computes something else. Engines that quantize at other places differ by 0.02.
+WRONG = 0.1
+
+
+class Failure(Exception):
+    """What an engine that cannot run a model says."""
+
+
+class Figures(NamedTuple):
+    run: float  # milliseconds
+    first: float  # milliseconds from the file to the first result
+    memory: float  # MiB
+    rate: float  # GFLOP/s, of Windlass only
 
 
 def matmul(name, folder):
@@ -45,20 +71,6 @@ def matmul(name, folder):
     return path
 
 
-def windlass(binary, path, sizes, threads, seconds):
-    """One process: compiles the model and repeats it for so long. Milliseconds."""
-    sizes = [f"--dim={name}={sizes.get(name, 1)}" for name in sorted(dimensions(path))]
-    command = [binary, "bench", "--json", f"--threads={threads}", f"--seconds={seconds}", *sizes, str(path)]
-    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
-    ready = report["load_seconds"] + report["compile_seconds"]
-    return report["median_seconds"] * 1e3, ready * 1e3, report["gflops_per_second"] or 0
-
-
-def dimensions(path):
-    model = onnx.load(path, load_external_data=False)
-    return {dim.dim_param for port in model.graph.input for dim in port.type.tensor_type.shape.dim if dim.dim_param}
-
-
 def split_name(model):
     """`mlp:batch=64` as a name and sizes of dimensions."""
     name, _, sizes = model.partition(":")
@@ -66,10 +78,10 @@ def split_name(model):
     return name, SIZES | {dimension: int(size) for dimension, size in pairs}
 
 
-def feeds_for(path, sizes):
-    """Inputs of the sizes that every engine gets, by name."""
+def write_inputs(path, sizes, folder):
+    """Files of the inputs that every engine gets, as the arguments that all their commands take."""
     random = np.random.default_rng(0)
-    feeds = {}
+    arguments = []
     model = onnx.load(path, load_external_data=False)
     weights = {tensor.name for tensor in model.graph.initializer}
     for port in model.graph.input:
@@ -78,78 +90,172 @@ def feeds_for(path, sizes):
         ty = port.type.tensor_type
         shape = [sizes.get(dim.dim_param, 1) if dim.dim_param else dim.dim_value for dim in ty.shape.dim]
         is_float = ty.elem_type == TensorProto.FLOAT
-        feeds[port.name] = random.random(shape, dtype=np.float32) if is_float else np.ones(shape, np.int64)
-    return feeds
+        integer = helper.tensor_dtype_to_np_dtype(ty.elem_type)
+        file = folder / f"{len(arguments)}.npy"
+        np.save(file, random.random(shape, dtype=np.float32) if is_float else np.ones(shape, integer))
+        arguments.append(f"--input={port.name}={file}")
+    return arguments
 
 
-class Peer:
-    """A compiled model, kept between rounds; making it is what `ready` times."""
-
-    def __init__(self, path, threads, feeds):
-        start = time.perf_counter()
-        self.run = self.compile(str(path), threads, feeds)
-        self.ready = (time.perf_counter() - start) * 1e3
-        self.outputs = self.run()
-
-    def time(self, seconds):
-        times = []
-        end = time.perf_counter() + seconds
-        while not times or time.perf_counter() < end:
-            start = time.perf_counter()
-            self.run()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times) * 1e3
+def call(command):
+    """The standard output of a command."""
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if result.returncode:
+        raise Failure(result.stderr.strip() or f"exit status {result.returncode}")
+    return result.stdout
 
 
-class Onnxruntime(Peer):
-    name = "onnxruntime"
+class Bench:
+    """The commands of all engines, for one model after another."""
 
-    def compile(self, path, threads, feeds):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return lambda: session.run(None, feeds)
+    def __init__(self, arguments):
+        self.windlass, self.engines = arguments.windlass, arguments.engines
+        self.threads = f"--threads={arguments.threads}"
+        # What rten loads a model with, which the program's own --threads cannot set.
+        os.environ["RTEN_NUM_THREADS"] = str(arguments.threads)
+
+    def measure(self, engine, model, seconds):
+        options = [self.threads, f"--seconds={seconds}", *model.inputs]
+        if engine != "windlass":
+            report = json.loads(call(self.peer(engine, model, options)))
+            first = report["load_ms"] + report["first_run_ms"]
+            return Figures(report["median_ms"], first, report["peak_bytes"] / 2**20, 0)
+        # The program that starts Windlass is one with little memory, which counts into Windlass's own.
+        bench = [self.engines, "memory", self.windlass, "bench", "--json", *options, model.path]
+        report, memory = (json.loads(line) for line in call(bench).splitlines())
+        first = report["load_seconds"] + report["compile_seconds"] + report["first_run_seconds"]
+        rate = report["gflops_per_second"] or 0
+        return Figures(report["median_seconds"] * 1e3, first * 1e3, memory["peak_bytes"] / 2**20, rate)
+
+    def outputs(self, engine, model):
+        """The model's outputs, in its order."""
+        with tempfile.TemporaryDirectory() as folder:
+            if engine == "windlass":
+                call([self.windlass, "run", model.path, f"--save={folder}", self.threads, *model.inputs])
+                ports = onnx.load(model.path, load_external_data=False).graph.output
+                names = [port.name.replace("/", "_") for port in ports]
+            else:
+                call(self.peer(engine, model, [self.threads, "--seconds=0", f"--save={folder}", *model.inputs]))
+                names = range(len(list(Path(folder).iterdir())))
+            return [np.load(f"{folder}/{name}.npy") for name in names]
+
+    def peer(self, engine, model, options):
+        in_python = [sys.executable, Path(__file__).with_name("engine.py")]
+        program = in_python if engine in IN_PYTHON else [self.engines, "time"]
+        return [*program, engine, model.path, *options]
+
+    def peak(self):
+        return json.loads(call([self.windlass, "bench", "--peak", "--json"]))["peak_gflops_per_second"]
 
 
-class OpenVino(Peer):
-    name = "OpenVINO"
+class Model:
+    """A model with its inputs, and what was measured of it by engine."""
 
-    def compile(self, path, threads, feeds):
-        core = openvino.Core()
-        model = core.read_model(path)
-        model.reshape({name: list(value.shape) for name, value in feeds.items()})
-        settings = {
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
+    def __init__(self, name, folder):
+        self.name = name
+        base, sizes = split_name(name)
+        if name.startswith("matmul_"):
+            self.path = matmul(name, folder)
+        else:
+            self.path = ROOT / f"target/models/{base}/model.onnx"
+            if not self.path.exists():
+                sys.exit(f"no such model: {self.path} (tests/material.sh makes the folders)")
+        inputs = Path(tempfile.mkdtemp(dir=folder))
+        self.inputs = write_inputs(self.path, sizes, inputs)
+        self.differences, self.rounds = {}, {}
+
+    def try_engines(self, bench, engines):
+        """Runs every engine once: who can, and how far its outputs are from the first peer's."""
+        outputs = {}
+        for engine in engines:
+            try:
+                outputs[engine] = bench.outputs(engine, self)
+            except Failure as failure:
+                print(f"{self.name}: {engine} fails: {failure}", file=sys.stderr)
+        self.rounds = {engine: [] for engine in outputs}
+        first = next((engine for engine in outputs if engine != "windlass"), None)
+        self.differences = {
+            engine: difference(found, outputs[first])
+            for engine, found in outputs.items()
+            if first and engine != first
         }
-        request = core.compile_model(model, "CPU", settings).create_infer_request()
-        return lambda: list(request.infer(feeds).values())
+        for engine, value in self.differences.items():
+            if engine != "windlass" and not value <= WRONG:
+                print(f"{self.name}: {engine} gives other outputs than {first}", file=sys.stderr)
+                del self.rounds[engine]
+        shown = ", ".join(f"{engine} {value:.0e}" for engine, value in self.differences.items())
+        print(f"{self.name}: differences from {first}: {shown or 'none'}", file=sys.stderr)
+
+    def measure_engines(self, bench, seconds):
+        """One round. An engine that fails in any has no figures."""
+        for engine in list(self.rounds):
+            try:
+                self.rounds[engine].append(bench.measure(engine, self, seconds))
+            except Failure as failure:
+                print(f"{self.name}: {engine} fails: {failure}", file=sys.stderr)
+                del self.rounds[engine]
+
+    def figures(self, engine):
+        """Medians of the rounds, or nothing if the engine fails."""
+        rounds = self.rounds.get(engine)
+        return Figures(*map(statistics.median, zip(*rounds))) if rounds else None
 
 
-def largest_difference(binary, path, feeds, expected):
-    """Between our outputs and a peer's, as a part of the largest element of each output."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [binary, "run", str(path), "--save", folder]
-        for number, (name, value) in enumerate(feeds.items()):
-            file = Path(folder) / f"in{number}.npy"
-            np.save(file, value)
-            command += ["--input", f"{name}={file}"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        names = [output.name for output in onnx.load(path, load_external_data=False).graph.output]
-        worst = 0.0
-        for name, value in zip(names, expected):
-            ours = np.load(next(f for f in Path(folder).glob("*.npy") if f.stem == name.replace("/", "_")))
-            worst = max(worst, float(np.abs(ours - value).max() / max(np.abs(value).max(), 1e-30)))
-        return worst
+def difference(found, expected):
+    """The largest between two lists of outputs, as a part of the largest element of each output."""
+    parts = [0.0]
+    for one, other in zip(found, expected, strict=True):
+        if one.shape != other.shape:
+            return float("inf")
+        one, other = one.astype(np.float64), other.astype(np.float64)
+        parts.append(np.abs(one - other).max() / max(np.abs(other).max(), 1e-30))
+    return float(np.max(parts))
 
 
-def peak(binary):
-    report = subprocess.run([binary, "bench", "--peak", "--json"], check=True, stdout=subprocess.PIPE).stdout
-    return json.loads(report)["peak_gflops_per_second"]
+def show(value, digits=0):
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def print_table(models, peers, threads, peak):
+    """One row a model, then the geometric means of the ratios to the best peer."""
+    names = [f"{name} ms" for name in ["windlass", *(PEERS[peer] for peer in peers)]]
+    header = ["model", *names, "ratio", "% of peak", "first result ms", "memory MiB", "difference"]
+    print(f"| {' | '.join(header)} |\n{'|---' * len(header)}|")
+    ratios = {"run": [], "first": [], "memory": []}
+    for model in models:
+        own, *others = figures = [model.figures(engine) for engine in ["windlass", *peers]]
+        pairs = {}
+        for column, found in ratios.items():
+            ours = own and getattr(own, column)
+            theirs = min((getattr(other, column) for other in others if other), default=None)
+            pairs[column] = f"{show(ours)} / {show(theirs)}"
+            found.append(ours / theirs if ours and theirs else None)
+        difference = model.differences.get("windlass")
+        row = [
+            model.name,
+            *(show(each and each.run, 3) for each in figures),
+            show(ratios["run"][-1], 2),
+            show(own and 100 * own.rate / peak / threads),
+            pairs["first"],
+            pairs["memory"],
+            "-" if difference is None else f"{difference:.0e}",
+        ]
+        print(f"| {' | '.join(row)} |")
+    run, first, memory = (
+        f"{statistics.geometric_mean(known):.2f}" if (known := [ratio for ratio in found if ratio]) else "-"
+        for found in ratios.values()
+    )
+    print(
+        f"\nRatios are to the fastest peer; their geometric mean is {run}. "
+        f"Of the first result, ours to the best peer's, it is {first}, and of the memory {memory}."
+    )
+
+
+def parse_peers(text):
+    chosen = text.split(",")
+    if unknown := [name for name in chosen if name not in PEERS]:
+        raise argparse.ArgumentTypeError(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
+    return [peer for peer in PEERS if peer in chosen]
 
 
 def main():
@@ -158,49 +264,31 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each engine on each model in a round")
+    parser.add_argument("--peers", type=parse_peers, default=list(PEERS), metavar="NAME,..", help=", ".join(PEERS))
     parser.add_argument("--windlass", default=ROOT / "target/release/windlass", help="the command's binary")
+    parser.add_argument(
+        "--engines", default=ROOT / "target/peers/release/windlass-peers", help="the binary of tests/peers/engines"
+    )
     arguments = parser.parse_args()
+    for binary in (arguments.windlass, arguments.engines):
+        if not Path(binary).exists():
+            sys.exit(f"no such program: {binary} (tests/peers/run.sh builds it)")
 
+    engines = ["windlass", *arguments.peers]
+    bench, peaks = Bench(arguments), []
     with tempfile.TemporaryDirectory() as folder:
-        paths = {
-            model: matmul(model, Path(folder))
-            if model.startswith("matmul_")
-            else ROOT / f"target/models/{split_name(model)[0]}/model.onnx"
-            for model in arguments.models or DEFAULT
-        }
-        sizes = {model: split_name(model)[1] for model in paths}
-        missing = [str(path) for path in paths.values() if not path.exists()]
-        if missing:
-            sys.exit(f"no such model: {', '.join(missing)} (tests/material.sh makes the folders)")
-        peers, differences = {}, {}
-        for name, path in paths.items():
-            feeds = feeds_for(path, sizes[name])
-            peers[name] = [engine(path, arguments.threads, feeds) for engine in (Onnxruntime, OpenVino)]
-            differences[name] = largest_difference(arguments.windlass, path, feeds, peers[name][0].outputs)
-        ours, theirs, peaks = {name: [] for name in paths}, {name: [] for name in paths}, []
+        models = [Model(name, Path(folder)) for name in arguments.models or DEFAULT]
+        for model in models:
+            model.try_engines(bench, engines)
         for _ in range(arguments.rounds):
-            peaks.append(peak(arguments.windlass))
-            for name, path in paths.items():
-                own = windlass(arguments.windlass, path, sizes[name], arguments.threads, arguments.seconds)
-                ours[name].append(own)
-                theirs[name].append([peer.time(arguments.seconds) for peer in peers[name]])
+            peaks.append(bench.peak())
+            for model in models:
+                model.measure_engines(bench, arguments.seconds)
 
-    best = statistics.median(peaks)
-    print(f"{arguments.threads} thread(s), medians of {arguments.rounds} rounds; peak of one thread {best:.1f} GFLOP/s\n")
-    print("| model | windlass ms | onnxruntime ms | OpenVINO ms | ratio | % of peak | ready ms | theirs | difference |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    ratios = []
-    for name in paths:
-        own, ready, rate = (statistics.median(column) for column in zip(*ours[name]))
-        others = [statistics.median(column) for column in zip(*theirs[name])]
-        ratios.append(own / min(others))
-        shown = " | ".join(f"{other:.3f}" for other in others)
-        theirs_ready = ", ".join(f"{peer.ready:.0f}" for peer in peers[name])
-        print(
-            f"| {name} | {own:.3f} | {shown} | {ratios[-1]:.2f} | {100 * rate / best / arguments.threads:.0f} "
-            f"| {ready:.0f} | {theirs_ready} | {differences[name]:.0e} |"
-        )
-    print(f"\nRatios are to the fastest peer; their geometric mean is {statistics.geometric_mean(ratios):.2f}.")
+    peak = statistics.median(peaks)
+    threads, rounds = arguments.threads, arguments.rounds
+    print(f"{threads} thread(s), medians of {rounds} rounds; peak of one thread {peak:.1f} GFLOP/s\n")
+    print_table(models, arguments.peers, threads, peak)
 
 
 if __name__ == "__main__":

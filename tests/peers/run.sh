@@ -6,4 +6,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 tests/material.sh
 target/venv/bin/pip install --quiet --disable-pip-version-check --requirement tests/peers/requirements.txt
 cargo build --release --package windlass --locked
+cargo build --release --locked --manifest-path tests/peers/engines/Cargo.toml --target-dir target/peers
 exec target/venv/bin/python tests/peers/compare.py "$@"

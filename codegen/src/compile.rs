@@ -60,7 +60,7 @@ pub struct Statistics {
     pub compile: Duration,
     /// Bytes to executable memory or an object file.
     pub link: Duration,
-    /// Compiling and running what prepares the constants, which the other times include too.
+    /// Waiting for what prepares the constants, which is compiled and run while the rest is compiled.
     pub prepare: Duration,
     /// From start to end.
     pub wall: Duration,
@@ -85,6 +85,19 @@ pub(crate) struct Code {
     pub bytes: Vec<u8>,
     pub alignment: u64,
 }
+
+/// Makes the tables that the first kernel compiled would wait for, a millisecond's work, on a thread that nobody waits
+/// for.
+pub fn warm_up() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        // Without a thread the first kernel makes them.
+        let _ = std::thread::Builder::new().spawn(x86::warm_up);
+    });
+}
+
+/// The fewest kernels that are worth another thread.
+const KERNELS_A_THREAD: usize = 4;
 
 /// Compiles a program's kernels. The second result is the position of each kernel's code in the first.
 pub(crate) fn compile(
@@ -120,7 +133,7 @@ pub(crate) fn compile(
         times.1 += compiling;
     };
     std::thread::scope(|scope| {
-        for _ in 1..threads.min(distinct.len()) {
+        for _ in 1..threads.min(distinct.len().div_ceil(KERNELS_A_THREAD)) {
             scope.spawn(work);
         }
         work();

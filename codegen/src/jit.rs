@@ -38,14 +38,30 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// Compiles a program for this machine, and prepares its constants.
+/// Compiles a program for this machine, and prepares its constants meanwhile.
 pub fn jit(program: &Program, options: &Options) -> Result<(Executable, Statistics), Error> {
     let start = Instant::now();
     let mut statistics = Statistics::default();
-    let program = &*program.prepared(|prepare| outputs_of(prepare, options, &mut statistics))?;
     check(program)?;
     let isa = isa::host(options.verify)?;
-    let (codes, positions) = compile(&program.kernels, &isa, options, &mut statistics)?;
+    let (compiled, prepared) = std::thread::scope(|scope| {
+        let prepare = || program.prepare.as_ref().map(|prepare| outputs_of(prepare, options));
+        let preparing = (options.threads() > 1 && program.prepare.is_some()).then(|| scope.spawn(prepare));
+        let compiled = compile(&program.kernels, &isa, options, &mut statistics);
+        let waiting = Instant::now();
+        let prepared = match preparing {
+            Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => prepare(),
+        };
+        statistics.prepare += waiting.elapsed();
+        (compiled, prepared)
+    });
+    let (codes, positions) = compiled?;
+    let mut constants = program.constants.clone();
+    if let Some((prepared, own)) = prepared.transpose()? {
+        constants.extend(prepared);
+        statistics.add(&own);
+    }
     let linking = Instant::now();
     let call_conv = isa.default_call_conv();
     let mut module = JITModule::new(JITBuilder::with_isa(isa, default_libcall_names()));
@@ -87,7 +103,7 @@ pub fn jit(program: &Program, options: &Options) -> Result<(Executable, Statisti
     let port = |(name, ty): &(String, TensorType)| Port { name: name.clone(), bytes: bytes_of(ty) };
     let parts = Parts {
         steps,
-        constants: program.constants.iter().map(|t| Box::new(Shared(t.clone())) as Constant).collect(),
+        constants: constants.into_iter().map(|tensor| Box::new(Shared(tensor)) as Constant).collect(),
         arena_bytes: program.arena_bytes as usize,
         inputs: program.inputs.iter().map(port).collect(),
         outputs: program.outputs.iter().map(port).collect(),
@@ -112,13 +128,8 @@ impl AsRef<[u8]> for Part {
 }
 
 /// Compiles and runs a program without inputs, once. Its outputs share one buffer.
-pub(crate) fn outputs_of(
-    program: &Program,
-    options: &Options,
-    statistics: &mut Statistics,
-) -> Result<Vec<Tensor>, Error> {
-    let start = Instant::now();
-    let (executable, own) = jit(program, options)?;
+pub(crate) fn outputs_of(program: &Program, options: &Options) -> Result<(Vec<Tensor>, Statistics), Error> {
+    let (executable, statistics) = jit(program, options)?;
     let mut ranges: Vec<Range<usize>> = Vec::with_capacity(program.outputs.len());
     let mut end = 0usize;
     for (_, ty) in &program.outputs {
@@ -142,10 +153,7 @@ pub(crate) fn outputs_of(
         let tensor = Tensor::from_shared(ty.dtype, &ty.shape(), part);
         tensor.ok_or_else(|| Error::Module(format!("a constant of {ty} has another size")))
     });
-    let tensors = tensors.collect::<Result<_, _>>()?;
-    statistics.add(&own);
-    statistics.prepare += start.elapsed();
-    Ok(tensors)
+    Ok((tensors.collect::<Result<_, _>>()?, statistics))
 }
 
 fn bytes_of(ty: &TensorType) -> usize {

@@ -81,8 +81,11 @@ pub fn object(program: &Program, target: &Target, options: &ObjectOptions) -> Re
         return Err(Error::Output(format!("`{name}` is not a C identifier")));
     }
     let mut statistics = Statistics::default();
-    let program =
-        &*program.prepared(|prepare| jit::outputs_of(prepare, &options.compile, &mut statistics))?;
+    let program = &*program.prepared(|prepare| {
+        let (outputs, own) = jit::outputs_of(prepare, &options.compile)?;
+        statistics.add(&own);
+        Ok::<_, Error>(outputs)
+    })?;
     jit::check(program)?;
     let interpreted: Vec<String> = program
         .steps

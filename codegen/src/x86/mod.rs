@@ -29,6 +29,11 @@ mod vector;
 use crate::emit::Machine;
 use crate::ssa::Function;
 
+/// Makes the assembler's tables.
+pub fn warm_up() {
+    drop(iced_x86::Encoder::new(64));
+}
+
 /// The code of a function with the vectors of a machine, of 32 or 64 bytes, and its text if there is a place for it. Code is aligned to a
 /// vector, so that the constants behind it are aligned to their size.
 pub fn compile(

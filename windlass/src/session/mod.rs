@@ -35,6 +35,9 @@ pub struct Session {
 impl Session {
     /// A session for a model or a graph.
     pub fn new(model: impl Into<Model>, options: Options) -> Result<Session, Error> {
+        if options.engine == Engine::Jit {
+            windlass_codegen::warm_up();
+        }
         let graph = model.into().graph;
         windlass_ir::verify(&graph)?;
         let plans = Cache::new(options.cache);

@@ -99,6 +99,26 @@ fn index_cost(nest: &Nest) -> usize {
     total
 }
 
+/// Whether maps that have no division now need none if two neighbouring variables become one. Only then is building
+/// the merged nest worth it; where there are divisions, its maps tell.
+fn may_merge(nest: &Nest, outer: Var, inner: Var) -> bool {
+    // Maps do not mention what has one value.
+    if outer.extent <= 1 || inner.extent <= 1 {
+        return true;
+    }
+    let (mut plain, mut same) = (true, true);
+    for val in nest.needed(&nest.roots) {
+        visit_indices(
+            nest.expr(val),
+            &mut |index| match (index.coefficient(outer), index.coefficient(inner)) {
+                (Some(outer), Some(own)) => same &= outer == own.wrapping_mul(inner.extent as i64),
+                _ => plain = false,
+            },
+        );
+    }
+    same || !plain
+}
+
 /// Merges neighbouring domain variables, and neighbouring variables of a reduction, wherever the index
 /// maps stay as simple: `x[8*i + j]` for i, j over 4 and 8 becomes `x[k]` for k over 32.
 ///
@@ -108,6 +128,9 @@ pub fn merge_loops(nest: Nest) -> Nest {
     let mut at = nest.domain.len().saturating_sub(1);
     while at > 0 {
         at -= 1;
+        if !may_merge(&nest, nest.domain[at], nest.domain[at + 1]) {
+            continue;
+        }
         let mut shape = nest.shape();
         let inner = shape.remove(at + 1);
         let merged_extent = shape[at] * inner;

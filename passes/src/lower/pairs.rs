@@ -55,7 +55,7 @@ pub fn pair(units: &mut Units, machine: &Machine) {
     let mut result: Vec<Unit> = Vec::new();
     for mut unit in std::mem::take(&mut units.units) {
         if let UnitWork::Nest(nest) = &unit.work
-            && as_contraction(nest).is_some()
+            && as_contraction(nest).is_some_and(|product| nest.dtype(product.reduce) == DType::I32)
         {
             let nest = merge_loops(split_loops(flatten_operands(nest)));
             if let Some(plan) = forms.iter().find_map(|form| plan(form, &nest, &unit, units)) {

@@ -146,7 +146,13 @@ pub(crate) fn outputs_of(program: &Program, options: &Options) -> Result<(Vec<Te
         outputs.push(output);
         (rest, at) = (behind, range.end);
     }
-    executable.run(&Pool::new(options.threads()), &[], &mut outputs)?;
+    let last_readers = last_readers(program);
+    executable.run_observed(&Pool::new(options.threads()), &[], &mut outputs, &mut |step| {
+        // Weights are not needed in the model's file once they are packed.
+        for (constant, _) in program.constants.iter().zip(&last_readers).filter(|(_, last)| **last == step) {
+            windlass_runtime::unload(constant.raw_bytes());
+        }
+    })?;
     let buffer = Arc::new(buffer);
     let tensors = program.outputs.iter().zip(ranges).map(|((_, ty), range)| {
         let part = Part(buffer.clone(), range);
@@ -154,6 +160,21 @@ pub(crate) fn outputs_of(program: &Program, options: &Options) -> Result<(Vec<Te
         tensor.ok_or_else(|| Error::Module(format!("a constant of {ty} has another size")))
     });
     Ok((tensors.collect::<Result<_, _>>()?, statistics))
+}
+
+/// The last step that reads each constant.
+fn last_readers(program: &Program) -> Vec<usize> {
+    let mut last = vec![usize::MAX; program.constants.len()];
+    for (number, step) in program.steps.iter().enumerate() {
+        for place in &step.args {
+            if let Place::Constant(constant) = place
+                && let Some(last) = last.get_mut(*constant as usize)
+            {
+                *last = number;
+            }
+        }
+    }
+    last
 }
 
 fn bytes_of(ty: &TensorType) -> usize {

@@ -199,6 +199,17 @@ impl Executable {
         self.run_steps(pool, inputs, outputs, &mut |_, _| {}, false)
     }
 
+    /// Runs the model and says of each step when it is done.
+    pub fn run_observed(
+        &self,
+        pool: &Pool,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        done: &mut dyn FnMut(usize),
+    ) -> Result<(), Error> {
+        self.run_steps(pool, inputs, outputs, &mut |step, _| done(step), true)
+    }
+
     /// Runs the model and adds the time of each step to a profile.
     pub fn run_profiled(
         &self,

@@ -32,7 +32,7 @@ mod profile;
 pub use buffer::AlignedBuffer;
 pub use error::Error;
 pub use executable::{Constant, Executable, HostFn, KernelFn, Parts, Place, Port, Step, Work};
-pub use map::Mapping;
+pub use map::{Mapping, unload};
 pub use pool::Pool;
 pub use profile::Profile;
 

@@ -2,25 +2,84 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use memmap2::Mmap;
 
 /// A file's bytes, read from disk as they are touched.
 ///
 /// What another process writes to the file meanwhile may show, and touching bytes that it cut off ends
 /// this process, as with every mapped file. Read a file that others may still be writing instead.
 #[derive(Debug)]
-pub struct Mapping(memmap2::Mmap);
+pub struct Mapping(Arc<Mmap>);
+
+/// The mappings there are, for [`unload`] to find those of bytes that have gone through other hands.
+static MAPPINGS: Mutex<Vec<Weak<Mmap>>> = Mutex::new(Vec::new());
 
 impl Mapping {
     /// Maps a whole file.
     pub fn new(file: &File) -> io::Result<Mapping> {
         // SAFETY: the mapping is private and only read. Bytes that change under it are plain data to
         // everything that reads them: whatever they become, it is a valid `[u8]`.
-        unsafe { memmap2::Mmap::map(file) }.map(Mapping)
+        let map = Arc::new(unsafe { Mmap::map(file) }?);
+        let mut mappings = MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner);
+        mappings.retain(|map| map.strong_count() > 0);
+        mappings.push(Arc::downgrade(&map));
+        Ok(Mapping(map))
     }
 }
 
 impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// Gives back the memory of bytes of a mapped file, which come from the file again if they are read again. Other bytes
+/// stay where they are.
+pub fn unload(bytes: &[u8]) {
+    let maps: Vec<Arc<Mmap>> = {
+        let mappings = MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner);
+        mappings.iter().filter_map(Weak::upgrade).collect()
+    };
+    for map in maps {
+        let all = map.as_ptr_range();
+        if all.contains(&bytes.as_ptr()) && bytes.as_ptr_range().end <= all.end {
+            unload_part(&map, bytes.as_ptr().addr() - all.start.addr(), bytes.len());
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn unload_part(map: &Mmap, start: usize, len: usize) {
+    // The largest that pages are; what is beside the bytes may still be in use.
+    const PAGE: usize = 64 << 10;
+    let (first, end) = (start.next_multiple_of(PAGE), (start + len) / PAGE * PAGE);
+    if first < end {
+        // SAFETY: the pages are those of a file and never written, so they hold the same when they are next read.
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unload_part(_: &Mmap, _: usize, _: usize) {}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, Write};
+
+    use super::*;
+
+    #[test]
+    fn what_is_unloaded_is_read_again() {
+        let content: Vec<u8> = (0..1 << 20).map(|i| (i * 7 % 251) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&content).unwrap();
+        file.rewind().unwrap();
+        let mapping = Mapping::new(&file).unwrap();
+        assert_eq!(mapping.as_ref(), content);
+        unload(&mapping.as_ref()[100_000..900_000]);
+        unload(&content);
+        assert_eq!(mapping.as_ref(), content);
     }
 }

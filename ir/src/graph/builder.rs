@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{PrimaryMap, SecondaryMap};
 
-use super::{Def, Graph, NodeData, Value, ValueData, Values, late_operands, resolve_late};
+use super::{Def, Graph, Node, NodeData, Value, ValueData, Values, late_operands, resolve_late};
 use crate::dtype::DType;
 use crate::error::Error;
 use crate::limits::Limits;
@@ -33,6 +33,14 @@ pub struct Builder {
     limits: Limits,
     /// The name given to nodes pushed by the convenience methods.
     name: Option<Arc<str>>,
+}
+
+/// What errors call a node.
+fn describe(op: &Op, name: Option<&str>, node: Node) -> String {
+    match name {
+        Some(name) => format!("{} `{name}`", op.name()),
+        None => format!("{} {node}", op.name()),
+    }
 }
 
 impl Builder {
@@ -97,18 +105,26 @@ impl Builder {
         let mut op = op.into();
         let mut ins: Values = ins.into();
         let node = self.graph.nodes.next_key();
-        let describe = |op: &Op| match &name {
-            Some(name) => format!("{} `{name}`", op.name()),
-            None => format!("{} {node}", op.name()),
-        };
         if !late_operands(&op).is_empty() {
             let graph = &self.graph;
             resolve_late(&mut op, &mut ins, |&v| Some(graph.as_constant(v)?.to_ints()));
         }
-        let violation = |violation| Error::Infer { node: describe(&op), violation };
+        let violation = |violation| Error::Infer { node: describe(&op, name.as_deref(), node), violation };
         let in_types: Vec<&TensorType> = ins.iter().map(|&v| self.graph.ty(v)).collect();
         let types = op.infer(&in_types).map_err(violation)?;
-        self.limits.check_node(self.graph.nodes.len(), &types, || describe(&op))?;
+        self.push_typed(op, ins, name, types)
+    }
+
+    /// Adds a node whose results have these types.
+    pub(super) fn push_typed(
+        &mut self,
+        op: Op,
+        ins: Values,
+        name: Option<Arc<str>>,
+        types: Vec<TensorType>,
+    ) -> Result<Values, Error> {
+        let node = self.graph.nodes.next_key();
+        self.limits.check_node(self.graph.nodes.len(), &types, || describe(&op, name.as_deref(), node))?;
         let outs: Values = types
             .into_iter()
             .enumerate()

@@ -87,7 +87,17 @@ impl<'g> Edit<'g> {
     pub fn copy(&mut self, node: Node) -> Result<(), Error> {
         let data: &NodeData = self.old.node(node);
         let ins = self.map_all(&data.ins);
-        let outs = self.builder.push(data.op.clone(), &ins, data.name.clone())?;
+        // Of operands of the same types come results of the same types, unless one is an attribute's value.
+        let same = data.ins.iter().zip(&ins).all(|(&old, &new)| {
+            let (old, new) = (self.old.ty(old), self.builder.ty(new));
+            old == new && !new.dtype.is_int()
+        });
+        let types = same.then(|| data.outs.iter().map(|&out| self.old.ty(out).clone()).collect());
+        let (op, name) = (data.op.clone(), data.name.clone());
+        let outs = match types {
+            Some(types) => self.builder.push_typed(op, ins, name, types)?,
+            None => self.builder.push(op, &ins, name)?,
+        };
         self.replace(node, &outs)
     }
 

@@ -47,6 +47,9 @@ fn flat_index(index: &[Index], shape: &[usize]) -> Index {
 
 /// The same nest with every operand seen as one dimension.
 pub fn flatten_operands(nest: &Nest) -> Nest {
+    if nest.operands.iter().all(|operand| operand.shape.len() == 1) {
+        return nest.clone();
+    }
     let mut builder = NestBuilder::new(&nest.shape());
     for operand in &nest.operands {
         builder.operand(operand.dtype, &[operand.shape.iter().product()]);

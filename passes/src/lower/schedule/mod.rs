@@ -109,6 +109,9 @@ pub fn fill(emit: &mut Emit<'_>, machine: &Machine) {
 
 /// The reductions that depend on no other reduction's variables, in order of dependency.
 pub fn top_reductions(nest: &Nest) -> Vec<Val> {
+    if !nest.exprs.values().any(|(expr, _)| matches!(expr, Expr::Reduce { .. })) {
+        return Vec::new();
+    }
     let free = free_vars(nest);
     let needed = nest.needed(&nest.roots);
     let bound: BTreeSet<Var> = needed.iter().flat_map(|&val| reduction_vars(nest, val)).copied().collect();

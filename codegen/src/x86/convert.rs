@@ -5,7 +5,7 @@ use regalloc2::VReg;
 
 use super::inst::{Arg, Width};
 use super::lower::{Lower, byte};
-use super::vector::{ORDERED, predicate};
+use super::masks::{ORDERED, predicate};
 use crate::ssa::{Condition, Element, Op, Type, Value};
 
 /// What is known of floats.

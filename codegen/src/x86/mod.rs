@@ -21,6 +21,7 @@ mod inst;
 mod integers;
 mod lanes;
 mod lower;
+mod masks;
 mod pool;
 mod scalar;
 mod table;

@@ -8,8 +8,9 @@ use regalloc2::VReg;
 
 use super::inst::{Arg, Mem, Width};
 use super::lower::{Lower, byte};
+use super::masks::{UNORDERED, predicate};
 use super::table::{extend, float, two};
-use crate::ssa::{Condition, Element, InstData, Op, Type, Value};
+use crate::ssa::{Element, InstData, Op, Type, Value};
 
 /// The part of a vector register that a type takes.
 pub fn part(ty: Type) -> Width {
@@ -24,25 +25,6 @@ pub fn part_of(bytes: usize) -> Width {
         _ => Width::X,
     }
 }
-
-/// Which comparison an instruction on floats makes: quiet, and false for NaN except `Ne`.
-pub fn predicate(condition: Condition) -> usize {
-    match condition {
-        Condition::Eq => 0x00,
-        Condition::Ne => 0x04,
-        Condition::Lt | Condition::Below => 0x11,
-        Condition::Le | Condition::NotAbove => 0x12,
-        Condition::Ge | Condition::NotBelow => 0x1d,
-        Condition::Gt | Condition::Above => 0x1e,
-    }
-}
-
-/// Lanes are unordered where one of two floats is NaN, and ordered elsewhere.
-const UNORDERED: usize = 0x03;
-pub const ORDERED: usize = 0x07;
-
-/// The truth table of `a ? b : c`, bit by bit.
-const CHOOSE: usize = 0xca;
 
 impl Lower<'_> {
     /// A vector of the same bits in every lane, as an operand in memory; a scalar alone.
@@ -70,7 +52,7 @@ impl Lower<'_> {
     }
 
     /// A scalar, or the low lanes of a vector: what lanes that are `times` as wide are made from.
-    fn low(&mut self, value: Value, times: usize) -> Arg {
+    pub fn low(&mut self, value: Value, times: usize) -> Arg {
         let ty = self.ssa.ty(value);
         let width = if ty.is_vector() { part_of(ty.bytes() / times) } else { Width::X };
         Arg::Use(self.reg(value), width)
@@ -96,81 +78,6 @@ impl Lower<'_> {
     pub fn copy(&mut self, ty: Type, to: VReg, from: VReg) {
         let code = if ty.is_vector() { VEX_Vmovaps_ymm_ymmm256 } else { VEX_Vmovaps_xmm_xmmm128 };
         self.push(code, &[Arg::Def(to, part(ty)), Arg::Use(from, part(ty))]);
-    }
-
-    /// A comparison of floats as a mask in a new register; a scalar's is in its low bits.
-    pub fn mask(&mut self, ty: Type, how: usize, a: VReg, b: Arg) -> VReg {
-        let to = self.fresh(ty);
-        self.compare(ty, how, to, a, b);
-        to
-    }
-
-    fn compare(&mut self, ty: Type, how: usize, to: VReg, a: VReg, b: Arg) {
-        let code = float(
-            ty,
-            [
-                VEX_Vcmpss_xmm_xmm_xmmm32_imm8,
-                VEX_Vcmpsd_xmm_xmm_xmmm64_imm8,
-                VEX_Vcmpps_ymm_ymm_ymmm256_imm8,
-                VEX_Vcmppd_ymm_ymm_ymmm256_imm8,
-            ],
-        );
-        self.push_comparison(code, ty, to, &[Arg::Use(a, part(ty)), b, byte(how)]);
-    }
-
-    /// A comparison as a mask of lanes, or in the low bits for a scalar.
-    pub fn push_comparison(&mut self, code: Code, ty: Type, to: VReg, args: &[Arg]) {
-        let result = Arg::Def(to, part(ty));
-        if !self.is_wide() {
-            return self.push(code, &[&[result], args].concat());
-        }
-        self.push(code, &[&[Arg::Mask], args].concat());
-        let spread = match (ty.is_vector(), ty.element().bytes()) {
-            (true, 1) => EVEX_Vpmovm2b_zmm_kr,
-            (true, 2) => EVEX_Vpmovm2w_zmm_kr,
-            (true, 4) => EVEX_Vpmovm2d_zmm_kr,
-            (true, _) => EVEX_Vpmovm2q_zmm_kr,
-            (false, 8) => EVEX_Vpmovm2q_xmm_kr,
-            (false, _) => EVEX_Vpmovm2d_xmm_kr,
-        };
-        self.push(spread, &[result, Arg::Mask]);
-    }
-
-    /// `b` where a mask has ones, `c` where it has zeros, in lanes of so many bytes.
-    pub fn blend(&mut self, ty: Type, to: VReg, mask: VReg, b: VReg, c: VReg) {
-        let width = part(ty);
-        let [with, without] = [b, c].map(|v| Arg::Use(v, width));
-        if self.is_wide() {
-            let code = match ty.is_vector() {
-                true => EVEX_Vpternlogd_zmm_k1z_zmm_zmmm512b32_imm8,
-                false => EVEX_Vpternlogd_xmm_k1z_xmm_xmmm128b32_imm8,
-            };
-            return self.push(code, &[Arg::Change(to, mask, width), with, without, byte(CHOOSE)]);
-        }
-        let code = match (ty.is_vector(), ty.element().bytes()) {
-            (false, _) => VEX_Vblendvps_xmm_xmm_xmmm128_xmm,
-            (true, 4) => VEX_Vblendvps_ymm_ymm_ymmm256_ymm,
-            (true, 8) => VEX_Vblendvpd_ymm_ymm_ymmm256_ymm,
-            (true, _) => VEX_Vpblendvb_ymm_ymm_ymmm256_ymm,
-        };
-        self.push(code, &[Arg::Def(to, width), without, with, Arg::Use(mask, width)]);
-    }
-
-    /// A comparison of scalar floats as a mask in the low bits of a vector register.
-    pub fn float_mask(&mut self, condition: Condition, a: Value, b: Value) -> VReg {
-        let ty = self.ssa.ty(a);
-        let a = self.reg(a);
-        let b = self.operand(b);
-        self.mask(ty, predicate(condition), a, b)
-    }
-
-    /// Compares scalar floats as flags.
-    pub fn float_flags(&mut self, a: Value, b: Value) {
-        let ty = self.ssa.ty(a);
-        let code = if ty.bytes() == 4 { VEX_Vucomiss_xmm_xmmm32 } else { VEX_Vucomisd_xmm_xmmm64 };
-        let a = self.low(a, 1);
-        let b = self.operand(b);
-        self.push(code, &[a, b]);
     }
 
     pub fn store_vector(&mut self, memory: Mem<VReg>, bytes: usize, value: VReg) {

@@ -140,8 +140,9 @@ pub(crate) fn vector_bits(isa: &dyn TargetIsa) -> usize {
     let wide = isa.triple().architecture == Architecture::X86_64
         && isa.default_call_conv() == CallConv::SystemV
         && has(&["has_avx2", "has_fma", "has_bmi2"]);
-    // Every processor that has these has the instructions on bytes and words, which Cranelift has no name for.
-    let wider = has(&["has_avx512f", "has_avx512dq", "has_avx512vl"]);
+    // Both are extensions of AVX-512 F, and every processor that has them has the instructions on bytes and words,
+    // which Cranelift has no name for.
+    let wider = has(&["has_avx512dq", "has_avx512vl"]);
     match (wide, wider) {
         (false, _) => 128,
         (true, false) => 256,
@@ -176,3 +177,27 @@ fn check(isa: &dyn TargetIsa) -> Result<(), Error> {
 
 /// An instruction set that several threads compile for.
 pub(crate) type SharedIsa = Arc<dyn TargetIsa>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_by_name_have_their_widest_vectors() {
+        for (cpu, bits, byte_products) in [
+            (None, 256, false),
+            (Some("x86-64-v3"), 256, false),
+            (Some("x86-64-v4"), 512, false),
+            (Some("skylake-avx512"), 512, false),
+            (Some("cascadelake"), 512, true),
+        ] {
+            let target = Target::parse("x86_64-unknown-linux-gnu").unwrap();
+            let target = Target { cpu: cpu.map(str::to_string), ..target };
+            let found = (target.vector_bits().unwrap(), target.has_byte_products().unwrap());
+            assert_eq!(found, (bits, byte_products), "{cpu:?}");
+        }
+        let windows = Target::parse("x86_64-pc-windows-msvc").unwrap();
+        assert_eq!(windows.vector_bits().unwrap(), 128);
+        assert!(!Target::parse("s390x-unknown-linux-gnu").unwrap().is_little_endian());
+    }
+}

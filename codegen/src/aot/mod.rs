@@ -16,7 +16,7 @@ use std::time::Instant;
 use cranelift_module::{DataDescription, Linkage, Module, ModuleError, default_libcall_names};
 use cranelift_object::object::SectionKind;
 use cranelift_object::{ObjectBuilder, ObjectModule};
-use target_lexicon::{BinaryFormat, Endianness};
+use target_lexicon::BinaryFormat;
 use windlass_ir::loops::{Program, Work};
 
 pub use archive::archive;
@@ -101,7 +101,7 @@ pub fn object(program: &Program, target: &Target, options: &ObjectOptions) -> Re
     let isa = isa::build(target, options.compile.verify, true)?;
     let (codes, positions) = compile(&program.kernels, &isa, &options.compile, &mut statistics)?;
     let linking = Instant::now();
-    let little_endian = target.triple.endianness() != Ok(Endianness::Big);
+    let little_endian = target.is_little_endian();
     let weights = Weights::new(program, little_endian);
     let call_conv = isa.default_call_conv();
     let builder = ObjectBuilder::new(isa, name.as_str(), default_libcall_names()).map_err(fail)?;

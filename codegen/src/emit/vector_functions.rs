@@ -22,10 +22,7 @@ impl Emitter<'_> {
     ) -> Option<Value> {
         let (a, b) = (args[0], args.get(1).copied().unwrap_or(args[0]));
         match f {
-            ScalarFn::Select if self.limit(args).is_some() => {
-                let op = self.limit(args)?;
-                Some(self.at(region, op, &args[1..]))
-            }
+            ScalarFn::Select if let Some(op) = self.limit(args) => Some(self.at(region, op, &args[1..])),
             ScalarFn::Select => {
                 let (a, b, c) = match dtype {
                     DType::Bool => self.same_masks(region, args[0], args[1], args[2]),

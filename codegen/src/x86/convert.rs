@@ -54,7 +54,7 @@ impl Lower<'_> {
         let zero = self.zero(f64s);
         let x = self.make(VEX_Vmaxsd_xmm_xmm_xmmm64, f64s, x, Arg::Use(zero, Width::X));
         // Above 2^63, the rest is converted, and the top bit set.
-        let two_63 = self.whole(f64s, two_63);
+        let two_63 = self.in_register(f64s, two_63);
         let excess = self.make(VEX_Vandpd_xmm_xmm_xmmm128, f64s, large, two_63);
         let rest = self.make(VEX_Vsubsd_xmm_xmm_xmmm64, f64s, x, Arg::Use(excess, Width::X));
         let low = self.fresh(Type::I64);

@@ -101,7 +101,6 @@ pub fn evex(code: Code) -> Code {
         VEX_Vpextrd_rm32_xmm_imm8 => EVEX_Vpextrd_rm32_xmm_imm8,
         VEX_Vpextrq_rm64_xmm_imm8 => EVEX_Vpextrq_rm64_xmm_imm8,
         VEX_Vpextrw_r32_xmm_imm8 => EVEX_Vpextrw_r32_xmm_imm8,
-        VEX_Vpextrw_r32m16_xmm_imm8 => EVEX_Vpextrw_r32m16_xmm_imm8,
         VEX_Vpinsrb_xmm_xmm_r32m8_imm8 => EVEX_Vpinsrb_xmm_xmm_r32m8_imm8,
         VEX_Vpinsrd_xmm_xmm_rm32_imm8 => EVEX_Vpinsrd_xmm_xmm_rm32_imm8,
         VEX_Vpinsrq_xmm_xmm_rm64_imm8 => EVEX_Vpinsrq_xmm_xmm_rm64_imm8,

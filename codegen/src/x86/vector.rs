@@ -215,13 +215,13 @@ impl Lower<'_> {
             Op::Fma => self.fma(ty, args, to),
             Op::Neg if ty.is_float() => {
                 let sign = self.constant(ty.as_int(), 1 << (ty.lane_bits() - 1));
-                let sign = self.whole(ty, sign);
+                let sign = self.in_register(ty, sign);
                 let a = self.reg(args[0]);
                 self.apply(two(Op::Xor, ty)?, ty, to, a, sign);
             }
             Op::Abs if ty.is_float() => {
                 let rest = self.constant(ty.as_int(), (1 << (ty.lane_bits() - 1)) - 1);
-                let rest = self.whole(ty, rest);
+                let rest = self.in_register(ty, rest);
                 let a = self.reg(args[0]);
                 self.apply(two(Op::And, ty)?, ty, to, a, rest);
             }
@@ -273,7 +273,7 @@ impl Lower<'_> {
     }
 
     /// An operand for instructions on whole registers: one in memory has to be as large.
-    pub fn whole(&mut self, ty: Type, operand: Arg) -> Arg {
+    pub fn in_register(&mut self, ty: Type, operand: Arg) -> Arg {
         if ty.is_vector() {
             return operand;
         }

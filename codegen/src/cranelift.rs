@@ -117,6 +117,8 @@ impl Translator<'_, '_> {
             let args: Vec<ir::Value> = inst.args.iter().map(|&a| self.value(a)).collect();
             match (inst.op, inst.result) {
                 (Op::Store { offset, bytes }, _) => self.store(&args, inst.args[0], offset, bytes),
+                // There is no such instruction.
+                (Op::Prefetch { .. }, _) => {}
                 (_, Some(result)) => {
                     let value = self.inst(inst, self.ssa.ty(result), &args);
                     let is_load = |before: &InstData| {
@@ -225,7 +227,7 @@ impl Translator<'_, '_> {
         let b = args.get(1).copied().unwrap_or(a);
         let c = args.get(2).copied().unwrap_or(a);
         match inst.op {
-            Op::Store { .. } => unreachable!("stores give nothing"),
+            Op::Store { .. } | Op::Prefetch { .. } => unreachable!("{} gives nothing", inst.op),
             Op::Const(bits) => return self.constant(result, bits),
             Op::Iota(step) => {
                 let mut bytes: Vec<u8> =

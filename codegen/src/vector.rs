@@ -130,6 +130,7 @@ impl<'k> Body<'k> {
                 }
                 Stmt::For { var, .. } => return Err(format!("the vector loop {lane} holds the loop {var}")),
                 Stmt::If { .. } => return Err(format!("the vector loop {lane} holds an `if`")),
+                Stmt::Prefetch { .. } => return Err(format!("the vector loop {lane} holds a prefetch")),
             };
             body.instrs.push(instr);
         }

@@ -397,6 +397,26 @@ fn shifts_by_constants() {
     }
 }
 
+/// What is asked for may lie anywhere.
+#[test]
+fn prefetches_change_nothing() {
+    let mut b = KernelBuilder::new("ahead");
+    let x = b.buffer("x", DType::F32, 100, Role::In);
+    let y = b.buffer("y", DType::F32, 100, Role::Out);
+    b.repeat(Parallel, 10, |b, i| {
+        for far in [-1 << 40, -4000, 0, 50, 1 << 20, 1 << 40] {
+            b.prefetch(x, i.mul(10).add_const(far));
+        }
+        b.repeat(Unroll, 3, |b, j| b.prefetch(y, i.mul(10).add(&j.mul(16))));
+        b.repeat(Vector, 10, |b, j| {
+            let at = i.mul(10).add(&j);
+            let v = b.load(x, at.clone());
+            b.store(y, at, v);
+        });
+    });
+    check(b.finish());
+}
+
 #[test]
 fn vector_loops_of_every_length_and_width() {
     for dtype in [DType::U8, DType::I16, DType::F32, DType::F64] {

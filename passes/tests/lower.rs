@@ -120,6 +120,34 @@ fn reductions_cut_into_blocks() {
     }
 }
 
+/// Weights beyond the second cache are asked for before they are read, once each, by tiles enough to hide it.
+#[test]
+fn large_weights_are_prefetched() {
+    for (m, k, n, bits, expected) in [
+        (48, 700, 130, 256, true),
+        (48, 300, 260, 256, true),
+        (48, 560, 290, 512, true),
+        // A single row, weights that stay in the cache, no such instruction.
+        (1, 700, 130, 256, false),
+        (48, 70, 130, 256, false),
+        (48, 700, 130, 128, false),
+    ] {
+        let mut b = Builder::new("ahead");
+        let x = b.input("x", f32s(&[m, k]));
+        let w = b.constant(ramp(&[k, n], 3));
+        let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+        b.output("y", y);
+        let graph = b.finish().unwrap();
+        let lowered = |machine| lower(&graph, &LowerOptions { fuse: true, machine }).unwrap();
+        let program = lowered(Machine::with_vectors(bits));
+        let text: String = program.kernels.iter().map(print_kernel).collect();
+        assert_eq!(text.contains("prefetch x1["), expected, "{text}");
+        let inputs = [ramp(&[m, k], 0)];
+        let plain = run_program(&lowered(Machine::default()), &inputs).unwrap();
+        assert_eq!(run_program(&program, &inputs).unwrap(), plain);
+    }
+}
+
 /// What is done to weights is done once, in one pass over each.
 #[test]
 fn weights_are_prepared_by_one_kernel() {

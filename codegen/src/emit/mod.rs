@@ -181,6 +181,7 @@ impl<'k> Emitter<'k> {
             match stmt {
                 Stmt::Let(binding) => self.scalar_let(binding)?,
                 Stmt::Store { buffer, index, val } => self.scalar_store(*buffer, index, *val)?,
+                Stmt::Prefetch { buffer, index } => self.prefetch(*buffer, index)?,
                 Stmt::If { guards, then, otherwise } => self.branch(guards, then, otherwise)?,
                 Stmt::For { var, extent, kind, body } => match (self.index(extent)?, kind) {
                     (Number::Known(n), _) if n <= 0 => {}

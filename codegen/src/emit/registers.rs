@@ -49,7 +49,7 @@ fn is_walked(block: &Block, buffer: Buffer) -> bool {
         }
         Stmt::For { body, .. } => is_walked(body, buffer),
         Stmt::If { then, otherwise, .. } => is_walked(then, buffer) || is_walked(otherwise, buffer),
-        Stmt::Let(_) | Stmt::Store { .. } => false,
+        Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => false,
     })
 }
 
@@ -66,7 +66,7 @@ fn visit_stmt(stmt: &Stmt, visit: &mut impl FnMut(Buffer, &Index, bool)) {
             visit_accesses(otherwise, visit);
         }
         Stmt::Let(Let { rhs: Rhs::Load { buffer, index, .. }, .. }) => visit(*buffer, index, false),
-        Stmt::Let(_) => {}
+        Stmt::Let(_) | Stmt::Prefetch { .. } => {}
         Stmt::Store { buffer, index, .. } => visit(*buffer, index, true),
     }
 }
@@ -76,7 +76,7 @@ fn visit_stmt(stmt: &Stmt, visit: &mut impl FnMut(Buffer, &Index, bool)) {
 pub(super) fn straight_length(block: &Block) -> Option<usize> {
     block.iter().try_fold(0usize, |length, stmt| {
         let more = match stmt {
-            Stmt::Let(_) | Stmt::Store { .. } => 1,
+            Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => 1,
             Stmt::If { .. } | Stmt::For { kind: LoopKind::Serial | LoopKind::Parallel, .. } => return None,
             Stmt::For { extent, kind, body, .. } => {
                 let count = usize::try_from(extent.as_constant()?).ok()?;
@@ -108,7 +108,7 @@ fn kills(block: &Block, buffer: Buffer, len: usize) -> bool {
             Stmt::If { then, otherwise, .. } if reads => {
                 return kills(then, buffer, len) && kills(otherwise, buffer, len);
             }
-            Stmt::Let(_) => return false,
+            Stmt::Let(_) | Stmt::Prefetch { .. } => return false,
             Stmt::If { then, otherwise, .. } => {
                 // What either side writes.
                 let mut sides = [then, otherwise].map(|side| {
@@ -165,7 +165,7 @@ fn mark_written(stmt: &Stmt, buffer: Buffer, loops: &mut Vec<(Var, i64)>, writte
             body.iter().for_each(|s| mark_written(s, buffer, loops, written));
             loops.pop();
         }
-        Stmt::Store { .. } | Stmt::Let(_) | Stmt::If { .. } => {}
+        Stmt::Store { .. } | Stmt::Let(_) | Stmt::If { .. } | Stmt::Prefetch { .. } => {}
     }
 }
 

@@ -126,6 +126,12 @@ impl Emitter<'_> {
         Ok(())
     }
 
+    pub(super) fn prefetch(&mut self, buffer: Buffer, index: &Index) -> Result<(), Error> {
+        let (address, offset) = self.address(buffer, index)?;
+        self.effect(Op::Prefetch { offset }, &[address]);
+        Ok(())
+    }
+
     /// A primitive function on scalars of type `dtype` (the last operand's).
     pub(super) fn scalar_apply(
         &mut self,

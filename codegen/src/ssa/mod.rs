@@ -86,6 +86,11 @@ pub enum Op {
         /// How many bytes.
         bytes: u8,
     },
+    /// Asks for what is at address `a` plus an offset to be brought into the second-level cache. No result, no fault.
+    Prefetch {
+        /// Added to the address.
+        offset: i32,
+    },
     /// `a + b`, of integers wrapping.
     Add,
     /// `a - b`, of integers wrapping.

@@ -53,6 +53,7 @@ impl fmt::Display for Op {
             Op::StackAddress(slot) => write!(f, "address {slot}"),
             Op::Load { offset, bytes } => write!(f, "load {bytes} bytes at {offset:+}"),
             Op::Store { offset, bytes } => write!(f, "store {bytes} bytes at {offset:+}"),
+            Op::Prefetch { offset } => write!(f, "prefetch at {offset:+}"),
             other => {
                 // The name in lower case: `DivUnsigned` is `div_unsigned`.
                 let mut inside = false;

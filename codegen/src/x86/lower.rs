@@ -160,7 +160,7 @@ impl<'s> Lower<'s> {
                     let Some(register) = self.values[result] else { continue };
                     self.define(inst, result, register)?;
                 }
-                None => self.store(inst)?,
+                None => self.effect(inst)?,
             }
             insts.extend(self.buffer.drain(..).rev());
         }
@@ -299,8 +299,16 @@ impl<'s> Lower<'s> {
         done.ok_or_else(|| format!("{} on {of} has no machine code", inst.op))
     }
 
-    fn store(&mut self, inst: &'s InstData) -> Result<(), String> {
-        let Op::Store { offset, bytes } = inst.op else { return Err(format!("{} gives nothing", inst.op)) };
+    fn effect(&mut self, inst: &'s InstData) -> Result<(), String> {
+        let (offset, bytes) = match inst.op {
+            Op::Store { offset, bytes } => (offset, bytes),
+            Op::Prefetch { offset } => {
+                let memory = self.address(inst.args[0], offset);
+                self.push(iced_x86::Code::Prefetcht1_m8, &[Arg::Mem(memory)]);
+                return Ok(());
+            }
+            op => return Err(format!("{op} gives nothing")),
+        };
         let memory = self.address(inst.args[1], offset);
         let value = inst.args[0];
         let ty = self.ssa.ty(value);

@@ -277,6 +277,7 @@ impl Prepare<'_> {
             Stmt::Store { buffer, index, val } => {
                 Step::Store { buffer: buffer.index(), index: self.position(index)?, from: slot_of(*val) }
             }
+            Stmt::Prefetch { .. } => return Ok(None),
             Stmt::Let(definition) => {
                 let to = slot_of(definition.val);
                 match &definition.rhs {

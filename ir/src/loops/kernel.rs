@@ -9,6 +9,7 @@
 //!         | "local" name ":" dtype "[" len "]" space     space: register | stack
 //!         | val "=" rhs
 //!         | name "[" index "]" "=" val
+//!         | "prefetch" name "[" index "]"
 //! guard   = index "in" "0.." size
 //! rhs     = "load" name "[" index "]" ("if" guard ("and" guard)*)?     0 where a guard fails
 //!         | "const" dtype literal | "index" index | "inside" guards | function val*
@@ -26,6 +27,7 @@
 //!   other. An emitter may run any number of them at once.
 //! - A `register` buffer is addressed by constants once `unroll` and constant `vector` loops around
 //!   the access are expanded, so it never needs memory.
+//! - A `prefetch` says that an element will be read soon. It does nothing else, and may lie outside its buffer.
 
 use cranelift_entity::{PrimaryMap, entity_impl};
 use smallvec::SmallVec;
@@ -151,6 +153,13 @@ pub enum Stmt {
         index: Index,
         /// What.
         val: Val,
+    },
+    /// Asks for an element to be brought near, if it exists.
+    Prefetch {
+        /// Of which parameter.
+        buffer: Buffer,
+        /// Which element.
+        index: Index,
     },
 }
 
@@ -359,6 +368,11 @@ impl KernelBuilder {
     /// Writes an element.
     pub fn store(&mut self, buffer: Buffer, index: Index, val: Val) {
         self.push(Stmt::Store { buffer, index, val });
+    }
+
+    /// Asks for an element of a parameter to be brought near, if it exists.
+    pub fn prefetch(&mut self, buffer: Buffer, index: Index) {
+        self.push(Stmt::Prefetch { buffer, index });
     }
 
     /// The finished kernel.

@@ -125,6 +125,13 @@ impl Verifier<'_> {
                     self.access(*buffer, index, &[])?;
                     self.parallel_store(*buffer, index)?;
                 }
+                Stmt::Prefetch { buffer, index } => {
+                    self.index(index)?;
+                    if !self.kernel.buffers[*buffer].role.is_param() {
+                        let name = &self.kernel.buffers[*buffer].name;
+                        return Err(self.broken("L5", format!("`{name}` is fetched, and is no parameter")));
+                    }
+                }
             }
         }
         for val in own {
@@ -294,6 +301,9 @@ impl Verifier<'_> {
                 Stmt::If { .. } => {
                     return Err(self.broken("L8", format!("an `if` in the vector loop over {lane}")));
                 }
+                Stmt::Prefetch { .. } => {
+                    return Err(self.broken("L8", format!("a prefetch in the vector loop over {lane}")));
+                }
             }
         }
         for (at, &(buffer, stored)) in stores.iter().enumerate() {
@@ -416,6 +426,22 @@ mod tests {
         };
         verify_kernel(&shifted(true)).unwrap();
         assert_eq!(refused(&shifted(false)), "L6");
+    }
+
+    #[test]
+    fn prefetches_name_parameters_and_stand_outside_of_lanes() {
+        verify_kernel(&kernel(|b, x, y| {
+            b.prefetch(x, Index::constant(1 << 40));
+            b.prefetch(y, Index::constant(-1));
+        }))
+        .unwrap();
+        let of_local = kernel(|b, _, _| {
+            let local = b.buffer("local", DType::F32, 16, Role::Stack);
+            b.prefetch(local, Index::constant(0));
+        });
+        assert_eq!(refused(&of_local), "L5");
+        let in_lanes = kernel(|b, x, _| b.repeat(LoopKind::Vector, 16, |b, i| b.prefetch(x, i)));
+        assert_eq!(refused(&in_lanes), "L8");
     }
 
     #[test]

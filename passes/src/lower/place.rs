@@ -164,7 +164,7 @@ fn overwrites(block: &Block, from: Buffer, to: Buffer, around: &mut Vec<Var>) ->
         Stmt::Let(Let { rhs: Rhs::Load { buffer, index, guards }, .. }) if *buffer == from => {
             guards.is_empty() && stores(&block[at..], to, index) && is_injective(index, around)
         }
-        Stmt::Let(_) | Stmt::Store { .. } => true,
+        Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => true,
     })
 }
 
@@ -179,7 +179,7 @@ fn stores(block: &[Stmt], to: Buffer, at: &Index) -> bool {
         Stmt::For { body, .. } => stores(body, to, at),
         Stmt::If { then, otherwise, .. } => stores(then, to, at) || stores(otherwise, to, at),
         Stmt::Store { buffer, index, .. } => *buffer == to && index == at,
-        Stmt::Let(_) => false,
+        Stmt::Let(_) | Stmt::Prefetch { .. } => false,
     })
 }
 

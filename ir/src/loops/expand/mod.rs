@@ -133,7 +133,7 @@ pub fn check_expanded(kernel: &Kernel) -> Result<(), Error> {
                         return Err(Error::Verify { invariant: "L9", message });
                     }
                 }
-                Stmt::Let(_) | Stmt::Store { .. } => {}
+                Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => {}
             }
         }
         Ok(())
@@ -186,6 +186,9 @@ impl Expand<'_> {
                 },
                 Stmt::Store { buffer, index, val } => {
                     Stmt::Store { buffer: *buffer, index: self.index(index), val: self.val(*val) }
+                }
+                Stmt::Prefetch { buffer, index } => {
+                    Stmt::Prefetch { buffer: *buffer, index: self.index(index) }
                 }
                 Stmt::Let(Let { val, rhs }) => {
                     let rhs = match rhs {

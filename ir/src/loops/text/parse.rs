@@ -207,6 +207,14 @@ impl<'t> Parser<'t> {
                 self.punct('=')?;
                 Ok(Stmt::Store { buffer, index, val: self.val()? })
             }
+            ("prefetch", Some(Token::Word(name))) => {
+                self.next();
+                let buffer = self.buffer(name)?;
+                self.punct('[')?;
+                let index = self.index()?;
+                self.punct(']')?;
+                Ok(Stmt::Prefetch { buffer, index })
+            }
             ("for", _) => self.repeat(LoopKind::Serial),
             ("if", _) => {
                 let guards = self.guards()?;

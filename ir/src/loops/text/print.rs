@@ -118,6 +118,9 @@ fn block(out: &mut String, kernel: &Kernel, body: &Block, depth: usize) {
             Stmt::Store { buffer, index: at, val } => {
                 let _ = writeln!(out, "{}[{}] = {val}", kernel.buffers[*buffer].name, index(at));
             }
+            Stmt::Prefetch { buffer, index: at } => {
+                let _ = writeln!(out, "prefetch {}[{}]", kernel.buffers[*buffer].name, index(at));
+            }
         }
     }
 }

@@ -53,6 +53,13 @@ impl Depth {
         cut * self.inner.iter().map(|v| v.extent).product::<usize>()
     }
 
+    /// The variables inside the block that comes so many later, with their first values.
+    pub fn first_steps(&self, part: Option<&Part>, later: &Index) -> Vec<(Var, Index)> {
+        let cut =
+            part.map(|Part { cut: (var, start, size), .. }| (*var, start.add(&later.mul(*size as i64))));
+        cut.into_iter().chain(self.inner.iter().map(|&var| (var, Index::constant(0)))).collect()
+    }
+
     /// Runs `body` for each block, with where sums wait between blocks if there are several. They take
     /// `room` elements.
     pub fn over_blocks<'n>(

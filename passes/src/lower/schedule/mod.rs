@@ -11,6 +11,7 @@
 //! Which one, and every number in it that changes the order of arithmetic, depends on the nest alone,
 //! never on the machine: the same model gives the same bits everywhere.
 
+mod blocks;
 mod depth;
 mod elementwise;
 mod emit;
@@ -38,6 +39,8 @@ pub struct Machine {
     pub panel_bytes: usize,
     /// Bytes of right operands that stay in the second-level cache.
     pub block_bytes: usize,
+    /// Whether it can be told what will be read soon.
+    pub prefetches: bool,
     /// Whether the low half of a word comes first in memory.
     pub little_endian: bool,
     /// Whether it multiplies bytes, four to a word, in one instruction.
@@ -58,6 +61,7 @@ impl Machine {
             tile_row_bytes,
             panel_bytes: 256 * tile_row_bytes,
             block_bytes: 256 << 10,
+            prefetches: bits >= 256,
             little_endian: cfg!(target_endian = "little"),
             byte_products: false,
         }

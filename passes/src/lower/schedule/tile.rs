@@ -4,16 +4,15 @@
 //! ```text
 //! for block of rows, group of panels   parallel
 //!   for block of k
-//!     for tile of rows
-//!       for panel of lanes
-//!         acc[rows, lanes] = if the first block: 0, else: part[tile, rows, lanes]
-//!         for k: for row unrolled: for lane vector: acc[row, lane] = fma(b[k, lane], a[row, k], acc[row, lane])
-//!         if the last block: for row unrolled: for lane vector: y[row, lane] = epilogue(acc[row, lane])
-//!         else: part[tile, rows, lanes] = acc
+//!     for tile of rows, panel of lanes   in the order that caches want
+//!       acc[rows, lanes] = if the first block: 0, else: part[tile, rows, lanes]
+//!       for k: for row unrolled: for lane vector: acc[row, lane] = fma(b[k, lane], a[row, k], acc[row, lane])
+//!       if the last block: for row unrolled: for lane vector: y[row, lane] = epilogue(acc[row, lane])
+//!       else: part[tile, rows, lanes] = acc
 //! ```
 //!
-//! A tile's rows stay in the first cache while the group's panels, which stay in the second, stream past
-//! them. Long reductions alone are cut into blocks of k for that; between blocks the sums wait on the stack.
+//! What tiles share stays in the second cache ([`super::blocks`]). Long reductions alone are cut into blocks of k
+//! for that; between blocks the sums wait on the stack.
 //!
 //! The same loops serve matrix products, every convolution, pooling, and sums over outer dimensions:
 //! only index maps differ. Each element is accumulated over the reduction's variables in ascending
@@ -24,8 +23,9 @@ use std::collections::BTreeSet;
 use windlass_ir::ScalarFn;
 use windlass_ir::loops::{Buffer, Expr, Guard, Index, LoopKind, Nest, Reduction, Val, Var};
 
+use super::blocks::{Blocks, Footprint};
 use super::depth::{Depth, Part};
-use super::split::{Chunks, Split, with_part};
+use super::split::{Split, with_part};
 use super::{Emit, Machine, PARALLEL_ITERATIONS};
 use crate::lower::formula::{free_vars, own_cost};
 
@@ -46,6 +46,8 @@ pub struct Plan {
     tile_rows: usize,
     /// The lanes of a tile.
     lanes: usize,
+    /// The load of a product's packed operand.
+    packed: Option<Val>,
     /// Whether operands may be read past the last lane, up to a whole tile.
     padded: bool,
 }
@@ -110,19 +112,15 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     };
     let inner: Vec<Var> = vars_outside(&depends);
     // The factor that fewer rows share is the one held in vectors.
-    let rows: Vec<Var> = match contraction {
-        Some(Contraction { factors, .. }) if inner.is_empty() => {
-            let reused = |factor: Val| vars_outside(&free[factor]);
-            let points = |vars: &Vec<Var>| vars.iter().map(|v| v.extent).product::<usize>();
-            factors
-                .into_iter()
-                .filter(|f| free[*f].contains(&lane))
-                .map(reused)
-                .max_by_key(points)
-                .unwrap_or_default()
-        }
-        _ => Vec::new(),
+    let reused = |factor: Val| vars_outside(&free[factor]);
+    let shared = match contraction {
+        Some(Contraction { factors, .. }) if inner.is_empty() => factors
+            .into_iter()
+            .filter(|f| free[*f].contains(&lane))
+            .max_by_key(|&f| reused(f).iter().map(|v| v.extent).product::<usize>()),
+        _ => None,
     };
+    let rows = shared.map(reused).unwrap_or_default();
     let row_count: usize = rows.iter().map(|v| v.extent).product();
     let rows = if row_count > 1 { rows } else { Vec::new() };
     let lanes = (tile_bytes(machine, row_count, reductions.len()) / size).max(1);
@@ -139,7 +137,8 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     let in_rows: BTreeSet<Var> = rows.iter().chain(&inner).copied().collect();
     let batch = vars_outside(&in_rows);
     let tile_rows = if rows.is_empty() { 1 } else { machine.tile_rows };
-    Some(Plan { reductions: reductions.to_vec(), lane, rows, batch, inner, tile_rows, lanes, padded })
+    let packed = shared.filter(|&load| is_packed(nest, reductions[0], load, lane, lanes));
+    Some(Plan { reductions: reductions.to_vec(), lane, rows, batch, inner, tile_rows, lanes, packed, padded })
 }
 
 /// Below this many lanes, and as many rows, a tile is not worth it.
@@ -175,6 +174,21 @@ fn is_vector(nest: &Nest, reductions: &[Val], lane: Var, lanes: usize) -> bool {
     every && some
 }
 
+/// Whether a load reads the steps of the reduction one behind another, each as wide as a tile.
+fn is_packed(nest: &Nest, reduction: Val, load: Val, lane: Var, lanes: usize) -> bool {
+    let (Expr::Load { index, .. }, Expr::Reduce { vars, .. }) = (nest.expr(load), nest.expr(reduction))
+    else {
+        return false;
+    };
+    let (index, _) = split_lane(&index[0], lane, lanes);
+    let mut step = lanes;
+    vars.iter().rev().all(|&var| {
+        let follows = index.coefficient(var) == Some(step as i64);
+        step *= var.extent;
+        follows
+    })
+}
+
 /// Whether whole tiles may be accumulated although the last has lanes that are not stored: no load
 /// then leaves its operand.
 fn may_pad(nest: &Nest, reduction: Val, lane: Var, lanes: usize) -> bool {
@@ -200,42 +214,46 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
     let depth =
         Depth::of(emit, plan.reductions[0], tiles.parts, steps, machine.panel_bytes / (plan.lanes * size));
     let batch_count: usize = extents(&plan.batch).iter().product();
-    let shared = emit.is_shared();
-    let wanted = if shared { PARALLEL_ITERATIONS.div_ceil(batch_count.max(1)) } else { 1 };
-    // A block of a group's panels stays in the second cache while tiles of rows pass over it.
+    let wanted = if emit.is_shared() { PARALLEL_ITERATIONS.div_ceil(batch_count.max(1)) } else { 1 };
     let tile_len = plan.tile_rows * plan.lanes;
-    let panel_bytes = depth.steps().max(1).saturating_mul(plan.lanes * size);
-    let group_count = panels.div_ceil((machine.block_bytes / panel_bytes).max(1));
-    let block_tiles = match depth.is_cut() {
-        true => (SCRATCH_BYTES / (tile_len * size * panels.div_ceil(group_count))).max(1),
-        false => tiles.parts,
+    let product = Footprint {
+        tiles: tiles.parts,
+        panels,
+        sums: tile_len * size,
+        lanes: plan.lanes * size,
+        panel: steps.saturating_mul(plan.lanes * size),
+        rows: depth.steps().max(1).saturating_mul(plan.tile_rows * size),
+        block: depth.steps().max(1).saturating_mul(plan.lanes * size),
+        waits: depth.is_cut(),
     };
-    let blocks = Chunks::of(tiles.parts, block_tiles.min(tiles.parts.div_ceil(wanted.div_ceil(group_count))));
-    let group_count = group_count.max(wanted.div_ceil(blocks.parts)).min(panels);
-    let groups = Chunks::of(panels, panels.div_ceil(group_count));
-    let iterations = (batch_count * blocks.parts).max(1) * groups.parts;
-    let kind = match shared && iterations > 1 {
+    let blocks = Blocks::of(&product, wanted, machine);
+    let mut shape = extents(&plan.batch);
+    shape.extend([blocks.rows.parts, blocks.panels.parts]);
+    let iterations = shape.iter().product();
+    let kind = match emit.is_shared() && iterations > 1 {
         true => LoopKind::Parallel,
         false => LoopKind::Serial,
     };
-    let mut shape = extents(&plan.batch);
-    shape.extend([blocks.parts, groups.parts]);
     let iteration = emit.enter(kind, iterations);
     let mut parts = Index::unflatten(&iteration, &shape);
     let (group, block) = (parts.pop().expect("two more"), parts.pop().expect("one more"));
     for (&var, part) in plan.batch.iter().zip(parts) {
         emit.bind(var, part);
     }
-    depth.over_blocks(emit, blocks.size * groups.size * tile_len, &mut |emit, part| {
-        blocks.over(emit, &block, &mut |emit, own_tile, tile| {
-            groups.over(emit, &group, &mut |emit, own_panel, panel| {
-                let place = own_tile.mul(groups.size as i64).add(own_panel).mul(tile_len as i64);
-                let part = part.clone().map(|part| part.at(place));
-                with_part(emit, tiles, tile, &mut |emit, first_row, rows| {
-                    with_panel(emit, plan, panel, &mut |emit, lanes, stored| {
-                        let (first_row, part) = (&first_row, part.as_ref());
-                        Tile { plan, depth: &depth, part, first_row, rows, panel, lanes, stored }.emit(emit);
-                    });
+    let waiting = blocks.rows.size * blocks.panels.size * tile_len;
+    depth.over_blocks(emit, waiting, &mut |emit, part| {
+        blocks.over(emit, [&block, &group], &mut |emit, place| {
+            if let (Some(packed), 1..) = (plan.packed, blocks.ahead) {
+                let (panel, later) = blocks.next_panel(place, depth.is_cut());
+                let steps = depth.first_steps(part.as_ref(), &later);
+                Ahead { plan, packed, panel, steps, bytes: blocks.ahead }.emit(emit, place.own_tile);
+            }
+            let part = part.clone().map(|part| part.at(blocks.number(place).mul(tile_len as i64)));
+            let panel = place.panel;
+            with_part(emit, tiles, place.tile, &mut |emit, first_row, rows| {
+                with_panel(emit, plan, panel, &mut |emit, lanes, stored| {
+                    let (first_row, part) = (&first_row, part.as_ref());
+                    Tile { plan, depth: &depth, part, first_row, rows, panel, lanes, stored }.emit(emit);
                 });
             });
         });
@@ -243,8 +261,34 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
     emit.leave();
 }
 
-/// Bytes of the stack in which sums wait between blocks of a long reduction.
-const SCRATCH_BYTES: usize = 64 << 10;
+/// Bytes of a line of a cache.
+const LINE: usize = 64;
+
+/// What will be read next of the panels.
+struct Ahead<'p> {
+    plan: &'p Plan,
+    /// The load of the packed operand.
+    packed: Val,
+    /// Which panel.
+    panel: Index,
+    /// The variables of its steps, each with its first value.
+    steps: Vec<(Var, Index)>,
+    /// A tile's share of it.
+    bytes: usize,
+}
+
+impl Ahead<'_> {
+    /// Asks for the share of one of the tiles that pass over the panel before.
+    fn emit(self, emit: &mut Emit<'_>, tile: &Index) {
+        let lines = self.bytes.div_ceil(LINE);
+        let line = tile.mul(lines as i64).add(&emit.enter(LoopKind::Unroll, lines));
+        self.steps.into_iter().for_each(|(var, start)| emit.bind(var, start));
+        emit.bind(self.plan.lane, self.panel.mul(self.plan.lanes as i64));
+        let size = emit.nest.dtype(self.packed).size();
+        emit.prefetch(self.packed, &line.mul((LINE / size) as i64));
+        emit.leave();
+    }
+}
 
 /// What is done to a tile's sums in more operations than this is a loop over rows: written out for each row it would
 /// be most of the code, and compiling it most of the time.

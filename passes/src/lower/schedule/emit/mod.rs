@@ -386,6 +386,13 @@ impl<'n> Emit<'n> {
         self.builder.store(buffer, index, next);
     }
 
+    /// Asks for an element that comes so many behind the one that a load reads.
+    pub fn prefetch(&mut self, load: Val, behind: &Index) {
+        let Expr::Load { operand, index, .. } = self.nest.expr(load) else { panic!("{load} is no load") };
+        let index = self.index(&index[0]).add(behind);
+        self.builder.prefetch(self.ins[*operand as usize], index);
+    }
+
     /// Says where the result of a reduction is found from now on.
     pub fn place_result(&mut self, reduce: Val, buffer: Buffer, index: Index) {
         self.tiles.insert(reduce, Tile { buffer, index });

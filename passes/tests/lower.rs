@@ -126,7 +126,7 @@ fn large_weights_are_prefetched() {
     for (m, k, n, bits, expected) in [
         (48, 700, 130, 256, true),
         (48, 300, 260, 256, true),
-        (48, 560, 290, 512, true),
+        (100, 250, 290, 512, true),
         // A single row, weights that stay in the cache, no such instruction.
         (1, 700, 130, 256, false),
         (48, 70, 130, 256, false),

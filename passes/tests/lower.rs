@@ -120,6 +120,40 @@ fn reductions_cut_into_blocks() {
     }
 }
 
+/// Weights that a single row reads in order are copied as they are, and what packs for a sum of constants stays apart.
+#[test]
+fn constants_are_laid_out_for_what_reads_them() {
+    let kernels = |b: Builder| {
+        let graph = b.finish().unwrap();
+        check("constants", &graph);
+        let program =
+            lower(&graph, &LowerOptions { fuse: true, machine: Machine::with_vectors(256) }).unwrap();
+        program.prepare.iter().flat_map(|p| &p.kernels).map(print_kernel).collect::<Vec<_>>()
+    };
+    let mut b = Builder::new("row");
+    let x = b.input("x", f32s(&[1, 96]));
+    let w = b.constant(ramp(&[40, 96], 3));
+    let y = b.push1(MatMul { trans_a: false, trans_b: true }, &[x, w]).unwrap();
+    b.output("y", y);
+    let copied = kernels(b);
+    assert_eq!(copied.len(), 1);
+    assert!(copied[0].contains("x0: f32[3840] in, y0: f32[3840] out"), "{}", copied[0]);
+
+    let mut b = Builder::new("transform");
+    let x = b.input("x", f32s(&[1, 96]));
+    let left = b.constant(ramp(&[36, 9], 3));
+    let right = b.constant(ramp(&[96, 9], 5));
+    let product = b.push1(MatMul { trans_a: false, trans_b: true }, &[left, right]).unwrap();
+    let y = b.push1(MatMul { trans_a: false, trans_b: true }, &[x, product]).unwrap();
+    b.output("y", y);
+    let prepared = kernels(b);
+    assert!(prepared.iter().any(|k| k.contains("register") && k.contains("fma")), "{prepared:?}");
+    assert!(
+        prepared.iter().all(|k| !k.contains("acc") || k.contains("unroll")),
+        "tiles, not rows: {prepared:?}"
+    );
+}
+
 /// Weights beyond the second cache are asked for before they are read, once each, by tiles enough to hide it.
 #[test]
 fn large_weights_are_prefetched() {

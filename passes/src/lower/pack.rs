@@ -14,6 +14,7 @@ use windlass_ir::{ScalarFn, Shape};
 use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
 use super::prepare::known_bufs;
 use super::schedule::Machine;
+use super::schedule::rows::LANES;
 use super::schedule::tile::{Contraction, FEW_LANES, as_contraction, tile_bytes};
 use super::units::{Buf, BufData, Unit, UnitWork, Units};
 
@@ -34,7 +35,22 @@ pub fn pack(units: &mut Units, machine: &Machine) {
             let nest = merge_loops(split_loops(flatten_operands(nest)));
             unit.flops += contraction_flops(&nest);
             match plan(&nest, &unit, units, &known, machine) {
-                Some(plan) => result.extend(apply(&nest, &mut unit, plan, units)),
+                Some(packing) if packing.in_order => {
+                    result.push(copy(&mut unit, packing.operand, units));
+                    unit.work = UnitWork::Nest(Box::new(nest));
+                }
+                Some(packing) => {
+                    let packer = apply(&nest, &mut unit, packing, units);
+                    result.extend(packer.map(|mut packer| {
+                        // Products of constants are prepared together with what packs for them, and not without.
+                        if known[unit.outs[0]]
+                            && let UnitWork::Nest(nest) = packer.work
+                        {
+                            packer.work = UnitWork::Copy(nest);
+                        }
+                        packer
+                    }));
+                }
                 None => unit.work = UnitWork::Nest(Box::new(nest)),
             }
         }
@@ -67,6 +83,8 @@ struct Packing {
     batch: Vec<Var>,
     /// The reduction's variables.
     steps: Vec<Var>,
+    /// Whether it is read best in the order it has.
+    in_order: bool,
 }
 
 fn plan(
@@ -114,12 +132,33 @@ fn plan(
         (false, true) => row_count >= ROWS_TO_PACK && lane.extent * step_count >= 1 << 15 && !overlaps,
         (false, false) => row_count >= ROWS_TO_TRANSPOSE,
     };
-    pays.then(|| Packing { factor, operand: *operand, lane, lanes, batch, steps: steps.clone() })
+    // A single row reads rows of the right operand, which are sums of their own, from the first element to the last.
+    let follow = |var: &Var| index[0].coefficient(*var) == Some(1) && var.extent >= LANES;
+    let in_order = constant && row_count == 1 && steps.last().is_some_and(follow);
+    pays.then(|| Packing { factor, operand: *operand, lane, lanes, batch, steps: steps.clone(), in_order })
+}
+
+/// Reads a constant from memory of its own, whose pages are large, rather than from where the model has it.
+fn copy(unit: &mut Unit, operand: u32, units: &mut Units) -> Unit {
+    let source = unit.ins[operand as usize];
+    let data = BufData { constant: None, ..units.bufs[source].clone() };
+    let mut builder = NestBuilder::new(&data.shape);
+    let from = builder.operand(data.dtype, &data.shape);
+    let element = builder.load(from, &builder.domain());
+    let copied = units.bufs.push(data);
+    unit.ins[operand as usize] = copied;
+    let work = UnitWork::Copy(Box::new(builder.finish(&[element])));
+    Unit { work, ins: vec![source], outs: vec![copied], origin: origin(unit), flops: 0 }
+}
+
+/// What a unit that lays out an operand of another is for.
+fn origin(unit: &Unit) -> Vec<String> {
+    unit.origin.iter().map(|o| format!("pack for {o}")).take(1).collect()
 }
 
 /// Changes the unit to read a packed operand, and returns the unit that packs it.
 fn apply(nest: &Nest, unit: &mut Unit, packing: Packing, units: &mut Units) -> Option<Unit> {
-    let Packing { factor, operand, lane, lanes, batch, steps } = packing;
+    let Packing { factor, operand, lane, lanes, batch, steps, in_order: _ } = packing;
     let Expr::Load { index, .. } = nest.expr(factor) else { return None };
     let panels = lane.extent.div_ceil(lanes);
     let mut shape: Shape = batch.iter().map(|v| v.extent).collect();
@@ -172,9 +211,8 @@ fn apply(nest: &Nest, unit: &mut Unit, packing: Packing, units: &mut Units) -> O
     );
     unit.work = UnitWork::Nest(Box::new(builder.finish(&roots)));
     unit.ins[operand as usize] = packed;
-    let origin = unit.origin.iter().map(|o| format!("pack for {o}")).take(1).collect();
     let work = UnitWork::Nest(Box::new(packer));
-    Some(Unit { work, ins: vec![source], outs: vec![packed], origin, flops: 0 })
+    Some(Unit { work, ins: vec![source], outs: vec![packed], origin: origin(unit), flops: 0 })
 }
 
 /// The copy of an operand into panels.

@@ -3,6 +3,8 @@
 //! Weights are scaled, transposed and packed by units like any others. This part takes them out of the
 //! units that run each time, and what they compute becomes further constants of the program.
 
+use std::collections::BTreeSet;
+
 use cranelift_entity::SecondaryMap;
 
 use super::formula::as_identity;
@@ -77,6 +79,7 @@ pub fn split(units: &mut Units) -> Option<Units> {
         return None;
     }
     let outputs = units.prepared.iter().enumerate().map(|(i, &b)| (format!("prepared{i}"), b)).collect();
+    let before = largest_first(before, units);
     let prepare = Units { bufs: units.bufs.clone(), outputs, units: before, ..Units::default() };
     // Nothing else needs what they are made from.
     let keep: Vec<Buf> = units.units.iter().flat_map(|u| u.ins.iter().copied()).collect();
@@ -84,6 +87,34 @@ pub fn split(units: &mut Units) -> Option<Units> {
     keep.into_iter().for_each(|b| kept[b] = true);
     units.bufs.iter_mut().filter(|(b, _)| !kept[*b]).for_each(|(_, data)| data.constant = None);
     Some(prepare)
+}
+
+/// The units that prepare each result together, those of the largest results first: while the largest constant and
+/// what is made from it are both in memory, nothing else is yet.
+fn largest_first(before: Vec<Unit>, units: &Units) -> Vec<Unit> {
+    let mut maker: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
+    for (at, unit) in before.iter().enumerate() {
+        unit.outs.iter().for_each(|&b| maker[b] = Some(at));
+    }
+    let mut results = units.prepared.clone();
+    results.sort_by_key(|&b| std::cmp::Reverse(units.bufs[b].elements() * units.bufs[b].dtype.size()));
+    let mut order: Vec<usize> = Vec::with_capacity(before.len());
+    let mut ordered = vec![false; before.len()];
+    for result in results {
+        // What it is made from stands before it in the present order.
+        let (mut needed, mut left) = (BTreeSet::new(), vec![result]);
+        while let Some(buf) = left.pop() {
+            if let Some(at) = maker[buf].filter(|&at| !ordered[at])
+                && needed.insert(at)
+            {
+                left.extend(&before[at].ins);
+            }
+        }
+        needed.iter().for_each(|&at| ordered[at] = true);
+        order.extend(needed);
+    }
+    let mut before: Vec<Option<Unit>> = before.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|at| before[at].take()).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ mod blocks;
 mod depth;
 mod elementwise;
 mod emit;
-mod rows;
+pub mod rows;
 pub mod split;
 pub mod tile;
 

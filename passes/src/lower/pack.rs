@@ -4,6 +4,9 @@
 //! filled up with zeros, by a unit of its own. That of a constant runs once (see [`mod@super::prepare`]);
 //! other operands are packed at each run, where the reuse pays for it. The contraction's index map
 //! changes accordingly, and nothing else needs to know.
+//!
+//! A constant whose rows a single row of the left operand meets from the first element to the last is read best as it
+//! is. It is copied all the same: large pages of memory are read faster than the small ones of a file.
 
 use std::cell::RefCell;
 
@@ -40,16 +43,9 @@ pub fn pack(units: &mut Units, machine: &Machine) {
                     unit.work = UnitWork::Nest(Box::new(nest));
                 }
                 Some(packing) => {
-                    let packer = apply(&nest, &mut unit, packing, units);
-                    result.extend(packer.map(|mut packer| {
-                        // Products of constants are prepared together with what packs for them, and not without.
-                        if known[unit.outs[0]]
-                            && let UnitWork::Nest(nest) = packer.work
-                        {
-                            packer.work = UnitWork::Copy(nest);
-                        }
-                        packer
-                    }));
+                    // What is prepared is fused once more, which would undo the packing for a product of constants.
+                    let form = if known[unit.outs[0]] { UnitWork::Copy } else { UnitWork::Nest };
+                    result.extend(apply(&nest, &mut unit, packing, units, form));
                 }
                 None => unit.work = UnitWork::Nest(Box::new(nest)),
             }
@@ -157,7 +153,13 @@ fn origin(unit: &Unit) -> Vec<String> {
 }
 
 /// Changes the unit to read a packed operand, and returns the unit that packs it.
-fn apply(nest: &Nest, unit: &mut Unit, packing: Packing, units: &mut Units) -> Option<Unit> {
+fn apply(
+    nest: &Nest,
+    unit: &mut Unit,
+    packing: Packing,
+    units: &mut Units,
+    form: fn(Box<Nest>) -> UnitWork,
+) -> Option<Unit> {
     let Packing { factor, operand, lane, lanes, batch, steps, in_order: _ } = packing;
     let Expr::Load { index, .. } = nest.expr(factor) else { return None };
     let panels = lane.extent.div_ceil(lanes);
@@ -211,7 +213,7 @@ fn apply(nest: &Nest, unit: &mut Unit, packing: Packing, units: &mut Units) -> O
     );
     unit.work = UnitWork::Nest(Box::new(builder.finish(&roots)));
     unit.ins[operand as usize] = packed;
-    let work = UnitWork::Nest(Box::new(packer));
+    let work = form(Box::new(packer));
     Some(Unit { work, ins: vec![source], outs: vec![packed], origin: origin(unit), flops: 0 })
 }
 

@@ -47,7 +47,7 @@ impl BufData {
 pub enum UnitWork {
     /// A formula, yet to be scheduled.
     Nest(Box<Nest>),
-    /// A copy that must be made, though its formula is the identity.
+    /// A copy that must be made, even if its formula is the identity: no other unit takes it in.
     Copy(Box<Nest>),
     /// Scheduled loops; parameters are the operands, then the results.
     Kernel(Box<Kernel>),

@@ -5,6 +5,7 @@ use std::hint;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
 use crate::pool::Shared;
 
@@ -67,11 +68,16 @@ impl fmt::Debug for Helper {
     }
 }
 
-/// How many times a worker looks for another job before it sleeps: some 20 microseconds.
-const SPIN: u32 = 2_000;
+/// How long a worker looks for another job before it sleeps: about as long as a kernel takes that is too small to be
+/// shared, so that workers are awake for the next one of the same run. To wake one takes the system 10 to 40
+/// microseconds (`cargo bench --bench overhead`).
+const PATIENCE: Duration = Duration::from_micros(100);
 
-/// Threads of a pool's own. A worker looks for the next job for [`SPIN`] rounds before it sleeps, since the
-/// kernels of one run follow each other closely; of those asleep as many as wanted are woken.
+/// Rounds between looks at the clock.
+const ROUNDS: u32 = 64;
+
+/// Threads of a pool's own. A worker looks for the next job for a while, its [`PATIENCE`], before it sleeps; of those
+/// asleep as many as wanted are woken.
 pub(crate) struct Workers {
     signals: Arc<Signals>,
     threads: Vec<(Thread, Option<JoinHandle<()>>)>,
@@ -101,8 +107,9 @@ impl Workers {
 fn worker(shared: &Shared, signals: &Signals, index: usize) {
     loop {
         shared.work();
-        let mut rounds = 0;
-        while !shared.has_work() && rounds < SPIN {
+        let end = Instant::now() + PATIENCE;
+        let mut rounds = 0u32;
+        while !shared.has_work() && !(rounds.is_multiple_of(ROUNDS) && Instant::now() >= end) {
             hint::spin_loop();
             rounds += 1;
         }

@@ -4,7 +4,8 @@
 //! the host for the few ops without native code. It is immutable and shared by threads; what a run
 //! needs for itself (the arena and the table of kernel arguments) is taken from a free list and put
 //! back, so a run allocates nothing and takes no lock while kernels execute. A [`Pool`] runs the
-//! outermost parallel loop of a kernel in contiguous chunks. Chunks never change the bits of a
+//! outermost parallel loop of a kernel in contiguous chunks, on threads of its own or on those that the
+//! caller's [`Executor`] lends. Chunks never change the bits of a
 //! result, so results do not depend on the number of threads.
 //!
 //! Unsafe code stands in [`mod@buffer`] (aligned memory), `map` (mapped files), `pool` (lending a job to
@@ -25,6 +26,7 @@
 pub mod buffer;
 mod error;
 mod executable;
+mod executor;
 mod map;
 mod pool;
 mod profile;
@@ -32,6 +34,7 @@ mod profile;
 pub use buffer::AlignedBuffer;
 pub use error::Error;
 pub use executable::{Constant, Executable, HostFn, KernelFn, Parts, Place, Port, Step, Work};
+pub use executor::{Executor, Helper};
 pub use map::{Mapping, unload};
 pub use pool::Pool;
 pub use profile::Profile;

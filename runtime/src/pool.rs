@@ -1,23 +1,25 @@
-//! A small thread pool for parallel loops. One of the files with unsafe code: it lends a closure on
-//! the caller's stack to the workers for the time of one call.
+//! Parallel loops. One of the files with unsafe code: it lends a closure on the caller's stack to other
+//! threads for the time of one call.
 //!
 //! A job is a range cut into chunks at fixed places. Threads claim chunks by a compare-and-swap on
 //! one word, `epoch | chunks | next`, the calling thread among them, and the call returns when every
-//! chunk is done. Starting a job costs two stores and, for each worker that sleeps, one wake-up; a
-//! worker looks for the next job for [`SPIN`] rounds before it sleeps, since the kernels of one run
-//! follow each other closely. An idle pool uses no processor time.
+//! chunk is done. Where the other threads come from is the [`Executor`]'s business; it is asked for them at
+//! each job, and whatever it does, each chunk runs once. Starting a job costs two stores and that question.
 
 use std::cell::UnsafeCell;
+use std::fmt;
 use std::hint;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle, Thread};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::thread;
 
-/// How many times a worker looks for another job before it sleeps: some 20 microseconds.
-const SPIN: u32 = 2_000;
+use crate::executor::{Executor, Helper, Workers};
 
 /// The most chunks of one job: what fits the word's field.
 const MAX_CHUNKS: u64 = 0xffff;
+
+/// The most threads of a pool.
+const MAX_THREADS: usize = 1024;
 
 /// What runs a part of a range: `job(begin, end)`.
 type Job<'a> = dyn Fn(i64, i64) + Sync + 'a;
@@ -30,25 +32,33 @@ struct Lent {
     chunks: i64,
 }
 
-struct Shared {
+/// What the threads of a pool share.
+pub(crate) struct Shared {
     /// `epoch << 32 | chunks << 16 | next`; there is work while `next < chunks`.
     state: AtomicU64,
     lent: UnsafeCell<Lent>,
     done: AtomicU32,
-    stop: AtomicBool,
-    asleep: Vec<AtomicBool>,
 }
 
 // SAFETY: `lent` is written only by the holder of `Pool::caller` while `next == chunks`, and read only
 // after a claim, which happens after the store to `state` that published it; a job's caller does not
-// return, so does not write `lent` again, before every claimed chunk is done.
+// leave `Pool::run`, so does not write `lent` again, before every claimed chunk is done.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointer in `lent` is to a `Sync` closure.
 unsafe impl Send for Shared {}
 
 impl Shared {
+    fn new() -> Shared {
+        let idle: &'static Job<'static> = &|_, _| {};
+        Shared {
+            state: AtomicU64::new(0),
+            lent: UnsafeCell::new(Lent { job: idle, extent: 0, chunks: 1 }),
+            done: AtomicU32::new(0),
+        }
+    }
+
     /// Claims and runs chunks until none is left.
-    fn work(&self) {
+    pub(crate) fn work(&self) {
         loop {
             let state = self.state.load(Ordering::Acquire);
             let (chunks, next) = (state >> 16 & MAX_CHUNKS, state & 0xffff);
@@ -72,32 +82,32 @@ impl Shared {
         }
     }
 
-    fn has_work(&self) -> bool {
+    /// Whether a chunk waits to be claimed.
+    pub(crate) fn has_work(&self) -> bool {
         let state = self.state.load(Ordering::SeqCst);
         state & 0xffff < state >> 16 & MAX_CHUNKS
     }
 
-    fn worker(&self, index: usize) {
-        loop {
-            self.work();
-            let mut rounds = 0;
-            while !self.has_work() && rounds < SPIN {
-                hint::spin_loop();
-                rounds += 1;
-            }
-            if self.has_work() {
-                continue;
-            }
-            // Either this sees the work published after the flag was set, or the publisher sees the flag.
-            self.asleep[index].store(true, Ordering::SeqCst);
-            while !self.has_work() && !self.stop.load(Ordering::SeqCst) {
-                thread::park();
-            }
-            self.asleep[index].store(false, Ordering::SeqCst);
-            if self.stop.load(Ordering::SeqCst) {
-                return;
-            }
+    /// Runs what nobody has claimed, and waits for what others have.
+    fn finish(&self, chunks: i64) {
+        self.work();
+        let mut rounds = 0u32;
+        while self.done.load(Ordering::Acquire) < chunks as u32 {
+            rounds += 1;
+            if rounds.is_multiple_of(4096) { thread::yield_now() } else { hint::spin_loop() }
         }
+    }
+}
+
+/// Ends a job even when the executor that was asked for threads panics: the closure is alive until then.
+struct FinishOnDrop<'a> {
+    shared: &'a Shared,
+    chunks: i64,
+}
+
+impl Drop for FinishOnDrop<'_> {
+    fn drop(&mut self) {
+        self.shared.finish(self.chunks);
     }
 }
 
@@ -118,100 +128,86 @@ fn chunk(extent: i64, chunks: i64, index: i64) -> (i64, i64) {
     (begin, begin + size + i64::from(index < rest))
 }
 
-/// Threads that run the chunks of parallel loops; the calling thread is one of them.
-#[derive(Debug)]
+/// Runs the chunks of parallel loops on several threads; the calling thread is one of them.
 pub struct Pool {
-    shared: Arc<Shared>,
+    helper: Helper,
     /// Held by the one caller whose job is in hand; others run theirs alone.
     caller: Mutex<()>,
-    workers: Vec<(Thread, Option<JoinHandle<()>>)>,
+    executor: Arc<dyn Executor>,
+    threads: usize,
 }
 
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.threads).finish_non_exhaustive()
     }
 }
 
 impl Pool {
     /// A pool of this many threads, the caller's included; it starts one fewer. If the system refuses
-    /// to start some, the pool is smaller.
+    /// to start some, the pool is smaller. Its threads use no processor time while there is nothing to do.
     pub fn new(threads: usize) -> Pool {
-        let workers = threads.saturating_sub(1).min(1023);
-        let idle: &'static Job<'static> = &|_, _| {};
-        let shared = Arc::new(Shared {
-            state: AtomicU64::new(0),
-            lent: UnsafeCell::new(Lent { job: idle, extent: 0, chunks: 1 }),
-            done: AtomicU32::new(0),
-            stop: AtomicBool::new(false),
-            asleep: (0..workers).map(|_| AtomicBool::new(false)).collect(),
-        });
-        let start = |index: usize| {
-            let shared = shared.clone();
-            let name = format!("windlass-{}", index + 1);
-            let handle = thread::Builder::new().name(name).spawn(move || shared.worker(index)).ok()?;
-            Some((handle.thread().clone(), Some(handle)))
-        };
-        let workers = (0..workers).map_while(start).collect();
-        Pool { shared, caller: Mutex::new(()), workers }
+        let helper = Helper(Arc::new(Shared::new()));
+        let workers = Workers::start(threads.saturating_sub(1).min(MAX_THREADS - 1), &helper);
+        Pool::of(helper, Arc::new(workers))
     }
 
-    /// The number of threads that work on a job.
+    /// A pool that starts no threads and asks this executor for them.
+    pub fn with_executor(executor: Arc<dyn Executor>) -> Pool {
+        Pool::of(Helper(Arc::new(Shared::new())), executor)
+    }
+
+    fn of(helper: Helper, executor: Arc<dyn Executor>) -> Pool {
+        let threads = executor.threads().clamp(1, MAX_THREADS);
+        Pool { helper, caller: Mutex::new(()), executor, threads }
+    }
+
+    /// The number of threads that work on a job, the caller's included.
     pub fn threads(&self) -> usize {
-        self.workers.len() + 1
+        self.threads
     }
 
     /// Runs `job` over `0..extent` cut into at most `chunks` contiguous parts, and returns when all are
     /// done. While another caller's job is in hand, or with one thread, the job runs on this thread.
+    ///
+    /// # Panics
+    /// If the executor does, when the job is done. If the job panics while several threads run it, the
+    /// process ends.
     pub fn run(&self, extent: i64, chunks: usize, job: &Job<'_>) {
         if extent <= 0 {
             return;
         }
         let chunks = (chunks as i64).min(extent).min(MAX_CHUNKS as i64);
-        if self.workers.is_empty() || chunks <= 1 {
+        if self.threads == 1 || chunks <= 1 {
             return job(0, extent);
         }
-        let Ok(_held) = self.caller.try_lock() else { return job(0, extent) };
-        let shared = &*self.shared;
+        let _held = match self.caller.try_lock() {
+            Ok(held) => held,
+            // An executor panicked; its job was finished.
+            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            Err(TryLockError::WouldBlock) => return job(0, extent),
+        };
+        let shared = &*self.helper.0;
         let job: *const Job<'_> = job;
-        // SAFETY: only the lifetime changes. No thread uses the pointer after this call returns: it is
-        // read after a claim only, and this call waits for every claimed chunk.
+        // SAFETY: only the lifetime changes. No thread uses the pointer after this call ends: it is
+        // read after a claim only, and `FinishOnDrop` waits for every claimed chunk.
         let job: *const Job<'static> = unsafe { std::mem::transmute(job) };
         // SAFETY: this thread holds `caller` and the job before is done, so nothing can be claimed.
         unsafe { *shared.lent.get() = Lent { job, extent, chunks } };
         shared.done.store(0, Ordering::Relaxed);
         let epoch = (shared.state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
+        let finish = FinishOnDrop { shared, chunks };
         shared.state.store(epoch << 32 | (chunks as u64) << 16, Ordering::SeqCst);
-        let wanted = self.workers.len().min(chunks as usize - 1);
-        for (asleep, (thread, _)) in shared.asleep.iter().zip(&self.workers).take(wanted) {
-            if asleep.load(Ordering::SeqCst) {
-                thread.unpark();
-            }
-        }
-        shared.work();
-        let mut rounds = 0u32;
-        while shared.done.load(Ordering::Acquire) < chunks as u32 {
-            rounds += 1;
-            if rounds.is_multiple_of(4096) { thread::yield_now() } else { hint::spin_loop() }
-        }
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        for (thread, handle) in &mut self.workers {
-            thread.unpark();
-            if let Some(handle) = handle.take() {
-                // A worker that panicked has already reported it.
-                let _ = handle.join();
-            }
-        }
+        self.executor.launch((self.threads - 1).min(chunks as usize - 1), &self.helper);
+        drop(finish);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+    use std::sync::atomic::AtomicI64;
+
     use super::*;
 
     #[test]
@@ -230,6 +226,103 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What an executor does with the threads it is asked for.
+    type Launch = fn(usize, &Helper);
+
+    struct Odd(Launch);
+
+    impl Executor for Odd {
+        fn threads(&self) -> usize {
+            3
+        }
+
+        fn launch(&self, wanted: usize, helper: &Helper) {
+            (self.0)(wanted, helper);
+        }
+    }
+
+    fn sum_with(pool: &Pool) -> i64 {
+        let sum = AtomicI64::new(0);
+        pool.run(1000, 7, &|begin, end| {
+            sum.fetch_add((begin..end).sum::<i64>(), Ordering::Relaxed);
+        });
+        sum.into_inner()
+    }
+
+    #[test]
+    fn every_executor_gives_every_part_once() {
+        let executors: [Launch; 5] = [
+            |_, _| {},
+            |_, helper| helper.help(),
+            |wanted, helper| (0..10 * wanted).for_each(|_| helper.help()),
+            |wanted, helper| {
+                thread::scope(|scope| {
+                    (0..wanted).for_each(|_| {
+                        scope.spawn(|| helper.help());
+                    });
+                });
+            },
+            // Whenever it pleases, often after the loop.
+            |wanted, helper| {
+                for _ in 0..wanted {
+                    let helper = helper.clone();
+                    thread::spawn(move || {
+                        thread::yield_now();
+                        helper.help();
+                        helper.help();
+                    });
+                }
+            },
+        ];
+        for launch in executors {
+            let pool = Pool::with_executor(Arc::new(Odd(launch)));
+            assert!((0..50).all(|_| sum_with(&pool) == 499_500));
+        }
+    }
+
+    #[test]
+    fn a_job_ends_before_its_executors_panic_goes_on() {
+        let launch: Launch = |wanted, helper| {
+            for _ in 0..wanted {
+                let helper = helper.clone();
+                thread::spawn(move || helper.help());
+            }
+            panic!("no threads today");
+        };
+        let pool = Pool::with_executor(Arc::new(Odd(launch)));
+        for _ in 0..20 {
+            let done = AtomicU32::new(0);
+            let run = || {
+                pool.run(60, 6, &|_, _| {
+                    thread::yield_now();
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+            };
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+            assert_eq!(done.into_inner(), 6);
+        }
+    }
+
+    #[test]
+    fn an_executor_may_use_the_pool_it_serves() {
+        struct Within(OnceLock<Arc<Pool>>);
+        impl Executor for Within {
+            fn threads(&self) -> usize {
+                2
+            }
+
+            fn launch(&self, _: usize, helper: &Helper) {
+                let pool = self.0.get().expect("it is set before the first job");
+                assert_eq!(sum_with(pool), 499_500);
+                helper.help();
+            }
+        }
+        let executor = Arc::new(Within(OnceLock::new()));
+        let pool = Arc::new(Pool::with_executor(executor.clone()));
+        assert!(executor.0.set(pool.clone()).is_ok());
+        assert_eq!(sum_with(&pool), 499_500);
     }
 
     #[test]

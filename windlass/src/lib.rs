@@ -47,3 +47,4 @@ pub use values::{Inputs, Outputs};
 pub use windlass_ir::{
     Builder, DType, Dim, Element, Graph, Limits, ScalarFn, Tensor, TensorType, bf16, f16, ops,
 };
+pub use windlass_runtime::{Executor, Helper};

@@ -43,11 +43,9 @@ impl<K: PartialEq, V> Cache<K, V> {
     /// The value for `key`, which becomes the most recently used.
     fn touch(&self, key: &K) -> Option<Arc<V>> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = entries.iter().position(|(k, _)| k == key)?;
-        let entry = entries.remove(at);
-        let value = entry.1.clone();
-        entries.push(entry);
-        Some(value)
+        let at = entries.iter().rposition(|(k, _)| k == key)?;
+        entries[at..].rotate_left(1);
+        entries.last().map(|(_, value)| value.clone())
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use windlass_ir::{Dim, Graph, Op, Tensor, TensorType, check_inputs, interpret};
-use windlass_runtime::Pool;
+use windlass_runtime::{Executor, Pool};
 
 use self::cache::Cache;
 use self::plan::Plan;
@@ -33,15 +33,31 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session for a model or a graph.
+    /// A session for a model or a graph, with threads of its own.
     pub fn new(model: impl Into<Model>, options: Options) -> Result<Session, Error> {
+        let pool = Pool::new(options.threads);
+        Session::on(model.into(), options, pool)
+    }
+
+    /// A session that runs on threads that the caller has already: of its [`Executor::threads`] instead of
+    /// [`Options::threads`]. The results do not depend on it.
+    pub fn with_executor(
+        model: impl Into<Model>,
+        options: Options,
+        executor: Arc<dyn Executor>,
+    ) -> Result<Session, Error> {
+        let pool = Pool::with_executor(executor);
+        let options = Options { threads: pool.threads(), ..options };
+        Session::on(model.into(), options, pool)
+    }
+
+    fn on(model: Model, options: Options, pool: Pool) -> Result<Session, Error> {
         if options.engine == Engine::Jit {
             windlass_codegen::warm_up();
         }
-        let graph = model.into().graph;
+        let graph = model.graph;
         windlass_ir::verify(&graph)?;
         let plans = Cache::new(options.cache);
-        let pool = Pool::new(options.threads);
         Ok(Session { graph, setup: Setup { options, pool }, plans })
     }
 

@@ -109,7 +109,8 @@ fn worker(shared: &Shared, signals: &Signals, index: usize) {
         shared.work();
         let end = Instant::now() + PATIENCE;
         let mut rounds = 0u32;
-        while !shared.has_work() && !(rounds.is_multiple_of(ROUNDS) && Instant::now() >= end) {
+        let late = |rounds: u32| rounds.is_multiple_of(ROUNDS) && Instant::now() >= end;
+        while !shared.has_work() && !late(rounds) {
             hint::spin_loop();
             rounds += 1;
         }

@@ -14,6 +14,7 @@ use windlass_ir::loops::{Kernel, verify_kernel};
 use crate::emit::{Machine, emit};
 use crate::error::Error;
 use crate::isa::{self, SharedIsa, Target};
+use crate::listing::Lines;
 use crate::{cranelift, ssa, x86};
 
 /// How code is made. The defaults are what a session uses.
@@ -82,8 +83,13 @@ impl Statistics {
 /// The code of one kernel.
 #[derive(Clone, Debug)]
 pub(crate) struct Code {
+    /// Instructions, and behind them constants.
     pub bytes: Vec<u8>,
     pub alignment: u64,
+    /// Where the code of each line of the kernel starts, if that is asked for.
+    pub lines: Lines,
+    /// Where the code ends, if its lines are asked for.
+    pub end: usize,
 }
 
 /// Makes the tables that the first kernel compiled would wait for, a millisecond's work, on a thread that nobody waits
@@ -114,7 +120,7 @@ pub(crate) fn compile(
         distinct.iter().map(|_| Mutex::new(None)).collect();
     let backend = Backend::new(&**isa, options.vector_bits);
     let work = || {
-        let mut contexts = Contexts { cranelift: Context::new(), registers: regalloc2::Ctx::default() };
+        let mut contexts = Contexts::default();
         let (mut emitting, mut compiling) = (Duration::ZERO, Duration::ZERO);
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
@@ -160,7 +166,7 @@ pub(crate) fn compile(
 
 /// Who makes bytes of a kernel's SSA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Backend {
+pub(crate) enum Backend {
     /// Cranelift, with vectors of 128 bits.
     Cranelift,
     /// Windlass itself, with vectors of 256 or 512 bits.
@@ -168,14 +174,20 @@ enum Backend {
 }
 
 /// Working memory that is used again for the next kernel.
-struct Contexts {
+pub(crate) struct Contexts {
     cranelift: Context,
     registers: regalloc2::Ctx,
 }
 
+impl Default for Contexts {
+    fn default() -> Contexts {
+        Contexts { cranelift: Context::new(), registers: regalloc2::Ctx::default() }
+    }
+}
+
 impl Backend {
     /// The one with the widest vectors that a target has.
-    fn new(isa: &dyn TargetIsa, vector_bits: Option<usize>) -> Backend {
+    pub(crate) fn new(isa: &dyn TargetIsa, vector_bits: Option<usize>) -> Backend {
         let widest = isa::vector_bits(isa);
         match vector_bits.map_or(widest, |bits| bits.min(widest)) {
             bits @ (256 | 512) => Backend::X86(Machine {
@@ -187,14 +199,14 @@ impl Backend {
         }
     }
 
-    fn machine(self, isa: &dyn TargetIsa) -> Machine {
+    pub(crate) fn machine(self, isa: &dyn TargetIsa) -> Machine {
         match self {
             Backend::Cranelift => cranelift::machine(isa),
             Backend::X86(machine) => machine,
         }
     }
 
-    fn compile(
+    pub(crate) fn compile(
         self,
         ssa: &ssa::Function,
         isa: &SharedIsa,
@@ -206,9 +218,10 @@ impl Backend {
                 compile_function(&mut contexts.cranelift, cranelift::function(ssa, &**isa), isa, name)
             }
             Backend::X86(machine) => {
-                let bytes = x86::compile(ssa, machine, &mut contexts.registers, None)
-                    .map_err(|message| Error::Compile { kernel: name.to_string(), message })?;
-                Ok(Code { bytes, alignment: machine.vector_bytes as u64 })
+                let x86::Assembled { bytes, end, lines } =
+                    x86::compile(ssa, machine, &mut contexts.registers)
+                        .map_err(|message| Error::Compile { kernel: name.to_string(), message })?;
+                Ok(Code { bytes, alignment: machine.vector_bytes as u64, lines, end })
             }
         }
     }
@@ -263,15 +276,18 @@ pub(crate) fn compile_function(
     if let Some(reloc) = compiled.buffer.relocs().first() {
         return Err(refuse(format!("needs {:?}, which is outside the kernel", reloc.target)));
     }
+    let locations = compiled.buffer.get_srclocs_sorted();
     Ok(Code {
         bytes: compiled.code_buffer().to_vec(),
         alignment: u64::from(compiled.buffer.alignment.max(16)),
+        lines: cranelift::lines(locations),
+        end: locations.last().map_or(0, |last| last.end as usize),
     })
 }
 
 /// Compiles the context's function as it stands. `Context::compile` would first replace parameters of
 /// blocks with one predecessor by what they are passed, which undoes the emitter's splitting of blocks.
-fn lower(
+pub(crate) fn lower(
     context: &mut Context,
     isa: &dyn TargetIsa,
     disassemble: bool,
@@ -298,25 +314,4 @@ pub fn ssa_text(kernel: &Kernel, target: &Target, vector_bits: Option<usize>) ->
     let isa = isa::build(target, false, false)?;
     let backend = Backend::new(&*isa, vector_bits);
     Ok(emit(kernel, backend.machine(&*isa))?.to_string())
-}
-
-/// The machine instructions of a kernel.
-pub fn asm_text(kernel: &Kernel, target: &Target, vector_bits: Option<usize>) -> Result<String, Error> {
-    let isa = isa::build(target, false, false)?;
-    let backend = Backend::new(&*isa, vector_bits);
-    let ssa = emit(kernel, backend.machine(&*isa))?;
-    let refuse = |message: String| Error::Compile { kernel: kernel.name.clone(), message };
-    match backend {
-        Backend::Cranelift => {
-            let mut context = Context::for_function(cranelift::function(&ssa, &*isa));
-            let compiled = lower(&mut context, &*isa, true)
-                .map_err(|e| refuse(cranelift_codegen::print_errors::pretty_error(&context.func, e)))?;
-            Ok(compiled.vcode.clone().unwrap_or_default())
-        }
-        Backend::X86(machine) => {
-            let mut text = String::new();
-            x86::compile(&ssa, machine, &mut regalloc2::Ctx::default(), Some(&mut text)).map_err(refuse)?;
-            Ok(text)
-        }
-    }
 }

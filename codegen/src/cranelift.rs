@@ -11,12 +11,14 @@ use cranelift_codegen::ir::{
     self, AbiParam, BlockArg, InstBuilder, MemFlagsData, Signature, StackSlotData, StackSlotKind, types,
 };
 use cranelift_codegen::isa::{CallConv, TargetIsa};
+use cranelift_codegen::{Final, MachSrcLoc};
 use cranelift_entity::SecondaryMap;
 use cranelift_entity::packed_option::PackedOption;
 use target_lexicon::Architecture;
 
 use crate::emit::Machine;
-use crate::ssa::{Condition, Element, End, Function, InstData, Op, Target, Type, Value};
+use crate::listing::Lines;
+use crate::ssa::{Condition, Element, End, Function, InstData, Line, Op, Target, Type, Value};
 
 /// Bytes of a vector.
 const VECTOR_BYTES: usize = 16;
@@ -67,6 +69,25 @@ pub fn function(ssa: &Function, isa: &dyn TargetIsa) -> ir::Function {
     func
 }
 
+/// Where the code of each line of a kernel starts, if instructions know theirs. What they were not written for, such as
+/// the frame, is for the kernel's own line.
+pub fn lines(locations: &[MachSrcLoc<Final>]) -> Lines {
+    let mut lines = Lines::new();
+    if locations.iter().all(|location| location.loc.is_default()) {
+        return lines;
+    }
+    for location in locations {
+        let line = match location.loc.is_default() {
+            true => Line::from_u32(0),
+            false => Line::from_u32(location.loc.bits()),
+        };
+        if lines.last().is_none_or(|&(_, last)| last != line) {
+            lines.push((location.start, line));
+        }
+    }
+    lines
+}
+
 fn count_uses(ssa: &Function) -> SecondaryMap<Value, u32> {
     let mut uses = SecondaryMap::new();
     for &block in &ssa.order {
@@ -115,6 +136,7 @@ impl Translator<'_, '_> {
         for &inst in &data.insts {
             let inst = &self.ssa.insts[inst];
             let args: Vec<ir::Value> = inst.args.iter().map(|&a| self.value(a)).collect();
+            self.enter(inst.line);
             match (inst.op, inst.result) {
                 (Op::Store { offset, bytes }, _) => self.store(&args, inst.args[0], offset, bytes),
                 // There is no such instruction.
@@ -131,6 +153,7 @@ impl Translator<'_, '_> {
             }
             before = Some(inst);
         }
+        self.enter(data.line);
         match &data.end {
             End::Open => unreachable!("every block is ended"),
             End::Jump(target) => {
@@ -145,6 +168,13 @@ impl Translator<'_, '_> {
             End::Return => {
                 self.cursor.ins().return_(&[]);
             }
+        }
+    }
+
+    /// What is written from here on is for a line of the kernel.
+    fn enter(&mut self, line: PackedOption<Line>) {
+        if let Some(line) = line.expand() {
+            self.cursor.set_srcloc(ir::SourceLoc::new(line.as_u32()));
         }
     }
 

@@ -61,12 +61,14 @@ mod emit;
 mod error;
 mod isa;
 mod jit;
+mod listing;
 mod ssa;
 pub mod vector;
 mod x86;
 
 pub use aot::{ObjectArtifact, ObjectOptions, archive, is_identifier, object, shared_library};
-pub use compile::{Options, Statistics, asm_text, clif_text, ssa_text, warm_up};
+pub use compile::{Options, Statistics, clif_text, ssa_text, warm_up};
 pub use error::Error;
 pub use isa::Target;
 pub use jit::jit;
+pub use listing::asm_text;

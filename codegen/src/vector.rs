@@ -104,6 +104,8 @@ pub struct Body<'k> {
     pub lane: Var,
     /// What happens, in order.
     pub instrs: Vec<Instr<'k>>,
+    /// The statements that it happens for, one each.
+    pub stmts: &'k Block,
     /// Bytes of the widest element that differs by lane.
     pub widest: usize,
     /// Whether a register tile is read or written, so that lanes must be written out.
@@ -117,6 +119,7 @@ impl<'k> Body<'k> {
         let mut body = Body {
             lane,
             instrs: Vec::with_capacity(block.len()),
+            stmts: block,
             widest: 1,
             uses_registers: false,
             varying: EntitySet::new(),

@@ -116,7 +116,9 @@ impl<'k> Emitter<'k> {
     /// Computes what is the same in every lane, and spreads to vectors what lanes use of it: straight
     /// after its load, an instruction that loads and spreads can be chosen.
     fn uniforms(&mut self, body: &Body<'k>) -> Result<(), Error> {
-        for instr in &body.instrs {
+        let outer = self.func.line;
+        for (instr, stmt) in body.instrs.iter().zip(body.stmts) {
+            self.enter(stmt);
             if let Instr::Uniform(binding) = instr {
                 self.scalar_let(binding)?;
             }
@@ -129,13 +131,16 @@ impl<'k> Emitter<'k> {
                 self.spread(val)?;
             }
         }
+        self.func.line = outer;
         Ok(())
     }
 
     fn piece(&mut self, body: &Body<'k>, lanes: usize, first: Binding) -> Result<(), Error> {
         self.vars.insert(body.lane.id, first);
         let mut piece = Piece { body, lanes, first, values: SecondaryMap::new() };
-        for instr in &body.instrs {
+        let outer = self.func.line;
+        for (instr, stmt) in body.instrs.iter().zip(body.stmts) {
+            self.enter(stmt);
             let (val, value) = match instr {
                 Instr::Uniform(_) => continue,
                 Instr::Store { buffer, access, val } => {
@@ -151,6 +156,7 @@ impl<'k> Emitter<'k> {
             };
             piece.values[val] = value.into();
         }
+        self.func.line = outer;
         Ok(())
     }
 

@@ -12,10 +12,12 @@
 //!   used as such, carried round loops as block parameters.
 //!
 //! Vector loops go through the [vector form](crate::vector) in [`lanes`]; the meaning of one scalar
-//! function on scalars is in [`scalar`], on vectors in [`vector_functions`].
+//! function on scalars is in [`scalar`], on vectors in [`vector_functions`]. [`lines`] knows, if it is asked for, which
+//! statement each instruction was written for.
 
 mod address;
 mod lanes;
+mod lines;
 mod region;
 mod registers;
 mod scalar;
@@ -26,9 +28,10 @@ use cranelift_entity::packed_option::PackedOption;
 use rustc_hash::FxHashMap;
 use windlass_ir::DType;
 use windlass_ir::loops::{
-    Block, Buffer, Guard, Index, Kernel, LoopKind, Role, Stmt, Val, Var, expand_kernel,
+    Block, Buffer, Guard, Index, Kernel, LoopKind, Role, Stmt, Val, Var, expand_kernel, expand_with_origins,
 };
 
+use self::lines::Lines;
 use self::region::{LoopRegion, Region, RegionKind};
 use self::registers::RegisterFile;
 use crate::error::Error;
@@ -60,7 +63,15 @@ impl Machine {
 /// parallel loop.
 pub fn emit(kernel: &Kernel, machine: Machine) -> Result<Function, Error> {
     let kernel = expand_kernel(kernel);
-    let mut emitter = Emitter::new(&kernel, machine)?;
+    let mut emitter = Emitter::new(&kernel, machine, Lines::default())?;
+    emitter.kernel()?;
+    Ok(emitter.func)
+}
+
+/// The same function, whose instructions say which line of the kernel's text each was written for.
+pub fn emit_with_lines(kernel: &Kernel, machine: Machine) -> Result<Function, Error> {
+    let (kernel, origins) = expand_with_origins(kernel);
+    let mut emitter = Emitter::new(&kernel, machine, Lines::new(&kernel, &origins))?;
     emitter.kernel()?;
     Ok(emitter.func)
 }
@@ -96,10 +107,11 @@ struct Emitter<'k> {
     registers: FxHashMap<Buffer, RegisterFile>,
     /// How often each buffer is accessed in the whole kernel.
     accesses: SecondaryMap<Buffer, u32>,
+    lines: Lines,
 }
 
 impl<'k> Emitter<'k> {
-    fn new(kernel: &'k Kernel, machine: Machine) -> Result<Emitter<'k>, Error> {
+    fn new(kernel: &'k Kernel, machine: Machine, lines: Lines) -> Result<Emitter<'k>, Error> {
         let mut emitter = Emitter {
             kernel,
             machine,
@@ -113,7 +125,9 @@ impl<'k> Emitter<'k> {
             zeros: PackedOption::default(),
             registers: FxHashMap::default(),
             accesses: SecondaryMap::new(),
+            lines,
         };
+        emitter.func.line = emitter.lines.first();
         registers::count_accesses(&kernel.body, &mut emitter.accesses);
         let entry = emitter.func.block();
         emitter.func.order.push(entry);
@@ -164,11 +178,13 @@ impl<'k> Emitter<'k> {
         match kernel.as_parallel() {
             Some((_, 0, _)) => {}
             Some((var, _, body)) => {
+                self.enter(&kernel.body[0]);
                 self.open_loop(begin, end, 1, None, body)?;
                 let iv = self.loop_region().iv;
                 self.vars.insert(var.id, Binding { base: Some(iv), offset: 0 });
                 self.block(body)?;
                 self.close_loop();
+                self.func.line = self.lines.first();
             }
             None => self.block(&kernel.body)?,
         }
@@ -177,7 +193,9 @@ impl<'k> Emitter<'k> {
     }
 
     fn block(&mut self, block: &'k Block) -> Result<(), Error> {
+        let outer = self.func.line;
         for stmt in block {
+            self.enter(stmt);
             match stmt {
                 Stmt::Let(binding) => self.scalar_let(binding)?,
                 Stmt::Store { buffer, index, val } => self.scalar_store(*buffer, index, *val)?,
@@ -202,6 +220,7 @@ impl<'k> Emitter<'k> {
                 },
             }
         }
+        self.func.line = outer;
         Ok(())
     }
 
@@ -427,7 +446,7 @@ impl<'k> Emitter<'k> {
     /// Ends the current block.
     fn end(&mut self, end: End) {
         let block = self.top().block;
-        self.func.blocks[block].end = end;
+        self.func.end(block, end);
     }
 
     fn chunks(&mut self, buffer: Buffer) -> &mut Vec<PackedOption<Value>> {

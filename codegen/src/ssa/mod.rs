@@ -11,6 +11,7 @@
 mod text;
 mod types;
 
+use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{EntityRef, PrimaryMap, entity_impl};
 use smallvec::SmallVec;
 
@@ -30,6 +31,11 @@ entity_impl!(Block, "block");
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Inst(u32);
 entity_impl!(Inst, "inst");
+
+/// A line of a kernel's text: 0 is its first, the others are its statements, numbered from 1 in the order of the text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Line(u32);
+entity_impl!(Line, "line");
 
 /// Identifies an array on the stack.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -199,6 +205,8 @@ pub struct InstData {
     pub args: SmallVec<[Value; 3]>,
     /// What it gives; a store gives nothing.
     pub result: Option<Value>,
+    /// What it was written for, if that is asked for.
+    pub line: PackedOption<Line>,
 }
 
 /// Where a value comes from.
@@ -261,6 +269,8 @@ pub struct BlockData {
     pub insts: Vec<Inst>,
     /// How it ends.
     pub end: End,
+    /// What its end was written for, if that is asked for.
+    pub line: PackedOption<Line>,
 }
 
 /// A function of i64 parameters, those of its first block, without results.
@@ -276,12 +286,15 @@ pub struct Function {
     pub values: PrimaryMap<Value, ValueData>,
     /// Bytes of each array on the stack.
     pub slots: PrimaryMap<Slot, u32>,
+    /// What is being written, if that is asked for; in the end the kernel's own line.
+    pub line: PackedOption<Line>,
 }
 
 impl Function {
     /// A new block that is not laid out yet.
     pub fn block(&mut self) -> Block {
-        self.blocks.push(BlockData { params: Vec::new(), insts: Vec::new(), end: End::Open })
+        let line = PackedOption::default();
+        self.blocks.push(BlockData { params: Vec::new(), insts: Vec::new(), end: End::Open, line })
     }
 
     /// Adds a parameter to a block.
@@ -294,15 +307,21 @@ impl Function {
     /// Adds an instruction with a result at a block's end.
     pub fn push(&mut self, block: Block, op: Op, ty: Type, args: &[Value]) -> Value {
         let result = self.values.push(ValueData { ty, def: Def::Inst(Inst::new(self.insts.len())) });
-        let inst = self.insts.push(InstData { op, args: args.into(), result: Some(result) });
+        let inst = self.insts.push(InstData { op, args: args.into(), result: Some(result), line: self.line });
         self.blocks[block].insts.push(inst);
         result
     }
 
     /// Adds an instruction without a result at a block's end.
     pub fn push_effect(&mut self, block: Block, op: Op, args: &[Value]) {
-        let inst = self.insts.push(InstData { op, args: args.into(), result: None });
+        let inst = self.insts.push(InstData { op, args: args.into(), result: None, line: self.line });
         self.blocks[block].insts.push(inst);
+    }
+
+    /// Ends a block.
+    pub fn end(&mut self, block: Block, end: End) {
+        let data = &mut self.blocks[block];
+        (data.end, data.line) = (end, self.line);
     }
 
     /// The type of a value.

@@ -1,11 +1,13 @@
 //! Registers, by regalloc2.
 
+use cranelift_entity::packed_option::PackedOption;
 use regalloc2::{
     Block, Function, Inst, InstRange, MachineEnv, Operand, Output, PReg, PRegSet, RegAllocError, RegClass,
     RegallocOptions, VReg,
 };
 
 use super::inst;
+use crate::ssa::Line;
 
 /// A function's code before registers are chosen. Blocks stand in the order of code, the entry first, and no
 /// edge leads from a block with several successors to one with several predecessors.
@@ -13,6 +15,8 @@ use super::inst;
 pub struct Code {
     /// Every instruction.
     pub insts: Vec<inst::Inst>,
+    /// What each was written for.
+    pub lines: Vec<PackedOption<Line>>,
     /// Every block.
     pub blocks: Vec<BlockData>,
     /// The number of registers.

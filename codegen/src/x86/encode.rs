@@ -8,16 +8,19 @@
 //! ```
 
 use cranelift_entity::SecondaryMap;
+use cranelift_entity::packed_option::PackedOption;
 use iced_x86::Code::{self, *};
 use iced_x86::{Encoder, Instruction, OpKind, Register};
 use regalloc2::{Allocation, Edit, InstOrEdit, Output, PReg, RegClass};
 
+use super::Assembled;
 use super::allocate::{self, SAVED};
 use super::evex::evex;
 use super::flags::Flags;
 use super::inst::{Base, Imm, Inst, Machine, Mem, Slot, Width};
 use super::pool::Pool;
-use crate::ssa::{self, Function};
+use crate::listing::Lines;
+use crate::ssa::{self, Function, Line};
 
 /// Memory below the stack pointer is touched at least this often, so that a guard page is not jumped over.
 const PAGE: i32 = 4096;
@@ -58,14 +61,13 @@ struct Encode<'c> {
     wide: bool,
 }
 
-/// The bytes of a function, and the text of its instructions if it is asked for.
+/// The code of a function.
 pub(super) fn encode(
     ssa: &Function,
     code: &allocate::Code,
     output: &Output,
     pool: &Pool,
-    text: Option<&mut String>,
-) -> Result<Vec<u8>, String> {
+) -> Result<Assembled, String> {
     let align = code.vector_bytes;
     let mut size = 0usize;
     let mut arrays = SecondaryMap::new();
@@ -88,7 +90,7 @@ pub(super) fn encode(
         align,
         wide: code.vector_bytes == 64,
     };
-    let mut listing = Listing::new(text);
+    let mut listing = Listing::default();
     encode.function(&mut listing)?;
     let Encode { mut encoder, fixes, at, .. } = encode;
     let mut bytes = encoder.take_buffer();
@@ -103,7 +105,7 @@ pub(super) fn encode(
         let distance = target as i32 - end as i32;
         bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
     }
-    Ok(bytes)
+    Ok(Assembled { bytes, end: at, lines: listing.lines })
 }
 
 /// The registers in use that the caller wants back.
@@ -114,35 +116,26 @@ fn saved(output: &Output) -> Vec<Register> {
     SAVED.into_iter().filter(|&n| in_use(n)).map(|n| general(n, Width::B8)).collect()
 }
 
-/// Where blocks start, and the text of the code.
-struct Listing<'t> {
+/// Where blocks start, and the code of each line of the kernel.
+#[derive(Default)]
+struct Listing {
     starts: Vec<Option<usize>>,
-    text: Option<&'t mut String>,
+    lines: Lines,
+    line: PackedOption<Line>,
 }
 
-impl<'t> Listing<'t> {
-    fn new(text: Option<&'t mut String>) -> Listing<'t> {
-        Listing { starts: Vec::new(), text }
-    }
-
-    fn line(&mut self, instruction: &Instruction) {
-        use iced_x86::Formatter;
-        let Some(text) = &mut self.text else { return };
-        let mut formatter = iced_x86::IntelFormatter::new();
-        text.push_str("    ");
-        formatter.format(instruction, *text);
-        text.push('\n');
-    }
-
-    fn label(&mut self, block: usize) {
-        if let Some(text) = &mut self.text {
-            text.push_str(&format!("block{block}:\n"));
+impl Listing {
+    /// What is written from here on is for a line.
+    fn enter(&mut self, at: usize, line: PackedOption<Line>) {
+        if self.line != line {
+            self.line = line;
+            self.lines.extend(line.expand().map(|line| (at as u32, line)));
         }
     }
 }
 
 impl Encode<'_> {
-    fn function(&mut self, listing: &mut Listing<'_>) -> Result<(), String> {
+    fn function(&mut self, listing: &mut Listing) -> Result<(), String> {
         listing.starts = vec![None; self.code.blocks.len()];
         // Blocks that only jump on take no code.
         let count = self.code.blocks.len();
@@ -157,16 +150,16 @@ impl Encode<'_> {
         let laid_out: Vec<usize> = (0..count).filter(|&block| !empty[block]).collect();
         for (position, &block) in laid_out.iter().enumerate() {
             listing.starts[block] = Some(self.at);
-            listing.label(block);
             let next = laid_out.get(position + 1).copied();
             for item in self.output.block_insts_and_edits(self.code, regalloc2::Block::new(block)) {
                 match item {
-                    InstOrEdit::Edit(Edit::Move { from, to }) => self.move_(*from, *to, listing)?,
+                    InstOrEdit::Edit(Edit::Move { from, to }) => self.move_(*from, *to)?,
                     InstOrEdit::Inst(inst) => {
+                        listing.enter(self.at, self.code.lines[inst.index()]);
                         let allocations = self.output.inst_allocs(inst);
                         match &self.code.insts[inst.index()] {
-                            Inst::Params(_) => self.prologue(listing)?,
-                            Inst::Machine(machine) => self.machine(machine, allocations, listing)?,
+                            Inst::Params(_) => self.prologue()?,
+                            Inst::Machine(machine) => self.machine(machine, allocations)?,
                             Inst::Jump(to) => {
                                 if next != Some(goals[*to]) {
                                     self.jump(None, goals[*to], listing)?;
@@ -183,7 +176,7 @@ impl Encode<'_> {
                                     }
                                 }
                             }
-                            Inst::Return => self.epilogue(listing)?,
+                            Inst::Return => self.epilogue()?,
                         }
                     }
                 }
@@ -209,7 +202,7 @@ impl Encode<'_> {
         jumps && self.code.blocks[block].successors[0].index() != block
     }
 
-    fn prologue(&mut self, listing: &mut Listing<'_>) -> Result<(), String> {
+    fn prologue(&mut self) -> Result<(), String> {
         if self.frame == 0 && self.saved.is_empty() {
             return Ok(());
         }
@@ -228,10 +221,10 @@ impl Encode<'_> {
         }
         all.push(with_immediate(Sub_rm64_imm32, Register::RSP, left));
         all.push(with_immediate(And_rm64_imm32, Register::RSP, -(self.align as i32)));
-        all.iter().try_for_each(|i| self.put(i, listing).map(drop))
+        all.iter().try_for_each(|i| self.put(i).map(drop))
     }
 
-    fn epilogue(&mut self, listing: &mut Listing<'_>) -> Result<(), String> {
+    fn epilogue(&mut self) -> Result<(), String> {
         let mut all = vec![with(VEX_Vzeroupper, &[])];
         if self.frame != 0 || !self.saved.is_empty() {
             let mut restore = with(Lea_r64_m, &[Register::RSP]);
@@ -241,19 +234,18 @@ impl Encode<'_> {
             all.push(with(Pop_r64, &[Register::RBP]));
         }
         all.push(with(Retnq, &[]));
-        all.iter().try_for_each(|i| self.put(i, listing).map(drop))
+        all.iter().try_for_each(|i| self.put(i).map(drop))
     }
 
     /// Adds an instruction. Where it starts.
-    fn put(&mut self, instruction: &Instruction, listing: &mut Listing<'_>) -> Result<usize, String> {
-        listing.line(instruction);
+    fn put(&mut self, instruction: &Instruction) -> Result<usize, String> {
         let start = self.at;
         let length = self.encoder.encode(instruction, start as u64).map_err(|e| e.to_string())?;
         self.at += length;
         Ok(start)
     }
 
-    fn jump(&mut self, flags: Option<Flags>, to: usize, listing: &mut Listing<'_>) -> Result<(), String> {
+    fn jump(&mut self, flags: Option<Flags>, to: usize, listing: &mut Listing) -> Result<(), String> {
         // Backwards, the distance is known, and may fit a byte.
         let known = listing.starts[to];
         let short = known.is_some_and(|start| self.at - start < SHORT);
@@ -265,19 +257,14 @@ impl Encode<'_> {
         });
         instruction.set_op0_kind(OpKind::NearBranch64);
         instruction.set_near_branch64(known.unwrap_or(self.at) as u64);
-        self.put(&instruction, listing)?;
+        self.put(&instruction)?;
         if known.is_none() {
             self.fixes.push(Fix { at: self.at - 4, end: self.at, to: Goal::Block(to) });
         }
         Ok(())
     }
 
-    fn machine(
-        &mut self,
-        machine: &Machine,
-        allocations: &[Allocation],
-        listing: &mut Listing<'_>,
-    ) -> Result<(), String> {
+    fn machine(&mut self, machine: &Machine, allocations: &[Allocation]) -> Result<(), String> {
         let register = |at: u8, width: Width| -> Result<Register, String> {
             let preg = allocations[usize::from(at)].as_reg().ok_or("an operand is in no register")?;
             Ok(physical(preg, width))
@@ -316,7 +303,7 @@ impl Encode<'_> {
                 }
             }
         }
-        let start = self.put(&instruction, listing)?;
+        let start = self.put(&instruction)?;
         if let Some(constant) = constant {
             let offsets = self.encoder.get_constant_offsets();
             let at = start + offsets.displacement_offset();
@@ -325,7 +312,7 @@ impl Encode<'_> {
         Ok(())
     }
 
-    fn move_(&mut self, from: Allocation, to: Allocation, listing: &mut Listing<'_>) -> Result<(), String> {
+    fn move_(&mut self, from: Allocation, to: Allocation) -> Result<(), String> {
         if from == to {
             return Ok(());
         }
@@ -365,7 +352,7 @@ impl Encode<'_> {
             }
             (None, None) => return Err("a move from memory to memory".to_string()),
         }
-        self.put(&instruction, listing).map(drop)
+        self.put(&instruction).map(drop)
     }
 }
 

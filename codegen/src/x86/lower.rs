@@ -6,13 +6,14 @@
 //! files of their own.
 
 use cranelift_entity::SecondaryMap;
+use cranelift_entity::packed_option::PackedOption;
 use regalloc2::{Operand, RegClass, VReg};
 
 use super::allocate::{BlockData, Code, RDI, RDX, RSI};
 use super::inst::{Arg, Base, Imm, Inst, Machine, Mem, Width};
 use super::pool::Pool;
 use crate::emit;
-use crate::ssa::{Block, Def, End, Function, InstData, Op, Target, Type, Value};
+use crate::ssa::{self, Block, Def, End, Function, InstData, Line, Op, Target, Type, Value};
 
 /// Where an instruction stands, as far as moving loads to it goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub(super) struct Lower<'s> {
     pub ssa: &'s Function,
     /// How often each value is used.
     uses: SecondaryMap<Value, u32>,
-    positions: SecondaryMap<crate::ssa::Inst, Position>,
+    positions: SecondaryMap<ssa::Inst, Position>,
     /// Where the instruction being lowered stands.
     now: Position,
     /// The register of each value that was asked for.
@@ -41,6 +42,9 @@ pub(super) struct Lower<'s> {
     /// Whether there are instructions that add to a sum the products of pairs of halves, and of fours of bytes.
     pub has_products: bool,
 }
+
+/// An instruction, and the line that it is for.
+type Written = (Inst, PackedOption<Line>);
 
 /// The code of a function, and its constants.
 pub(super) fn lower(ssa: &Function, machine: emit::Machine) -> Result<(Code, Pool), String> {
@@ -99,10 +103,10 @@ impl<'s> Lower<'s> {
             next += 1 + end.targets().iter().filter(|t| is_split(end, t)).count();
         }
         // Backwards: blocks, and the instructions of each.
-        let mut reversed: Vec<(Vec<Inst>, BlockData)> = Vec::with_capacity(next);
+        let mut reversed: Vec<(Vec<Written>, BlockData)> = Vec::with_capacity(next);
         for &block in order.iter().rev() {
-            let end = &self.ssa.blocks[block].end;
-            let mut edges: Vec<(Vec<Inst>, BlockData)> = Vec::new();
+            let ssa::BlockData { end, line, .. } = &self.ssa.blocks[block];
+            let mut edges: Vec<(Vec<Written>, BlockData)> = Vec::new();
             let mut targets: Vec<(regalloc2::Block, Vec<VReg>)> = Vec::new();
             self.now = self.behind(block);
             for target in end.targets() {
@@ -112,7 +116,7 @@ impl<'s> Lower<'s> {
                 if is_split(end, target) {
                     targets.push((regalloc2::Block::new(numbers[block] + 1 + edges.len()), Vec::new()));
                     let data = BlockData { targets: vec![goal], ..BlockData::default() };
-                    edges.push((vec![Inst::Jump(number)], data));
+                    edges.push((vec![(Inst::Jump(number), *line)], data));
                 } else {
                     targets.push(goal);
                 }
@@ -141,7 +145,7 @@ impl<'s> Lower<'s> {
         &mut self,
         block: Block,
         targets: &[(regalloc2::Block, Vec<VReg>)],
-    ) -> Result<Vec<Inst>, String> {
+    ) -> Result<Vec<Written>, String> {
         let data = &self.ssa.blocks[block];
         let target = |at: usize| targets[at].0.index();
         let end = match &data.end {
@@ -151,7 +155,7 @@ impl<'s> Lower<'s> {
             End::Branch(condition, _) => Inst::Branch(self.test(*condition), [target(0), target(1)]),
         };
         self.buffer.push(end);
-        let mut insts: Vec<Inst> = self.buffer.drain(..).rev().collect();
+        let mut insts: Vec<Written> = self.buffer.drain(..).rev().map(|i| (i, data.line)).collect();
         for &inst in data.insts.iter().rev() {
             self.now = self.positions[inst];
             let inst = &self.ssa.insts[inst];
@@ -162,12 +166,13 @@ impl<'s> Lower<'s> {
                 }
                 None => self.effect(inst)?,
             }
-            insts.extend(self.buffer.drain(..).rev());
+            insts.extend(self.buffer.drain(..).rev().map(|i| (i, inst.line)));
         }
         if self.ssa.order.first() == Some(&block) {
             let params: Vec<VReg> = data.params.iter().map(|&param| self.reg(param)).collect();
             let fixed = params.iter().zip([RDI, RSI, RDX]);
-            insts.push(Inst::Params(fixed.map(|(&v, r)| Operand::reg_fixed_def(v, r)).collect()));
+            let fixed = fixed.map(|(&v, r)| Operand::reg_fixed_def(v, r)).collect();
+            insts.push((Inst::Params(fixed), self.ssa.line));
         }
         Ok(insts)
     }
@@ -327,11 +332,14 @@ impl<'s> Lower<'s> {
 }
 
 /// Code from its blocks, the last of them first, each with its instructions backwards.
-fn in_order(reversed: Vec<(Vec<Inst>, BlockData)>) -> Code {
+fn in_order(reversed: Vec<(Vec<Written>, BlockData)>) -> Code {
     let mut code = Code::default();
     for (insts, mut block) in reversed.into_iter().rev() {
         let start = code.insts.len();
-        code.insts.extend(insts.into_iter().rev());
+        for (inst, line) in insts.into_iter().rev() {
+            code.insts.push(inst);
+            code.lines.push(line);
+        }
         block.range = (start, code.insts.len());
         block.successors = block.targets.iter().map(|(block, _)| *block).collect();
         code.blocks.push(block);

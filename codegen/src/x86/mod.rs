@@ -28,6 +28,7 @@ mod table;
 mod vector;
 
 use crate::emit::Machine;
+use crate::listing::Lines;
 use crate::ssa::Function;
 
 /// Makes the assembler's tables.
@@ -35,15 +36,20 @@ pub fn warm_up() {
     drop(iced_x86::Encoder::new(64));
 }
 
-/// The code of a function with the vectors of a machine, of 32 or 64 bytes, and its text if there is a place for it. Code is aligned to a
-/// vector, so that the constants behind it are aligned to their size.
-pub fn compile(
-    ssa: &Function,
-    machine: Machine,
-    context: &mut regalloc2::Ctx,
-    text: Option<&mut String>,
-) -> Result<Vec<u8>, String> {
+/// What a function becomes.
+pub struct Assembled {
+    /// Its code, and behind it its constants.
+    pub bytes: Vec<u8>,
+    /// Where the code ends.
+    pub end: usize,
+    /// Where the code of each line starts.
+    pub lines: Lines,
+}
+
+/// The code of a function with the vectors of a machine, of 32 or 64 bytes. Code is aligned to a vector, so that the
+/// constants behind it are aligned to their size.
+pub fn compile(ssa: &Function, machine: Machine, context: &mut regalloc2::Ctx) -> Result<Assembled, String> {
     let (code, pool) = lower::lower(ssa, machine)?;
     let output = allocate::allocate(&code, context).map_err(|e| e.to_string())?;
-    encode::encode(ssa, &code, output, &pool, text)
+    encode::encode(ssa, &code, output, &pool)
 }

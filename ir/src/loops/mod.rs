@@ -20,7 +20,7 @@ mod verify;
 
 use cranelift_entity::entity_impl;
 
-pub use expand::{check_expanded, expand_kernel, is_emitted};
+pub use expand::{check_expanded, expand_kernel, expand_with_origins, is_emitted};
 pub use guard::Guard;
 pub use index::{Atom, Index, Var};
 pub use kernel::{Block, Buffer, BufferData, Kernel, KernelBuilder, Let, LoopKind, Rhs, Role, Stmt};
@@ -28,7 +28,7 @@ pub use machine::{MachineFn, machine_fn};
 pub use nest::{Expr, Nest, NestBuilder, Operand, Reduction};
 pub use nest_interpret::interpret_nest;
 pub use program::{Place, Program, Step, Work};
-pub use text::{parse_kernel, print_kernel, print_nest, print_program};
+pub use text::{parse_kernel, print_kernel, print_lines, print_nest, print_program};
 pub use verify::verify_kernel;
 
 /// Identifies a scalar value of a nest or kernel body.

@@ -143,8 +143,17 @@ pub fn check_expanded(kernel: &Kernel) -> Result<(), Error> {
 
 /// The same kernel with only functions that emitters implement.
 pub fn expand_kernel(kernel: &Kernel) -> Kernel {
+    match check_expanded(kernel) {
+        Ok(()) => kernel.clone(),
+        Err(_) => expand_with_origins(kernel).0,
+    }
+}
+
+/// As [`expand_kernel`]; and for each statement of the result, in the order of its text, the number of the statement
+/// that it was made for. Statements are numbered from 0 in the order of text.
+pub fn expand_with_origins(kernel: &Kernel) -> (Kernel, Vec<u32>) {
     if check_expanded(kernel).is_ok() {
-        return kernel.clone();
+        return (kernel.clone(), (0..count(&kernel.body)).collect());
     }
     let mut cx = Expand {
         from: kernel,
@@ -152,9 +161,21 @@ pub fn expand_kernel(kernel: &Kernel) -> Kernel {
         renamed: SecondaryMap::new(),
         constants: SecondaryMap::new(),
         words: SecondaryMap::new(),
+        next: 0,
+        origins: Vec::new(),
     };
     let body = cx.block(&kernel.body);
-    Kernel { name: kernel.name.clone(), buffers: kernel.buffers.clone(), vals: cx.vals, body }
+    let expanded = Kernel { name: kernel.name.clone(), buffers: kernel.buffers.clone(), vals: cx.vals, body };
+    (expanded, cx.origins)
+}
+
+fn count(block: &Block) -> u32 {
+    let inside = |stmt: &Stmt| match stmt {
+        Stmt::For { body, .. } => count(body),
+        Stmt::If { then, otherwise, .. } => count(then) + count(otherwise),
+        Stmt::Let(_) | Stmt::Store { .. } => 0,
+    };
+    block.iter().map(|stmt| 1 + inside(stmt)).sum()
 }
 
 struct Expand<'k> {
@@ -166,6 +187,10 @@ struct Expand<'k> {
     constants: SecondaryMap<Val, Option<u64>>,
     /// The word that a new value was cut from without loss.
     words: SecondaryMap<Val, PackedOption<Val>>,
+    /// The number of the next old statement.
+    next: u32,
+    /// The old statement of each new one.
+    origins: Vec<u32>,
 }
 
 impl Expand<'_> {
@@ -174,6 +199,12 @@ impl Expand<'_> {
         // Constants of expansions are shared within a run of statements.
         let mut known = Vec::new();
         for stmt in block {
+            let number = self.next;
+            self.next += 1;
+            // Statements of an expansion follow; others are one for one, before those inside them.
+            if !matches!(stmt, Stmt::Let(Let { rhs: Rhs::Apply(..), .. })) {
+                self.origins.push(number);
+            }
             let stmt = match stmt {
                 Stmt::For { var, extent, kind, body } => {
                     let extent = self.index(extent);
@@ -196,6 +227,7 @@ impl Expand<'_> {
                             let bits: SmallVec<[Option<u64>; 3]> =
                                 args.iter().map(|&a| self.constants[a]).collect();
                             let args: SmallVec<[Val; 3]> = args.iter().map(|&a| self.val(a)).collect();
+                            let before = out.len();
                             let mut scope = Scope {
                                 vals: &mut self.vals,
                                 out: &mut out,
@@ -204,6 +236,7 @@ impl Expand<'_> {
                             };
                             let result = expand_apply(&mut scope, *f, &args, &bits);
                             self.renamed[*val] = result.into();
+                            self.origins.extend((before..out.len()).map(|_| number));
                             continue;
                         }
                         Rhs::Const(bits) => {

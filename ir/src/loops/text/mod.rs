@@ -32,7 +32,7 @@ mod parse;
 mod print;
 
 pub use parse::parse_kernel;
-pub use print::{print_kernel, print_nest, print_program};
+pub use print::{print_kernel, print_lines, print_nest, print_program};
 
 impl std::fmt::Display for super::Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

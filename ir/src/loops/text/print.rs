@@ -7,7 +7,8 @@ use cranelift_entity::SecondaryMap;
 
 use crate::dtype::{DType, Element};
 use crate::loops::{
-    Atom, Block, Expr, Guard, Index, Kernel, Let, LoopKind, Nest, Place, Program, Rhs, Role, Stmt, Val, Work,
+    Atom, Block, BufferData, Expr, Guard, Index, Kernel, Let, LoopKind, Nest, Place, Program, Rhs, Role,
+    Stmt, Val, Work,
 };
 use crate::scalar::ScalarFn;
 use crate::with_element;
@@ -15,18 +16,24 @@ use crate::with_element;
 /// A kernel as text.
 pub fn print_kernel(kernel: &Kernel) -> String {
     let kernel = &with_distinct_names(kernel);
-    let mut out = String::new();
-    let buffer = |(_, b): (_, &crate::loops::BufferData)| {
-        format!("{}: {}[{}] {}", b.name, b.dtype, b.len, role(b.role))
-    };
-    let params: Vec<String> = kernel.params().map(buffer).collect();
-    let _ = writeln!(out, "kernel {}({}) {{", kernel.name, params.join(", "));
-    for local in kernel.buffers.iter().filter(|(_, b)| !b.role.is_param()) {
+    let mut out = signature(kernel);
+    out.push('\n');
+    for (_, local) in kernel.buffers.iter().filter(|(_, b)| !b.role.is_param()) {
         let _ = writeln!(out, "  local {}", buffer(local));
     }
     block(&mut out, kernel, &kernel.body, 1);
     out.push_str("}\n");
     out
+}
+
+/// A kernel's first line.
+fn signature(kernel: &Kernel) -> String {
+    let params: Vec<String> = kernel.params().map(|(_, b)| buffer(b)).collect();
+    format!("kernel {}({}) {{", kernel.name, params.join(", "))
+}
+
+fn buffer(b: &BufferData) -> String {
+    format!("{}: {}[{}] {}", b.name, b.dtype, b.len, role(b.role))
 }
 
 /// The same kernel, buffers of the same name told apart by their ids.
@@ -58,25 +65,13 @@ pub(super) fn role(role: Role) -> &'static str {
 fn block(out: &mut String, kernel: &Kernel, body: &Block, depth: usize) {
     let pad = "  ".repeat(depth);
     for stmt in body {
-        out.push_str(&pad);
+        let _ = writeln!(out, "{pad}{}", head(kernel, stmt));
         match stmt {
-            Stmt::For { var, extent, kind, body } => {
-                let kind = match kind {
-                    LoopKind::Serial => "",
-                    LoopKind::Parallel => "parallel ",
-                    LoopKind::Vector => "vector ",
-                    LoopKind::Unroll => "unroll ",
-                };
-                let _ = write!(out, "{kind}for {var} in 0..{}", index(extent));
-                if extent.as_constant() != Some(var.extent as i64) {
-                    let _ = write!(out, " below {}", var.extent);
-                }
-                out.push_str(" {\n");
+            Stmt::For { body, .. } => {
                 block(out, kernel, body, depth + 1);
                 let _ = writeln!(out, "{pad}}}");
             }
-            Stmt::If { guards: tested, then, otherwise } => {
-                let _ = writeln!(out, "if {} {{", guards(tested));
+            Stmt::If { then, otherwise, .. } => {
                 block(out, kernel, then, depth + 1);
                 if !otherwise.is_empty() {
                     let _ = writeln!(out, "{pad}}} else {{");
@@ -84,45 +79,83 @@ fn block(out: &mut String, kernel: &Kernel, body: &Block, depth: usize) {
                 }
                 let _ = writeln!(out, "{pad}}}");
             }
-            Stmt::Let(Let { val, rhs }) => {
-                let _ = write!(out, "{val} = ");
-                match rhs {
-                    Rhs::Load { buffer, index: at, guards: tested } => {
-                        let _ = write!(out, "load {}[{}]", kernel.buffers[*buffer].name, index(at));
-                        if !tested.is_empty() {
-                            let _ = write!(out, " if {}", guards(tested));
-                        }
-                    }
-                    Rhs::Const(bits) => {
-                        let dtype = kernel.vals[*val];
-                        let _ = write!(out, "const {dtype} {}", literal(dtype, *bits));
-                    }
-                    Rhs::Index(at) => {
-                        let _ = write!(out, "index {}", index(at));
-                    }
-                    Rhs::Inside(tested) => {
-                        let _ = write!(out, "inside {}", guards(tested));
-                    }
-                    Rhs::Apply(f, args) => {
-                        out.push_str(f.name());
-                        if let ScalarFn::Cast(to) | ScalarFn::Bitcast(to) = f {
-                            let _ = write!(out, " {to}");
-                        }
-                        for arg in args {
-                            let _ = write!(out, " {arg}");
-                        }
-                    }
+            Stmt::Let(_) | Stmt::Store { .. } => {}
+        }
+    }
+}
+
+/// A kernel's first line, and of each statement the first line, indented as in its text and in its order.
+pub fn print_lines(kernel: &Kernel) -> Vec<String> {
+    fn visit(lines: &mut Vec<String>, kernel: &Kernel, body: &Block, depth: usize) {
+        for stmt in body {
+            lines.push(format!("{}{}", "  ".repeat(depth), head(kernel, stmt)));
+            match stmt {
+                Stmt::For { body, .. } => visit(lines, kernel, body, depth + 1),
+                Stmt::If { then, otherwise, .. } => {
+                    visit(lines, kernel, then, depth + 1);
+                    visit(lines, kernel, otherwise, depth + 1);
                 }
-                out.push('\n');
-            }
-            Stmt::Store { buffer, index: at, val } => {
-                let _ = writeln!(out, "{}[{}] = {val}", kernel.buffers[*buffer].name, index(at));
+                Stmt::Let(_) | Stmt::Store { .. } => {}
             }
             Stmt::Prefetch { buffer, index: at } => {
                 let _ = writeln!(out, "prefetch {}[{}]", kernel.buffers[*buffer].name, index(at));
             }
         }
     }
+    let kernel = &with_distinct_names(kernel);
+    let mut lines = vec![signature(kernel)];
+    visit(&mut lines, kernel, &kernel.body, 1);
+    lines
+}
+
+/// The first line of a statement: all of it, if it holds no others.
+fn head(kernel: &Kernel, stmt: &Stmt) -> String {
+    let mut out = String::new();
+    let _ = match stmt {
+        Stmt::For { var, extent, kind, .. } => {
+            let kind = match kind {
+                LoopKind::Serial => "",
+                LoopKind::Parallel => "parallel ",
+                LoopKind::Vector => "vector ",
+                LoopKind::Unroll => "unroll ",
+            };
+            let _ = write!(out, "{kind}for {var} in 0..{}", index(extent));
+            if extent.as_constant() != Some(var.extent as i64) {
+                let _ = write!(out, " below {}", var.extent);
+            }
+            write!(out, " {{")
+        }
+        Stmt::If { guards: tested, .. } => write!(out, "if {} {{", guards(tested)),
+        Stmt::Store { buffer, index: at, val } => {
+            write!(out, "{}[{}] = {val}", kernel.buffers[*buffer].name, index(at))
+        }
+        Stmt::Let(Let { val, rhs }) => {
+            let _ = write!(out, "{val} = ");
+            match rhs {
+                Rhs::Load { buffer, index: at, guards: tested } => {
+                    let _ = write!(out, "load {}[{}]", kernel.buffers[*buffer].name, index(at));
+                    match tested.as_slice() {
+                        [] => Ok(()),
+                        tested => write!(out, " if {}", guards(tested)),
+                    }
+                }
+                Rhs::Const(bits) => {
+                    let dtype = kernel.vals[*val];
+                    write!(out, "const {dtype} {}", literal(dtype, *bits))
+                }
+                Rhs::Index(at) => write!(out, "index {}", index(at)),
+                Rhs::Inside(tested) => write!(out, "inside {}", guards(tested)),
+                Rhs::Apply(f, args) => {
+                    let _ = match f {
+                        ScalarFn::Cast(to) | ScalarFn::Bitcast(to) => write!(out, "{} {to}", f.name()),
+                        _ => write!(out, "{}", f.name()),
+                    };
+                    args.iter().try_for_each(|arg| write!(out, " {arg}"))
+                }
+            }
+        }
+    };
+    out
 }
 
 fn guards(guards: &[Guard]) -> String {

@@ -50,7 +50,7 @@ enum Stage {
     Ssa,
     /// Kernels of 128-bit vectors as Cranelift's intermediate language
     Clif,
-    /// Kernels as machine instructions
+    /// Kernels as machine instructions, below the lines of the loops that they are for
     Asm,
 }
 

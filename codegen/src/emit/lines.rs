@@ -29,7 +29,7 @@ impl Lines {
                         visit(lines, then, origins);
                         visit(lines, otherwise, origins);
                     }
-                    Stmt::Let(_) | Stmt::Store { .. } => {}
+                    Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => {}
                 }
             }
         }

@@ -173,7 +173,7 @@ fn count(block: &Block) -> u32 {
     let inside = |stmt: &Stmt| match stmt {
         Stmt::For { body, .. } => count(body),
         Stmt::If { then, otherwise, .. } => count(then) + count(otherwise),
-        Stmt::Let(_) | Stmt::Store { .. } => 0,
+        Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => 0,
     };
     block.iter().map(|stmt| 1 + inside(stmt)).sum()
 }

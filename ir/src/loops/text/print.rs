@@ -79,7 +79,7 @@ fn block(out: &mut String, kernel: &Kernel, body: &Block, depth: usize) {
                 }
                 let _ = writeln!(out, "{pad}}}");
             }
-            Stmt::Let(_) | Stmt::Store { .. } => {}
+            Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => {}
         }
     }
 }
@@ -95,10 +95,7 @@ pub fn print_lines(kernel: &Kernel) -> Vec<String> {
                     visit(lines, kernel, then, depth + 1);
                     visit(lines, kernel, otherwise, depth + 1);
                 }
-                Stmt::Let(_) | Stmt::Store { .. } => {}
-            }
-            Stmt::Prefetch { buffer, index: at } => {
-                let _ = writeln!(out, "prefetch {}[{}]", kernel.buffers[*buffer].name, index(at));
+                Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => {}
             }
         }
     }
@@ -128,6 +125,9 @@ fn head(kernel: &Kernel, stmt: &Stmt) -> String {
         Stmt::If { guards: tested, .. } => write!(out, "if {} {{", guards(tested)),
         Stmt::Store { buffer, index: at, val } => {
             write!(out, "{}[{}] = {val}", kernel.buffers[*buffer].name, index(at))
+        }
+        Stmt::Prefetch { buffer, index: at } => {
+            write!(out, "prefetch {}[{}]", kernel.buffers[*buffer].name, index(at))
         }
         Stmt::Let(Let { val, rhs }) => {
             let _ = write!(out, "{val} = ");

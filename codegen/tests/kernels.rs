@@ -403,11 +403,13 @@ fn prefetches_change_nothing() {
     let mut b = KernelBuilder::new("ahead");
     let x = b.buffer("x", DType::F32, 100, Role::In);
     let y = b.buffer("y", DType::F32, 100, Role::Out);
+    let stack = b.buffer("stack", DType::F32, 16, Role::Stack);
     b.repeat(Parallel, 10, |b, i| {
         for far in [-1 << 40, -4000, 0, 50, 1 << 20, 1 << 40] {
             b.prefetch(x, i.mul(10).add_const(far));
         }
         b.repeat(Unroll, 3, |b, j| b.prefetch(y, i.mul(10).add(&j.mul(16))));
+        b.prefetch(stack, i.clone());
         b.repeat(Vector, 10, |b, j| {
             let at = i.mul(10).add(&j);
             let v = b.load(x, at.clone());

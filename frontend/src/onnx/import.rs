@@ -8,15 +8,14 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use windlass_ir::{Builder, Dim, Dims, Edit, Graph, Limits, Tensor, TensorType, Value, ops};
+use windlass_ir::{Builder, Graph, Limits, Tensor, TensorType, Value, ops};
 
+use super::declared::{check_declared, input_type};
 use super::external::Source;
 use super::node::NodeCx;
 use super::problem::{Problem, invalid, unsupported};
-use super::proto::tensor_shape_proto::dimension;
-use super::proto::{
-    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, TypeProto, describe, type_proto,
-};
+use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, describe};
+use super::rewire::{with_inputs, without_dead_nodes};
 use super::{registry, tensor};
 use crate::error::{Error, Unsupported};
 
@@ -493,99 +492,4 @@ fn node_name(node: &NodeProto) -> &str {
         "" => node.output.iter().map(String::as_str).find(|name| !name.is_empty()).unwrap_or(""),
         name => name,
     }
-}
-
-/// The type a model declares for a value, if it is a tensor of known rank.
-pub(crate) fn input_type(name: &str, ty: Option<&TypeProto>, limits: &Limits) -> Result<TensorType, Problem> {
-    let tensor = match ty.and_then(|ty| ty.value.as_ref()) {
-        Some(type_proto::Value::TensorType(tensor)) => tensor,
-        Some(type_proto::Value::SequenceType(_)) => unsupported!("a sequence"),
-        Some(type_proto::Value::OptionalType(_)) => unsupported!("an optional value"),
-        Some(type_proto::Value::MapType(_)) => unsupported!("a map"),
-        Some(type_proto::Value::SparseTensorType(_)) => unsupported!("a sparse tensor"),
-        Some(type_proto::Value::OpaqueType(_)) => unsupported!("an opaque value"),
-        None => invalid!("no type"),
-    };
-    let dtype = tensor::dtype(tensor.elem_type())?;
-    let Some(shape) = &tensor.shape else { unsupported!("no shape, so its rank is not known") };
-    // A size without a name gets one, so that it can be given a size when the graph is bound.
-    let unnamed = |i: usize| Dim::named(&format!("{name}.{i}"));
-    let dims: Dims = shape
-        .dim
-        .iter()
-        .enumerate()
-        .map(|(i, dim)| match &dim.value {
-            Some(dimension::Value::DimValue(n)) => {
-                usize::try_from(*n).map_or_else(|_| unnamed(i), Dim::Fixed)
-            }
-            Some(dimension::Value::DimParam(name)) if !name.is_empty() => Dim::named(name),
-            Some(dimension::Value::DimParam(_)) | None => unnamed(i),
-        })
-        .collect();
-    let ty = TensorType { dtype, dims };
-    limits.check_type(&ty, || format!("input `{name}`"))?;
-    Ok(ty)
-}
-
-/// The rank that a model declares for a value, if it does.
-pub(crate) fn declared_rank(ty: Option<&TypeProto>) -> Option<usize> {
-    match ty.and_then(|ty| ty.value.as_ref()) {
-        Some(type_proto::Value::TensorType(tensor)) => tensor.shape.as_ref().map(|shape| shape.dim.len()),
-        _ => None,
-    }
-}
-
-/// Fails if a result is not of the type that the model declares for it.
-fn check_declared(declared: Option<&TypeProto>, found: &TensorType) -> Result<(), Problem> {
-    if let Some(type_proto::Value::TensorType(tensor)) = declared.and_then(|ty| ty.value.as_ref())
-        && tensor.elem_type() != 0
-    {
-        let declared = tensor::dtype(tensor.elem_type())?;
-        if declared != found.dtype {
-            invalid!("is declared to hold {declared}, but is {found}");
-        }
-    }
-    Ok(())
-}
-
-fn without_dead_nodes(graph: &Graph) -> Result<Graph, windlass_ir::Error> {
-    let mut edit = Edit::new(graph);
-    graph.nodes().try_for_each(|(node, _)| edit.copy(node))?;
-    edit.finish()
-}
-
-/// The same graph with its inputs in this order; it may gain inputs of other graphs' types, not lose any.
-fn with_inputs(graph: &Graph, inputs: &[Value]) -> Result<Graph, windlass_ir::Error> {
-    let declared: Vec<(Option<Value>, &str, TensorType)> = inputs
-        .iter()
-        .map(|&value| {
-            let name = graph.inputs().iter().find(|(_, v)| *v == value).map_or("", |(name, _)| name);
-            (Some(value), name, graph.ty(value).clone())
-        })
-        .collect();
-    rebuild(graph, &declared)
-}
-
-/// The same graph over other inputs: each stands for one of the old inputs, or for nothing.
-pub(crate) fn rebuild(
-    graph: &Graph,
-    inputs: &[(Option<Value>, &str, TensorType)],
-) -> Result<Graph, windlass_ir::Error> {
-    let mut b = Builder::new(&graph.name);
-    let mut map: HashMap<Value, Value> = HashMap::new();
-    for (old, name, ty) in inputs {
-        let new = b.input(name, ty.clone());
-        if let Some(old) = old {
-            map.insert(*old, new);
-        }
-    }
-    for (_, data) in graph.nodes() {
-        let ins: Vec<Value> = data.ins.iter().map(|v| map[v]).collect();
-        let outs = b.push(data.op.clone(), &ins, data.name.clone())?;
-        map.extend(data.outs.iter().copied().zip(outs));
-    }
-    for (name, value) in graph.outputs() {
-        b.output(name, map[value]);
-    }
-    without_dead_nodes(&b.finish()?)
 }

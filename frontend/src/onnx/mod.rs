@@ -1,5 +1,6 @@
 //! ONNX: models in ([`load`], [`from_bytes`]) and out ([`to_bytes`]), and test cases ([`testcase`]).
 
+mod declared;
 mod export;
 mod external;
 mod import;
@@ -8,6 +9,7 @@ mod ops;
 mod problem;
 pub mod proto;
 mod registry;
+mod rewire;
 mod tensor;
 pub mod testcase;
 

@@ -156,7 +156,7 @@ pub enum Stmt {
     },
     /// Asks for an element to be brought near, if it exists.
     Prefetch {
-        /// Of which parameter.
+        /// Of which buffer, in memory.
         buffer: Buffer,
         /// Which element.
         index: Index,
@@ -370,7 +370,7 @@ impl KernelBuilder {
         self.push(Stmt::Store { buffer, index, val });
     }
 
-    /// Asks for an element of a parameter to be brought near, if it exists.
+    /// Asks for an element of a buffer in memory to be brought near, if it exists.
     pub fn prefetch(&mut self, buffer: Buffer, index: Index) {
         self.push(Stmt::Prefetch { buffer, index });
     }

@@ -38,11 +38,11 @@ pub fn pack(units: &mut Units, machine: &Machine) {
             let nest = merge_loops(split_loops(flatten_operands(nest)));
             unit.flops += contraction_flops(&nest);
             match plan(&nest, &unit, units, &known, machine) {
-                Some(packing) if packing.in_order => {
-                    result.push(copy(&mut unit, packing.operand, units));
+                Some(Layout::InOrder(operand)) => {
+                    result.push(copy(&mut unit, operand, units));
                     unit.work = UnitWork::Nest(Box::new(nest));
                 }
-                Some(packing) => {
+                Some(Layout::Panels(packing)) => {
                     // What is prepared is fused once more, which would undo the packing for a product of constants.
                     let form = if known[unit.outs[0]] { UnitWork::Copy } else { UnitWork::Nest };
                     result.extend(apply(&nest, &mut unit, packing, units, form));
@@ -67,6 +67,14 @@ fn contraction_flops(nest: &Nest) -> u64 {
     2 * products * nest.domain.iter().chain(vars).map(|v| v.extent as u64).product::<u64>()
 }
 
+/// How an operand is laid out anew.
+enum Layout {
+    /// As it is, in memory of its own.
+    InOrder(u32),
+    /// In panels.
+    Panels(Packing),
+}
+
 /// An operand to be packed.
 struct Packing {
     /// The load of the operand.
@@ -79,8 +87,6 @@ struct Packing {
     batch: Vec<Var>,
     /// The reduction's variables.
     steps: Vec<Var>,
-    /// Whether it is read best in the order it has.
-    in_order: bool,
 }
 
 fn plan(
@@ -89,7 +95,7 @@ fn plan(
     units: &Units,
     known: &SecondaryMap<Buf, bool>,
     machine: &Machine,
-) -> Option<Packing> {
+) -> Option<Layout> {
     let contraction = as_contraction(nest)?;
     let free = free_vars(nest);
     let lane = *nest.domain.last()?;
@@ -131,7 +137,12 @@ fn plan(
     // A single row reads rows of the right operand, which are sums of their own, from the first element to the last.
     let follow = |var: &Var| index[0].coefficient(*var) == Some(1) && var.extent >= LANES;
     let in_order = constant && row_count == 1 && steps.last().is_some_and(follow);
-    pays.then(|| Packing { factor, operand: *operand, lane, lanes, batch, steps: steps.clone(), in_order })
+    pays.then(|| match in_order {
+        true => Layout::InOrder(*operand),
+        false => {
+            Layout::Panels(Packing { factor, operand: *operand, lane, lanes, batch, steps: steps.clone() })
+        }
+    })
 }
 
 /// Reads a constant from memory of its own, whose pages are large, rather than from where the model has it.
@@ -160,7 +171,7 @@ fn apply(
     units: &mut Units,
     form: fn(Box<Nest>) -> UnitWork,
 ) -> Option<Unit> {
-    let Packing { factor, operand, lane, lanes, batch, steps, in_order: _ } = packing;
+    let Packing { factor, operand, lane, lanes, batch, steps } = packing;
     let Expr::Load { index, .. } = nest.expr(factor) else { return None };
     let panels = lane.extent.div_ceil(lanes);
     let mut shape: Shape = batch.iter().map(|v| v.extent).collect();

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use windlass_ir::{Bool8, DType, Dim, Graph, Tensor, TensorType, Value, normalize_axis, ops};
 
-use crate::onnx::import::{Body, declared_rank, rebuild};
+use crate::onnx::declared::declared_rank;
+use crate::onnx::import::Body;
 use crate::onnx::node::{Imported, NodeCx};
 use crate::onnx::problem::{invalid, unsupported};
 use crate::onnx::proto::GraphProto;
 use crate::onnx::registry::{Entry, entry, entry_at};
+use crate::onnx::rewire::rebuild;
 
 pub(super) const ENTRIES: &[Entry] =
     &[entry("If", if_), entry("Loop", loop_), entry_at("Scan", 9..=u32::MAX, scan)];

@@ -68,7 +68,7 @@ impl Blocks {
         let &Footprint { tiles, panels, .. } = product;
         let panels_outside = product.panel.saturating_mul(panels) > machine.block_bytes;
         let group = if panels_outside { (GROUP_BYTES / product.lanes).max(1) } else { panels };
-        let groups = panels.div_ceil(group.max(1)).max(1);
+        let groups = panels.div_ceil(group);
         let fitting = match (product.waits, panels_outside) {
             (true, _) => WAITING_BYTES / (product.sums * panels.div_ceil(groups)),
             (false, true) => machine.block_bytes / product.rows,

@@ -1,0 +1,271 @@
+//! Products: blocks, packed and prepared constants, integers. The loop interpreter against the graph interpreter.
+
+mod common;
+
+use common::{build, check, f32s, ramp};
+use windlass_ir::loops::interpret::run_program;
+use windlass_ir::loops::print_kernel;
+use windlass_ir::ops::{Conv, MatMul, QuantizeLinear, Reduce, ReduceKind, Reshape};
+use windlass_ir::{Builder, DType, ScalarFn, Tensor, interpret};
+use windlass_passes::lower::schedule::Machine;
+use windlass_passes::lower::{LowerOptions, lower};
+
+#[test]
+fn matrix_products_with_prologue_and_epilogue() {
+    for (m, k, n) in [(1, 5, 3), (7, 16, 8), (13, 9, 21), (1, 40, 70), (64, 64, 64), (5, 1, 9), (6, 300, 1)] {
+        build(&format!("dense {m} {k} {n}"), |b| {
+            let x = b.input("x", f32s(&[m, k]));
+            let w = b.constant(ramp(&[k, n], 3));
+            let bias = b.constant(ramp(&[n], 4));
+            let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+            let y = b.map(ScalarFn::Add, &[y, bias]).unwrap();
+            vec![b.map(ScalarFn::Relu, &[y]).unwrap()]
+        });
+        build(&format!("transposed {m} {k} {n}"), |b| {
+            let x = b.input("x", f32s(&[2, m, k]));
+            let w = b.input("w", f32s(&[2, n, k]));
+            vec![b.push1(MatMul { trans_b: true, ..MatMul::default() }, &[x, w]).unwrap()]
+        });
+    }
+}
+
+/// Long reductions are cut into blocks, on whichever variable of the reduction the cut falls.
+#[test]
+fn reductions_cut_into_blocks() {
+    for (m, k, n) in [(23, 601, 19), (40, 512, 8), (31, 1024, 3)] {
+        build(&format!("product {m} {k} {n}"), |b| {
+            let x = b.input("x", f32s(&[m, k]));
+            let w = b.constant(ramp(&[k, n], 3));
+            let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+            vec![b.map(ScalarFn::Relu, &[y]).unwrap()]
+        });
+    }
+    for (channels, kernel) in [(100, 3), (300, 2), (3, 15)] {
+        build(&format!("convolution {channels} {kernel}"), |b| {
+            let x = b.input("x", f32s(&[1, 20, 17, channels]));
+            let w = b.constant(ramp(&[kernel, kernel, channels, 9], 7));
+            let conv = Conv { channels_last: true, ..Conv::plain() };
+            vec![b.push1(conv, &[x, w]).unwrap()]
+        });
+    }
+}
+
+/// Weights that a single row reads in order are copied as they are, and what packs for a sum of constants stays apart.
+#[test]
+fn constants_are_laid_out_for_what_reads_them() {
+    let kernels = |b: Builder| {
+        let graph = b.finish().unwrap();
+        check("constants", &graph);
+        let program =
+            lower(&graph, &LowerOptions { fuse: true, machine: Machine::with_vectors(256) }).unwrap();
+        program.prepare.iter().flat_map(|p| &p.kernels).map(print_kernel).collect::<Vec<_>>()
+    };
+    let mut b = Builder::new("row");
+    let x = b.input("x", f32s(&[1, 96]));
+    let w = b.constant(ramp(&[40, 96], 3));
+    let y = b.push1(MatMul { trans_a: false, trans_b: true }, &[x, w]).unwrap();
+    b.output("y", y);
+    let copied = kernels(b);
+    assert_eq!(copied.len(), 1);
+    assert!(copied[0].contains("x0: f32[3840] in, y0: f32[3840] out"), "{}", copied[0]);
+
+    let mut b = Builder::new("transform");
+    let x = b.input("x", f32s(&[1, 96]));
+    let left = b.constant(ramp(&[36, 9], 3));
+    let right = b.constant(ramp(&[96, 9], 5));
+    let product = b.push1(MatMul { trans_a: false, trans_b: true }, &[left, right]).unwrap();
+    let y = b.push1(MatMul { trans_a: false, trans_b: true }, &[x, product]).unwrap();
+    b.output("y", y);
+    let prepared = kernels(b);
+    assert!(prepared.iter().any(|k| k.contains("register") && k.contains("fma")), "{prepared:?}");
+    assert!(
+        prepared.iter().all(|k| !k.contains("acc") || k.contains("unroll")),
+        "tiles, not rows: {prepared:?}"
+    );
+}
+
+/// Weights beyond the second cache are asked for before they are read, once each, by tiles enough to hide it.
+#[test]
+fn large_weights_are_prefetched() {
+    for (m, k, n, bits, expected) in [
+        (48, 700, 130, 256, true),
+        (48, 300, 260, 256, true),
+        (100, 250, 290, 512, true),
+        // A single row, weights that stay in the cache, no such instruction.
+        (1, 700, 130, 256, false),
+        (48, 70, 130, 256, false),
+        (48, 700, 130, 128, false),
+    ] {
+        let mut b = Builder::new("ahead");
+        let x = b.input("x", f32s(&[m, k]));
+        let w = b.constant(ramp(&[k, n], 3));
+        let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+        b.output("y", y);
+        let graph = b.finish().unwrap();
+        let lowered = |machine| lower(&graph, &LowerOptions { fuse: true, machine }).unwrap();
+        let program = lowered(Machine::with_vectors(bits));
+        let text: String = program.kernels.iter().map(print_kernel).collect();
+        assert_eq!(text.contains("prefetch x1["), expected, "{text}");
+        let inputs = [ramp(&[m, k], 0)];
+        let plain = run_program(&lowered(Machine::default()), &inputs).unwrap();
+        assert_eq!(run_program(&program, &inputs).unwrap(), plain);
+    }
+}
+
+/// What is done to weights is done once, in one pass over each.
+#[test]
+fn weights_are_prepared_by_one_kernel() {
+    for outputs in [false, true] {
+        let mut b = Builder::new("prepared");
+        let x = b.input("x", f32s(&[40, 64]));
+        let w = b.constant(ramp(&[96, 64], 1));
+        let scale = b.constant(ramp(&[96, 1], 2));
+        let scaled = b.map(ScalarFn::Mul, &[w, scale]).unwrap();
+        let y = b.push1(MatMul { trans_b: true, ..MatMul::default() }, &[x, scaled]).unwrap();
+        b.output("y", y);
+        if outputs {
+            // A constant expression that is an output too, and one by way of a large intermediate result.
+            let row = b.constant(ramp(&[1, 500], 3));
+            let column = b.constant(ramp(&[500, 1], 4));
+            let outer = b.map(ScalarFn::Mul, &[row, column]).unwrap();
+            let sum = b.push1(Reduce::over(ReduceKind::Sum, &[0], false), &[outer]).unwrap();
+            b.output("scaled", scaled);
+            b.output("sum", sum);
+        }
+        let graph = b.finish().unwrap();
+        check("prepared", &graph);
+        let program = lower(&graph, &LowerOptions::default()).unwrap();
+        let prepare = program.prepare.as_ref().expect("weights are prepared");
+        let steps = if outputs { 3 } else { 1 };
+        assert_eq!((prepare.steps.len(), program.steps.len()), (steps, steps), "{program}");
+    }
+}
+
+/// Packing sees its operand as one dimension, whatever made it.
+#[test]
+fn weights_that_are_sums_are_prepared() {
+    build("sums as weights", |b| {
+        let x = b.input("x", f32s(&[40, 64]));
+        let terms = b.constant(ramp(&[64, 3, 48], 1));
+        let w = b.push1(Reduce::over(ReduceKind::Sum, &[1], false), &[terms]).unwrap();
+        vec![b.push1(MatMul::default(), &[x, w]).unwrap()]
+    });
+    // The same constant as a factor, and in what makes the other factor.
+    build("a weight seen twice", |b| {
+        let w = b.constant(ramp(&[64, 48], 1));
+        let scale = b.constant(ramp(&[48, 1], 2));
+        let scaled = b.map(ScalarFn::Mul, &[w, w]).unwrap();
+        let product = b.push1(MatMul { trans_a: true, ..MatMul::default() }, &[scaled, w]).unwrap();
+        let weights = b.map(ScalarFn::Add, &[product, scale]).unwrap();
+        let x = b.input("x", f32s(&[40, 48]));
+        vec![b.push1(MatMul::default(), &[x, weights]).unwrap()]
+    });
+}
+
+/// An operand is packed by reading it in panels, of which one without elements has none.
+#[test]
+fn operands_without_elements_are_not_packed() {
+    for (batch, m, k, n) in [(2, 3, 0, 40), (2, 3, 4, 0), (0, 3, 4, 40), (2, 0, 4, 40), (0, 0, 0, 0)] {
+        for constant in [false, true] {
+            build(&format!("product {batch} {m} {k} {n}, constant {constant}"), |b| {
+                let x = b.input("x", f32s(&[batch, m, k]));
+                let w = match constant {
+                    true => b.constant(ramp(&[batch, k, n], 1)),
+                    false => b.input("w", f32s(&[batch, k, n])),
+                };
+                let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+                let sides = b.push1(Reshape::to(&[batch * m, n]), &[y]).unwrap();
+                let transposed = match constant {
+                    true => b.constant(ramp(&[batch, n, k], 1)),
+                    false => b.input("transposed", f32s(&[batch, n, k])),
+                };
+                let product = MatMul { trans_b: true, ..MatMul::default() };
+                vec![y, sides, b.push1(product, &[x, transposed]).unwrap()]
+            });
+        }
+    }
+    for (batch, channels, filters) in [(0, 3, 8), (1, 0, 8), (1, 3, 0)] {
+        build(&format!("convolution {batch} {channels} {filters}"), |b| {
+            let x = b.input("x", f32s(&[batch, channels, 9, 7]));
+            let w = b.constant(ramp(&[filters, channels, 3, 3], 7));
+            vec![b.push1(Conv::plain(), &[x, w]).unwrap()]
+        });
+    }
+}
+
+#[test]
+fn products_of_bytes_take_pairs() {
+    // A convolution of centered bytes, its padding between, and another reader.
+    let graph = |to: DType| {
+        let mut b = Builder::new("pairs");
+        let x = b.input("x", f32s(&[1, 6, 5, 4]));
+        let scale = b.constant(Tensor::scalar(0.01f32));
+        let zero = b.constant(Tensor::from_f64s(to, &[], &[3.0]));
+        let q = b.push1(QuantizeLinear { axis: 1, block_size: 0, to }, &[x, scale, zero]).unwrap();
+        let (q, zero) = (b.cast(q, DType::I32).unwrap(), b.cast(zero, DType::I32).unwrap());
+        let x = b.map(ScalarFn::Sub, &[q, zero]).unwrap();
+        let w = Tensor::from_fn::<i8>(&[3, 3, 4, 20], |i| (i * 37 % 251) as i8);
+        let w = b.constant(w);
+        let w = b.cast(w, DType::I32).unwrap();
+        let conv = Conv { pads: vec![1; 4], channels_last: true, ..Conv::plain() };
+        let y = b.push1(conv, &[x, w]).unwrap();
+        let z = b.cast(x, DType::F32).unwrap();
+        b.output("y", y);
+        b.output("z", z);
+        b.finish().unwrap()
+    };
+    for to in [DType::U8, DType::I8] {
+        let graph = graph(to);
+        check("pairs", &graph);
+        let inputs = [ramp(&[1, 6, 5, 4], 0)];
+        let expected = interpret(&graph, &inputs).unwrap();
+        for little_endian in [true, false] {
+            let machine = Machine { little_endian, ..Machine::with_vectors(256) };
+            let program = lower(&graph, &LowerOptions { fuse: true, machine }).unwrap();
+            let text: String = program.kernels.iter().map(print_kernel).collect();
+            assert!(text.contains("dot2") && text.contains("i16[120] out"), "{text}");
+            // Words are the bytes of their halves, where low halves come first.
+            assert_eq!(text.contains("pack2"), !little_endian, "{text}");
+            assert_eq!(run_program(&program, &inputs).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn products_of_bytes_take_fours_where_a_machine_has_them() {
+    let mut b = Builder::new("fours");
+    let x = b.input("x", f32s(&[7, 12]));
+    let scale = b.constant(Tensor::scalar(0.01f32));
+    let q = b.push1(QuantizeLinear { axis: 1, block_size: 0, to: DType::U8 }, &[x, scale]).unwrap();
+    let x = b.cast(q, DType::I32).unwrap();
+    let w = b.constant(Tensor::from_fn::<i8>(&[12, 70], |i| (i * 37 % 251) as i8));
+    let w = b.cast(w, DType::I32).unwrap();
+    let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+    b.output("y", y);
+    let graph = b.finish().unwrap();
+    let inputs = [ramp(&[7, 12], 0)];
+    let expected = interpret(&graph, &inputs).unwrap();
+    for little_endian in [true, false] {
+        let machine = Machine { byte_products: true, little_endian, ..Machine::with_vectors(512) };
+        let program = lower(&graph, &LowerOptions { fuse: true, machine }).unwrap();
+        let text: String = program.kernels.iter().map(print_kernel).collect();
+        assert!(text.contains("dot4") && text.contains("u8[84] out"), "{text}");
+        assert_eq!(text.contains("pack2"), !little_endian, "{text}");
+        assert_eq!(run_program(&program, &inputs).unwrap(), expected);
+    }
+}
+
+#[test]
+fn products_beyond_16_bits_stay_as_they_are() {
+    build("wide", |b| {
+        let x = b.input("x", f32s(&[4, 8]));
+        let scale = b.constant(Tensor::scalar(0.001f32));
+        let q = QuantizeLinear { axis: 1, block_size: 0, to: DType::I16 };
+        let q = b.push1(q, &[x, scale]).unwrap();
+        let q = b.cast(q, DType::I32).unwrap();
+        let two = b.scalar_like(q, 2.0);
+        let q = b.map(ScalarFn::Mul, &[q, two]).unwrap();
+        let w = b.constant(Tensor::from_fn::<i32>(&[8, 16], |i| i as i32 * 37 - 900));
+        vec![b.push1(MatMul::default(), &[q, w]).unwrap()]
+    });
+}

@@ -1,3 +1,5 @@
+//! A register tile, and guards, by hand.
+
 use super::*;
 use crate::loops::{KernelBuilder, Role};
 use crate::scalar::ScalarFn;

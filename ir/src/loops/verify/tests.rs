@@ -1,3 +1,5 @@
+//! Kernels that break one invariant each.
+
 use super::*;
 use crate::loops::KernelBuilder;
 use crate::scalar::ScalarFn;

@@ -1,3 +1,5 @@
+//! Cells by hand, and every option against plain loops.
+
 use super::*;
 use crate::ops::testing::{check, sample};
 

@@ -1,3 +1,5 @@
+//! Values by hand and those of the ONNX documentation.
+
 use super::super::testing::check;
 use super::*;
 use crate::DType;

@@ -106,7 +106,8 @@ impl Quantized {
     /// Whether elements have the same scale and zero point wherever they are alike along one axis.
     fn lies_along(&self, graph: &Graph, axis: usize) -> bool {
         let rank = graph.ty(self.x).rank() as i64;
-        self.is_uniform(graph) || self.axis.rem_euclid(rank) == axis as i64
+        let counted = self.zero_point.into_iter().chain([self.scale]).all(|v| graph.ty(v).as_len().is_some());
+        self.is_uniform(graph) || counted && self.axis.rem_euclid(rank) == axis as i64
     }
 
     fn map(self, map: impl Fn(Value) -> Value) -> Quantized {
@@ -143,7 +144,7 @@ impl Quantized {
     fn centered(&self, b: &mut Builder, dim: usize) -> Result<Value, Error> {
         let x = b.cast(self.x, DType::I32)?;
         let Some(zero) = self.zero_point else { return Ok(x) };
-        let zero = along(b, zero, b.ty(x).rank(), dim)?;
+        let zero = along(b, zero, x, dim)?;
         let zero = b.cast(zero, DType::I32)?;
         Ok(b.map(ScalarFn::Sub, &[x, zero])?)
     }
@@ -159,15 +160,14 @@ fn is_zero(graph: &Graph, value: Value) -> bool {
     graph.as_constant(value).is_some_and(|constant| constant.bytes().iter().all(|&byte| byte == 0))
 }
 
-/// A vector along one of `rank` dimensions, or the only element of one as a scalar.
-fn along(b: &mut Builder, vector: Value, rank: usize, dim: usize) -> Result<Value, Error> {
-    let mut shape = match b.ty(vector).as_len() {
+/// A vector as a factor of `value` along one of its dimensions, whose size is known; the only element of one as a
+/// scalar.
+fn along(b: &mut Builder, vector: Value, value: Value, dim: usize) -> Result<Value, Error> {
+    let ty = b.ty(value);
+    let shape = match b.ty(vector).as_len() {
         Some(1) => Vec::new(),
-        _ => vec![1; rank],
+        _ => (0..ty.rank()).map(|d| if d == dim { ty.dims[d].as_fixed().unwrap_or(1) } else { 1 }).collect(),
     };
-    if let Some(size) = shape.get_mut(dim) {
-        *size = b.ty(vector).as_len().unwrap_or(1);
-    }
     Ok(b.push1(Reshape::to(&shape), &[vector])?)
 }
 
@@ -260,22 +260,22 @@ impl Plan {
         }
         let mut sums = b.push1(product, &operands)?;
         if let Some(zero) = zero {
-            let of_zeros = self.of_zeros(b, operands[1], zero)?;
+            let of_zeros = self.of_zeros(b, operands[1], sums, zero)?;
             sums = b.map(ScalarFn::Sub, &[sums, of_zeros])?;
         }
-        let (rank, dim) = (b.ty(sums).rank(), self.channels[1]);
+        let dim = self.channels[1];
         let sums = b.cast(sums, DType::F32)?;
-        let scale_a = along(b, self.a.scale, rank, dim)?;
-        let scale_b = along(b, self.b.scale, rank, dim)?;
+        let scale_a = along(b, self.a.scale, sums, dim)?;
+        let scale_b = along(b, self.b.scale, sums, dim)?;
         let scale = b.map(ScalarFn::Mul, &[scale_a, scale_b])?;
         let y = b.map(ScalarFn::Mul, &[sums, scale])?;
         let Some(bias) = self.bias else { return Ok(y) };
-        let bias = along(b, bias, rank, dim)?;
+        let bias = along(b, bias, y, dim)?;
         Ok(b.map(ScalarFn::Add, &[y, bias])?)
     }
 
-    /// The product if `a` were zero points: those times the sums over the weight.
-    fn of_zeros(&self, b: &mut Builder, weight: Value, zero: Value) -> Result<Value, Error> {
+    /// What a product would be if `a` were zero points: those times the sums over the weight.
+    fn of_zeros(&self, b: &mut Builder, weight: Value, product: Value, zero: Value) -> Result<Value, Error> {
         let shape = b.ty(weight).shape();
         let kept = self.channels[0];
         let summed: Vec<i64> = match self.window {
@@ -284,7 +284,7 @@ impl Plan {
         };
         let sums = b.push1(Reduce::over(ReduceKind::Sum, &summed, false), &[weight])?;
         let sums = match self.window {
-            true => along(b, sums, shape.len(), self.channels[1])?,
+            true => along(b, sums, product, self.channels[1])?,
             false => {
                 let batch = &shape[..shape.len() - 2];
                 b.push1(Reshape::to(&[batch, &[1, shape[kept]]].concat()), &[sums])?
@@ -298,7 +298,7 @@ impl Plan {
 mod tests {
     use smallvec::smallvec;
     use windlass_ir::ops::{Conv, DequantizeLinear, MatMul, QuantizeLinear};
-    use windlass_ir::{Tensor, TensorType};
+    use windlass_ir::{Late, Tensor, TensorType};
 
     use super::*;
     use crate::testing::{after, blocked, graph, ops, seeded};
@@ -344,6 +344,23 @@ mod tests {
             });
             let found = ops(&after(&g, &["integer_products"]).0);
             assert!(found.contains("pad ") && !found.contains("dequantize"), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_bias_of_unknown_length_has_as_many_elements_as_there_are_channels() {
+        for channels_last in [false, true] {
+            let shape: &[usize] = if channels_last { &[1, 5, 4] } else { &[1, 4, 5] };
+            let g = graph(&[shape, &[6]], |b, x| {
+                let length = b.constant(Tensor::new(&[1], &[-1i64]));
+                let unknown = Reshape { shape: Late::Operand(1), copy_zero: false };
+                let bias = b.push1(unknown, &[x[1], length])?;
+                let (shape, axis) = if channels_last { ([3, 4, 6], 2) } else { ([6, 4, 3], 0) };
+                let (x, w) = (activation(b, x[0], 7), weight(b, &shape, axis, false));
+                let op = Conv { channels_last, ..Conv::plain() };
+                Ok(smallvec![b.push1(op, &[x, w, bias])?])
+            });
+            assert!(!ops(&after(&g, &["integer_products"]).0).contains("dequantize"));
         }
     }
 

@@ -120,7 +120,8 @@ pub(crate) fn compile(
         distinct.iter().map(|_| Mutex::new(None)).collect();
     let backend = Backend::new(&**isa, options.vector_bits);
     let work = || {
-        let mut contexts = Contexts::default();
+        // Working memory that is used again for the next kernel.
+        let mut context = Context::new();
         let (mut emitting, mut compiling) = (Duration::ZERO, Duration::ZERO);
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
@@ -129,7 +130,7 @@ pub(crate) fn compile(
             let kernel = &kernels[kernel];
             let function = verified(kernel).and_then(|kernel| emit(kernel, backend.machine(&**isa)));
             let emitted = Instant::now();
-            let code = function.and_then(|f| backend.compile(&f, isa, &kernel.name, &mut contexts));
+            let code = function.and_then(|f| backend.compile(&f, isa, &kernel.name, &mut context));
             emitting += emitted - start;
             compiling += emitted.elapsed();
             *results[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(code);
@@ -173,18 +174,6 @@ pub(crate) enum Backend {
     X86(Machine),
 }
 
-/// Working memory that is used again for the next kernel.
-pub(crate) struct Contexts {
-    cranelift: Context,
-    registers: regalloc2::Ctx,
-}
-
-impl Default for Contexts {
-    fn default() -> Contexts {
-        Contexts { cranelift: Context::new(), registers: regalloc2::Ctx::default() }
-    }
-}
-
 impl Backend {
     /// The one with the widest vectors that a target has.
     pub(crate) fn new(isa: &dyn TargetIsa, vector_bits: Option<usize>) -> Backend {
@@ -211,16 +200,13 @@ impl Backend {
         ssa: &ssa::Function,
         isa: &SharedIsa,
         name: &str,
-        contexts: &mut Contexts,
+        context: &mut Context,
     ) -> Result<Code, Error> {
         match self {
-            Backend::Cranelift => {
-                compile_function(&mut contexts.cranelift, cranelift::function(ssa, &**isa), isa, name)
-            }
+            Backend::Cranelift => compile_function(context, cranelift::function(ssa, &**isa), isa, name),
             Backend::X86(machine) => {
-                let x86::Assembled { bytes, end, lines } =
-                    x86::compile(ssa, machine, &mut contexts.registers)
-                        .map_err(|message| Error::Compile { kernel: name.to_string(), message })?;
+                let x86::Assembled { bytes, end, lines } = x86::compile(ssa, machine)
+                    .map_err(|message| Error::Compile { kernel: name.to_string(), message })?;
                 Ok(Code { bytes, alignment: machine.vector_bytes as u64, lines, end })
             }
         }

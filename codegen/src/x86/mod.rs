@@ -48,8 +48,8 @@ pub struct Assembled {
 
 /// The code of a function with the vectors of a machine, of 32 or 64 bytes. Code is aligned to a vector, so that the
 /// constants behind it are aligned to their size.
-pub fn compile(ssa: &Function, machine: Machine, context: &mut regalloc2::Ctx) -> Result<Assembled, String> {
+pub fn compile(ssa: &Function, machine: Machine) -> Result<Assembled, String> {
     let (code, pool) = lower::lower(ssa, machine)?;
-    let output = allocate::allocate(&code, context).map_err(|e| e.to_string())?;
-    encode::encode(ssa, &code, output, &pool)
+    let output = allocate::allocate(&code)?;
+    encode::encode(ssa, &code, &output, &pool)
 }

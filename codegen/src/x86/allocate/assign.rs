@@ -1,0 +1,470 @@
+//! A register for every bundle, or for the stretches of it that are worth one.
+//!
+//! The bundle that reaches furthest comes first. It gets a register that is free wherever it lives; else one whose
+//! holders are all read less often for their length, which are taken out and wait again; else it is split: into its virtual
+//! registers, those into the loops that read them, and those into single reads and writes. A virtual register that is split
+//! has a place on the stack, where it is stored when it gets its value, and which is right from there on: loops load
+//! it where they are entered, single instructions before they read it.
+
+use std::collections::BinaryHeap;
+
+use fixedbitset::FixedBitSet;
+use regalloc2::{
+    Allocation, Function, Inst, Operand, OperandConstraint, OperandKind, PReg, RegClass, SpillSlot, VReg,
+};
+use smallvec::SmallVec;
+
+use super::bundle::{Bundle, Bundles, start_earlier};
+use super::live::{Live, Point, Range, Ranges, copied, reads, writes};
+use super::{Code, registers};
+
+/// What wants a register.
+struct Piece {
+    ranges: Ranges,
+    class: RegClass,
+    /// How often it is read and written, for its length.
+    weight: f32,
+    part: Part,
+    /// The bundle it comes from, whose place on the stack it shares.
+    origin: usize,
+    /// The register it has.
+    register: Option<PReg>,
+    /// The register that is better than others.
+    hint: Option<PReg>,
+}
+
+/// What of a bundle a piece is.
+#[derive(Clone)]
+enum Part {
+    /// Virtual registers, wherever they live.
+    Whole(SmallVec<[VReg; 4]>),
+    /// What of a virtual register lies in a loop.
+    Loop(VReg, usize),
+    /// What a single instruction reads or writes.
+    Point(VReg),
+}
+
+/// Which pieces come first: those of single instructions, those across blocks by length, those within a block in the
+/// order of code.
+type Priority = (usize, std::cmp::Reverse<Point>, std::cmp::Reverse<usize>);
+
+/// Where a virtual register is at a point.
+#[derive(Clone, Copy)]
+struct Spot {
+    /// The register or the place on the stack.
+    allocation: Allocation,
+    /// Whether it is in a register for one instruction only, loaded before or stored behind it.
+    fleeting: bool,
+}
+
+/// A stretch of a virtual register that is split, in a register.
+#[derive(Clone, Copy)]
+pub struct Stretch {
+    pub register: VReg,
+    pub range: Range,
+    /// The loop whose entries load it, or none if that is a single instruction's business.
+    pub round: Option<usize>,
+    allocation: Allocation,
+}
+
+/// Where every virtual register is.
+pub struct Assignment {
+    /// Of each virtual register that is whole, its register.
+    whole: Vec<Option<PReg>>,
+    /// Of each virtual register that is split, its place on the stack.
+    stack: Vec<Option<SpillSlot>>,
+    /// What of those is in registers, by virtual register and range.
+    pub stretches: Vec<Stretch>,
+    /// The points where each register is in use.
+    busy: Vec<(PReg, FixedBitSet)>,
+    /// The places on the stack, in words of 8 bytes.
+    pub slots: usize,
+}
+
+impl Assignment {
+    /// Where an instruction finds or leaves a virtual register.
+    pub fn place(&self, register: VReg, point: Point) -> Allocation {
+        self.at(register, point).allocation
+    }
+
+    fn at(&self, register: VReg, point: Point) -> Spot {
+        if let Some(whole) = self.whole[register.vreg()] {
+            return Spot { allocation: Allocation::reg(whole), fleeting: false };
+        }
+        let behind = self.stretches.partition_point(|s| (s.register, s.range.start) <= (register, point));
+        match behind.checked_sub(1).map(|at| self.stretches[at]) {
+            Some(s) if s.register == register && s.range.contains(point) => {
+                Spot { allocation: s.allocation, fleeting: s.round.is_none() }
+            }
+            _ => Spot { allocation: self.stored(register), fleeting: false },
+        }
+    }
+
+    /// The place on the stack of a virtual register that is split.
+    fn stored(&self, register: VReg) -> Allocation {
+        self.stack[register.vreg()].map_or(Allocation::none(), Allocation::stack)
+    }
+
+    /// Where a virtual register is besides what single instructions want of it.
+    pub fn home(&self, register: VReg, point: Point) -> Allocation {
+        let spot = self.at(register, point);
+        if spot.fleeting { self.stored(register) } else { spot.allocation }
+    }
+
+    /// A register in which nothing is at any of these points.
+    pub fn idle(&self, class: RegClass, points: &[Point], except: impl Fn(PReg) -> bool) -> Option<PReg> {
+        let idle = |busy: &FixedBitSet| points.iter().all(|&point| !busy.contains(point));
+        let found = self.busy.iter().find(|(r, busy)| r.class() == class && !except(*r) && idle(busy));
+        found.map(|(register, _)| *register)
+    }
+
+    /// A new place on the stack.
+    pub fn add_slot(&mut self, words: usize) -> SpillSlot {
+        self.slots += words;
+        SpillSlot::new(self.slots - words)
+    }
+}
+
+struct Assign<'c> {
+    code: &'c Code,
+    live: &'c Live,
+    pieces: Vec<Piece>,
+    queue: BinaryHeap<(Priority, usize)>,
+    /// The registers, where each is in use, and by which pieces.
+    registers: Vec<Register>,
+    /// Of each virtual register, the instructions that name it, in order.
+    mentions: Mentions,
+    /// The virtual registers that are split, each with the bundle it comes from.
+    split: Vec<(VReg, usize)>,
+}
+
+struct Register {
+    name: PReg,
+    busy: FixedBitSet,
+    /// Where an instruction wants this very register.
+    reserved: FixedBitSet,
+    holders: Vec<usize>,
+}
+
+/// For each virtual register, the instructions that read or write it.
+struct Mentions {
+    starts: Vec<u32>,
+    insts: Vec<u32>,
+}
+
+impl Mentions {
+    fn of(code: &Code) -> Mentions {
+        let mut starts = vec![0u32; code.registers + 1];
+        let all = || {
+            (0..code.insts.len()).flat_map(|i| code.inst_operands(Inst::new(i)).iter().map(move |o| (i, o)))
+        };
+        all().for_each(|(_, operand)| starts[operand.vreg().vreg() + 1] += 1);
+        (1..starts.len()).for_each(|at| starts[at] += starts[at - 1]);
+        let (mut next, mut insts) = (starts.clone(), vec![0; starts[code.registers] as usize]);
+        for (inst, operand) in all() {
+            let next = &mut next[operand.vreg().vreg()];
+            insts[*next as usize] = inst as u32;
+            *next += 1;
+        }
+        Mentions { starts, insts }
+    }
+
+    fn of_register(&self, register: VReg) -> &[u32] {
+        let at = register.vreg();
+        &self.insts[self.starts[at] as usize..self.starts[at + 1] as usize]
+    }
+}
+
+/// Finds a place for every virtual register.
+pub fn assign(code: &Code, live: &Live, bundles: Bundles) -> Result<Assignment, String> {
+    let points = 2 * code.insts.len();
+    let registers = registers(code.vector_bytes).map(|name| Register {
+        name,
+        busy: FixedBitSet::with_capacity(points),
+        reserved: FixedBitSet::with_capacity(points),
+        holders: Vec::new(),
+    });
+    let mut assign = Assign {
+        code,
+        live,
+        pieces: Vec::new(),
+        queue: BinaryHeap::new(),
+        registers: registers.collect(),
+        mentions: Mentions::of(code),
+        split: Vec::new(),
+    };
+    let hints = assign.fixed();
+    for (origin, Bundle { ranges, class, members }) in bundles.all.iter().enumerate() {
+        if !ranges.is_empty() {
+            let hint = hints.iter().find(|(register, _)| members.contains(register)).map(|(_, hint)| *hint);
+            assign.add(ranges.clone(), *class, Part::Whole(members.clone()), origin, hint);
+        }
+    }
+    while let Some((_, piece)) = assign.queue.pop() {
+        assign.place(piece)?;
+    }
+    Ok(assign.finish(&bundles))
+}
+
+impl Assign<'_> {
+    /// Keeps registers free where instructions want them. The function's parameters, and where they come in.
+    fn fixed(&mut self) -> Vec<(VReg, PReg)> {
+        let mut parameters = Vec::new();
+        for inst in 0..self.code.insts.len() {
+            for operand in self.code.inst_operands(Inst::new(inst)) {
+                let OperandConstraint::FixedReg(wanted) = operand.constraint() else { continue };
+                if inst == 0 {
+                    parameters.push((operand.vreg(), wanted));
+                } else if let Some(register) = self.registers.iter_mut().find(|r| r.name == wanted) {
+                    let point = if operand.kind() == OperandKind::Use { reads(inst) } else { writes(inst) };
+                    register.busy.insert(point);
+                    register.reserved.insert(point);
+                }
+            }
+        }
+        parameters
+    }
+
+    /// Adds a piece that waits for a register.
+    fn add(&mut self, ranges: Ranges, class: RegClass, part: Part, origin: usize, hint: Option<PReg>) {
+        let length: usize = ranges.iter().map(|r| r.end - r.start).sum();
+        let weight = match &part {
+            Part::Whole(members) => members.iter().map(|&member| self.frequency(member, &ranges)).sum(),
+            Part::Loop(register, _) => self.frequency(*register, &ranges),
+            Part::Point(_) => f32::INFINITY,
+        };
+        let weight = weight / length as f32;
+        self.pieces.push(Piece { ranges, class, weight, part, origin, register: None, hint });
+        self.wait(self.pieces.len() - 1);
+    }
+
+    /// How often instructions at these points name a register.
+    fn frequency(&self, register: VReg, ranges: &Ranges) -> f32 {
+        let within = |&inst: &u32| {
+            let both = Range { start: reads(inst as usize), end: writes(inst as usize) + 1 };
+            ranges.iter().any(|range| range.intersection(both).is_some())
+        };
+        let insts = self.mentions.of_register(register).iter().filter(|inst| within(inst));
+        insts.map(|&inst| self.live.frequencies[self.block_of(inst as usize)]).sum()
+    }
+
+    fn block_of(&self, inst: usize) -> usize {
+        self.code.blocks.partition_point(|block| block.range.1 <= inst)
+    }
+
+    fn wait(&mut self, piece: usize) {
+        let Piece { ranges, part, .. } = &self.pieces[piece];
+        let (start, end) = (ranges[0].start, ranges[ranges.len() - 1].end);
+        let block = self.block_of(start / 2);
+        let first = match part {
+            Part::Point(_) => usize::MAX,
+            _ if end <= reads(self.code.blocks[block].range.1) => 0,
+            _ => 1 + ranges.iter().map(|r| r.end - r.start).sum::<usize>(),
+        };
+        self.queue.push(((first, std::cmp::Reverse(start), std::cmp::Reverse(piece)), piece));
+    }
+
+    /// Gives a piece a register, or splits it.
+    fn place(&mut self, piece: usize) -> Result<(), String> {
+        let Piece { ranges, class, hint, weight, .. } = &self.pieces[piece];
+        let is_free = |r: &Register| r.name.class() == *class && !any(&r.busy, ranges);
+        let hinted = hint.and_then(|hint| self.registers.iter().position(|r| r.name == hint && is_free(r)));
+        if let Some(register) = hinted.or_else(|| self.registers.iter().position(is_free)) {
+            self.take(piece, register);
+            return Ok(());
+        }
+        let cheapest = (0..self.registers.len()).filter_map(|at| Some((at, self.cost(at, *class, ranges)?)));
+        match cheapest.min_by(|a, b| a.1.total_cmp(&b.1)) {
+            Some((register, cost)) if cost < *weight => {
+                self.clear(register, piece);
+                self.take(piece, register);
+                Ok(())
+            }
+            _ => self.split(piece),
+        }
+    }
+
+    /// The greatest weight of those that would have to leave a register.
+    fn cost(&self, register: usize, class: RegClass, ranges: &Ranges) -> Option<f32> {
+        let Register { name, reserved, holders, .. } = &self.registers[register];
+        if name.class() != class || any(reserved, ranges) {
+            return None;
+        }
+        let holders = holders.iter().map(|&holder| &self.pieces[holder]);
+        let weights = holders.filter(|holder| meet(&holder.ranges, ranges)).map(|holder| holder.weight);
+        weights.max_by(f32::total_cmp)
+    }
+
+    fn take(&mut self, piece: usize, register: usize) {
+        let register = &mut self.registers[register];
+        self.pieces[piece].ranges.iter().for_each(|r| register.busy.insert_range(r.start..r.end));
+        self.pieces[piece].register = Some(register.name);
+        register.holders.push(piece);
+    }
+
+    /// Takes out of a register what is in a piece's way.
+    fn clear(&mut self, register: usize, piece: usize) {
+        let ranges = &self.pieces[piece].ranges;
+        let Register { holders, busy, .. } = &mut self.registers[register];
+        let (leave, stay) = holders.iter().partition(|&&holder| meet(&self.pieces[holder].ranges, ranges));
+        let leave: Vec<usize> = leave;
+        *holders = stay;
+        for &piece in &leave {
+            self.pieces[piece].ranges.iter().for_each(|r| busy.remove_range(r.start..r.end));
+            self.pieces[piece].register = None;
+        }
+        leave.into_iter().for_each(|piece| self.wait(piece));
+    }
+
+    /// Replaces a piece by smaller ones.
+    fn split(&mut self, piece: usize) -> Result<(), String> {
+        let Piece { part, class, origin, ranges, hint, .. } = &self.pieces[piece];
+        let (part, class, origin, ranges, hint) = (part.clone(), *class, *origin, ranges.clone(), *hint);
+        match part {
+            Part::Point(register) => {
+                return Err(format!("an instruction names more registers than there are beside {register}"));
+            }
+            Part::Whole(members) if members.len() > 1 => {
+                for member in members {
+                    let mut ranges = self.live.ranges[member.vreg()].clone();
+                    let inst = self.live.defined[member.vreg()] / 2;
+                    if self.operand(inst, member).is_some_and(|o| copied(o).is_some()) {
+                        start_earlier(&mut ranges, inst);
+                    }
+                    self.add(ranges, class, Part::Whole(SmallVec::from_slice(&[member])), origin, hint);
+                }
+            }
+            Part::Whole(members) => {
+                self.split.push((members[0], origin));
+                self.scatter(members[0], None, &ranges, origin);
+            }
+            Part::Loop(register, round) => self.scatter(register, Some(round), &ranges, origin),
+        }
+        Ok(())
+    }
+
+    /// How an instruction writes a register, if it does.
+    fn operand(&self, inst: usize, register: VReg) -> Option<Operand> {
+        let mut operands = self.code.inst_operands(Inst::new(inst)).iter().copied();
+        operands.find(|o| o.kind() == OperandKind::Def && o.vreg() == register)
+    }
+
+    /// Replaces what of a register lies in a loop, or anywhere, by the loops therein that it comes into and that read it, and
+    /// by what instructions outside those do.
+    fn scatter(&mut self, register: VReg, round: Option<usize>, ranges: &Ranges, origin: usize) {
+        let class = register.class();
+        let defined = self.live.defined[register.vreg()];
+        let mentions = self.mentions.of_register(register).to_vec();
+        let mut inner: Vec<Range> = Vec::new();
+        for (at, candidate) in self.live.loops.iter().enumerate().skip(round.map_or(0, |round| round + 1)) {
+            let points = candidate.points;
+            let enters = ranges.iter().any(|r| r.contains(points.start)) && !points.contains(defined);
+            let is_read = mentions.iter().any(|&inst| points.contains(reads(inst as usize)));
+            let is_outermost = inner.iter().all(|outer| outer.intersection(points).is_none());
+            if enters && is_read && is_outermost {
+                inner.push(points);
+                let part: Ranges = ranges.iter().filter_map(|r| r.intersection(points)).collect();
+                self.add(part, class, Part::Loop(register, at), origin, None);
+            }
+        }
+        let mut last = None;
+        for inst in mentions.into_iter().map(|inst| inst as usize) {
+            let here = ranges.iter().any(|r| r.contains(reads(inst)) || r.contains(writes(inst)));
+            let inside = inner.iter().any(|points| points.contains(reads(inst)));
+            if here && !inside && last.replace(inst) != Some(inst) {
+                for range in self.fleeting(inst, register) {
+                    self.add(Ranges::from_slice(&[range]), class, Part::Point(register), origin, None);
+                }
+            }
+        }
+    }
+
+    /// The points at which an instruction wants a split register in a register. Operands in fixed registers, and those
+    /// that only start a copy, are moved there from the stack.
+    fn fleeting(&self, inst: usize, register: VReg) -> SmallVec<[Range; 2]> {
+        let operands = self.code.inst_operands(Inst::new(inst));
+        let mut ranges = SmallVec::new();
+        for (at, operand) in operands.iter().enumerate().filter(|(_, o)| o.vreg() == register) {
+            let is_copied = operands.iter().any(|o| copied(*o) == Some(at));
+            let range = match (operand.kind(), operand.constraint()) {
+                (_, OperandConstraint::FixedReg(_)) => continue,
+                (OperandKind::Use, _) if is_copied => continue,
+                (OperandKind::Use, _) => Range::at(reads(inst)),
+                (OperandKind::Def, OperandConstraint::Reuse(_)) => {
+                    Range { start: reads(inst), end: writes(inst) + 1 }
+                }
+                (OperandKind::Def, _) => Range::at(writes(inst)),
+            };
+            if !ranges.contains(&range) {
+                ranges.push(range);
+            }
+        }
+        ranges
+    }
+
+    fn finish(self, bundles: &Bundles) -> Assignment {
+        let Assign { code, pieces, registers, split, .. } = self;
+        let mut whole = vec![None; code.registers];
+        let mut stretches = Vec::new();
+        for Piece { ranges, part, register, .. } in pieces {
+            let Some(register) = register else { continue };
+            let mut stretch = |name: VReg, round: Option<usize>| {
+                let allocation = Allocation::reg(register);
+                let part = |&range: &Range| Stretch { register: name, range, round, allocation };
+                stretches.extend(ranges.iter().map(part));
+            };
+            match part {
+                Part::Whole(members) => members.iter().for_each(|m| whole[m.vreg()] = Some(register)),
+                Part::Loop(name, round) => stretch(name, Some(round)),
+                Part::Point(name) => stretch(name, None),
+            }
+        }
+        stretches.sort_by_key(|s| (s.register, s.range.start));
+        let busy = registers.into_iter().map(|r| (r.name, r.busy)).collect();
+        let mut assignment =
+            Assignment { whole, stack: vec![None; code.registers], stretches, busy, slots: 0 };
+        place_on_stack(code, bundles, &split, &mut assignment);
+        assignment
+    }
+}
+
+/// A place on the stack for each bundle of which a register is split; vectors first, so that they are aligned.
+fn place_on_stack(code: &Code, bundles: &Bundles, split: &[(VReg, usize)], to: &mut Assignment) {
+    for class in [RegClass::Float, RegClass::Int] {
+        let words = code.spillslot_size(class);
+        let mut places: Vec<(SpillSlot, FixedBitSet)> = Vec::new();
+        let mut of_bundle: Vec<(usize, SpillSlot)> = Vec::new();
+        for &(register, origin) in split.iter().filter(|(register, _)| register.class() == class) {
+            let known = of_bundle.iter().find(|(bundle, _)| *bundle == origin);
+            let slot = known.map(|(_, slot)| *slot).unwrap_or_else(|| {
+                let ranges = &bundles.all[origin].ranges;
+                let place = places.iter().position(|(_, busy)| !any(busy, ranges)).unwrap_or_else(|| {
+                    places.push((to.add_slot(words), FixedBitSet::with_capacity(2 * code.insts.len())));
+                    places.len() - 1
+                });
+                let (slot, busy) = &mut places[place];
+                ranges.iter().for_each(|r| busy.insert_range(r.start..r.end));
+                of_bundle.push((origin, *slot));
+                *slot
+            });
+            to.stack[register.vreg()] = Some(slot);
+        }
+    }
+}
+
+/// Whether any of these points is in a set.
+fn any(set: &FixedBitSet, ranges: &Ranges) -> bool {
+    ranges.iter().any(|r| set.contains_any_in_range(r.start..r.end))
+}
+
+/// Whether two lists of ranges have a point in common.
+fn meet(a: &[Range], b: &[Range]) -> bool {
+    let (mut a, mut b) = (a, b);
+    while let (Some((x, later_a)), Some((y, later_b))) = (a.split_first(), b.split_first()) {
+        if x.intersection(*y).is_some() {
+            return true;
+        }
+        (a, b) = if x.end <= y.start { (later_a, b) } else { (a, later_b) };
+    }
+    false
+}

@@ -230,6 +230,52 @@ fn sums_folded_over_lanes() {
     }
 }
 
+/// Each round of a loop hands every value of a register buffer to the next place, the last to the first: more of them
+/// than there are registers, in the end.
+#[test]
+fn values_change_places_in_registers() {
+    for (count, lanes, dtype) in [
+        (2, 8, DType::F32),
+        (15, 8, DType::F32),
+        (40, 8, DType::F32),
+        (3, 1, DType::I64),
+        (20, 1, DType::I64),
+    ] {
+        let mut b = KernelBuilder::new("rotate");
+        let len = count * lanes;
+        let x = b.buffer("x", dtype, len, Role::In);
+        let y = b.buffer("y", dtype, len, Role::Out);
+        let held = b.buffer("held", dtype, len, Role::Register);
+        let kind = if lanes == 1 { Serial } else { Vector };
+        let at = |place: usize, lane: &Index| lane.add_const((lanes * place) as i64);
+        let each = |b: &mut KernelBuilder, body: &dyn Fn(&mut KernelBuilder, &Index)| match kind {
+            Vector => b.repeat(Vector, lanes, |b, lane| body(b, &lane)),
+            _ => body(b, &Index::constant(0)),
+        };
+        each(&mut b, &|b, lane| {
+            for place in 0..count {
+                let v = b.load(x, at(place, lane));
+                b.store(held, at(place, lane), v);
+            }
+        });
+        b.repeat(Serial, 7, |b, _| {
+            each(b, &|b, lane| {
+                let values: Vec<_> = (0..count).map(|place| b.load(held, at(place, lane))).collect();
+                for (place, v) in values.into_iter().enumerate() {
+                    b.store(held, at((place + 1) % count, lane), v);
+                }
+            });
+        });
+        each(&mut b, &|b, lane| {
+            for place in 0..count {
+                let v = b.load(held, at(place, lane));
+                b.store(y, at(place, lane), v);
+            }
+        });
+        check(b.finish());
+    }
+}
+
 #[test]
 fn scalars_in_registers_through_loops_and_branches() {
     let n = 40usize;

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::ssa::{Condition, Op, Target, Type, Value};
 use crate::vector::{Access, Body, Instr};
 
-/// Up to this many elements, a loop of known extent is written out.
+/// Up to this many elements and instructions, a loop of known extent is written out.
 const WRITTEN_OUT: i64 = 64;
 
 /// One piece of a vector loop: a number of lanes that one set of instructions works on.
@@ -41,7 +41,8 @@ impl<'k> Emitter<'k> {
         self.uniforms(&body)?;
         let mut done = 0;
         let step = widest * copies(&body);
-        if count >= step.max(WRITTEN_OUT + 1) && !body.uses_registers {
+        let written_out = count.max((count + widest - 1) / widest * body.instrs.len() as i64);
+        if count >= 2 * step && written_out > WRITTEN_OUT && !body.uses_registers {
             done = count - count % step;
             let end = self.int(done);
             self.whole_pieces(&body, end, step, widest, Some(done), block)?;

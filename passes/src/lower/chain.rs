@@ -199,7 +199,7 @@ impl<'l> Chain<'l> {
             return None;
         }
         let shared = links.iter().map(|l| units.units[l.unit].flops).sum::<u64>() >= PARALLEL_OPERATIONS;
-        let blocks = Split::of(row.extent, fits);
+        let blocks = Split::even(row.extent, fits);
         let chain = Chain { links, outer, row, blocks, shared };
         let affine = chain.sizes().all(|size| {
             (0..links.len()).all(|at| {

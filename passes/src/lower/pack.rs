@@ -120,8 +120,8 @@ fn plan(
     if empty || once != 1 || !affine || !steps.iter().all(|v| free[factor].contains(v)) {
         return None;
     }
-    let row_count: usize =
-        nest.domain.iter().filter(|v| **v != lane && !free[factor].contains(v)).map(|v| v.extent).product();
+    let is_row = |v: &&Var| free[contraction.reduce].contains(v) && !free[factor].contains(v);
+    let row_count: usize = nest.domain.iter().filter(is_row).map(|v| v.extent).product();
     let lanes = tile_bytes(machine, row_count, 1) / nest.dtype(contraction.reduce).size();
     let neighbours = index[0].coefficient(lane) == Some(1);
     let step_count: usize = steps.iter().map(|v| v.extent).product();

@@ -38,7 +38,7 @@ impl Depth {
             within *= vars[at].extent;
         }
         let var = vars[at - 1];
-        let split = Split::of(var.extent, fits / within);
+        let split = Split::even(var.extent, fits / within);
         Depth { outer: vars[..at - 1].to_vec(), cut: Some((var, split)), inner: vars[at..].to_vec(), reduce }
     }
 

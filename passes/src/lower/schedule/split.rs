@@ -21,6 +21,14 @@ impl Split {
         let parts = count.div_ceil(most.max(1)).max(1);
         Split { parts, size: count / parts, larger: count % parts }
     }
+
+    /// Parts of one size, of at most this and at least half of it, if that divides the count: code for another size is
+    /// not needed then. Else as [`Split::of`].
+    pub fn even(count: usize, most: usize) -> Split {
+        let size =
+            (most.div_ceil(2).max(1)..=most).rev().find(|&size| count > 0 && count.is_multiple_of(size));
+        size.map_or_else(|| Split::of(count, most), |size| Split { parts: count / size, size, larger: 0 })
+    }
 }
 
 /// A count of things cut into parts of one size, but for the last, which may have fewer.
@@ -80,4 +88,26 @@ pub fn with_part<'n>(
         body(emit, part.mul(split.size as i64).add_const(split.larger as i64), split.size);
     }
     emit.leave();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_one_size_where_one_divides_the_count() {
+        for (count, most, expected) in [
+            (1152, 256, (6, 192, 0)),
+            (128, 48, (4, 32, 0)),
+            (96, 48, (2, 48, 0)),
+            (30, 48, (1, 30, 0)),
+            (197, 48, (5, 39, 2)),
+            (7, 1, (7, 1, 0)),
+            (0, 4, (1, 0, 0)),
+        ] {
+            let Split { parts, size, larger } = Split::even(count, most);
+            assert_eq!((parts, size, larger), expected, "{count} by {most}");
+            assert_eq!(parts * size + larger, count);
+        }
+    }
 }

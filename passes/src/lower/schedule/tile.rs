@@ -408,32 +408,71 @@ impl Tile<'_> {
     /// What depends on the finished reductions.
     fn results(&self, emit: &mut Emit<'_>, done: &[(Val, Buffer)]) {
         let roots = emit.nest.roots.clone();
-        if self.rows > 1 && self.plan.inner.is_empty() && epilogue_cost(emit.nest) > ROLLED {
+        let once = self.once(emit);
+        let rolled = epilogue_cost(emit.nest) > ROLLED && (self.rows > 1 || !once.is_empty());
+        let stacked = if rolled { self.on_the_stack(emit, done) } else { done.to_vec() };
+        let done = stacked.as_slice();
+        if rolled && self.plan.inner.is_empty() {
             return self.results_in_a_loop(emit, done, &roots);
+        }
+        let mut kept = done.to_vec();
+        for val in once {
+            let tile = match rolled {
+                true => emit.scratch(val, self.rows * self.lanes),
+                false => emit.register_tile(val, self.rows, self.lanes),
+            };
+            self.over_rows(emit, |emit, row| {
+                emit.unswitch(&[val], &mut |emit| {
+                    self.over_lanes(emit, self.stored, done, &row, |emit, lane| {
+                        emit.keep(val, tile, row.mul(self.lanes as i64).add(lane));
+                    });
+                });
+            });
+            kept.push((val, tile));
         }
         emit.over_all(&self.plan.inner, false, &roots, &mut |emit| {
             self.over_rows(emit, |emit, row| {
                 emit.unswitch(&roots, &mut |emit| {
-                    self.over_lanes(emit, self.stored, done, &row, |emit, _| emit.store_results());
+                    self.over_lanes(emit, self.stored, &kept, &row, |emit, _| emit.store_results());
                 });
             });
         });
     }
 
-    /// The same by way of the stack, so that the code for a row is written once.
-    fn results_in_a_loop(&self, emit: &mut Emit<'_>, done: &[(Val, Buffer)], roots: &[Val]) {
-        let stacked: Vec<(Val, Buffer)> = done
-            .iter()
-            .map(|&(reduction, acc)| {
-                let stack = emit.scratch(reduction, self.rows * self.lanes);
-                self.each(emit, |emit, at| emit.copy(acc, at.clone(), stack, at));
-                (reduction, stack)
-            })
-            .collect();
+    /// What is made of finished reductions for results that differ along variables on which it does not depend.
+    fn once(&self, emit: &Emit<'_>) -> Vec<Val> {
+        let (mut found, mut seen, mut left) = (Vec::new(), BTreeSet::new(), emit.nest.roots.clone());
+        while let Some(val) = left.pop().filter(|_| !self.plan.inner.is_empty()) {
+            let free = emit.free(val);
+            if !seen.insert(val) || !free.contains(&self.plan.lane) {
+                continue;
+            }
+            let is_made = matches!(emit.nest.expr(val), Expr::Apply(..));
+            if is_made && self.plan.inner.iter().all(|inner| !free.contains(inner)) {
+                found.push(val);
+            } else if is_made {
+                emit.nest.expr(val).visit_operands(&mut |operand| left.push(operand));
+            }
+        }
+        found
+    }
+
+    /// Finished reductions where loops can index them, so that the code for what is done to them is written once.
+    fn on_the_stack(&self, emit: &mut Emit<'_>, done: &[(Val, Buffer)]) -> Vec<(Val, Buffer)> {
+        let stacked = done.iter().map(|&(reduction, acc)| {
+            let stack = emit.scratch(reduction, self.rows * self.lanes);
+            self.each(emit, |emit, at| emit.copy(acc, at.clone(), stack, at));
+            (reduction, stack)
+        });
+        stacked.collect()
+    }
+
+    /// The same for one row after another of sums on the stack.
+    fn results_in_a_loop(&self, emit: &mut Emit<'_>, stacked: &[(Val, Buffer)], roots: &[Val]) {
         let row = emit.enter(LoopKind::Serial, self.rows);
         self.bind_row(emit, &row);
         emit.unswitch(roots, &mut |emit| {
-            self.over_lanes(emit, self.stored, &stacked, &row, |emit, _| emit.store_results());
+            self.over_lanes(emit, self.stored, stacked, &row, |emit, _| emit.store_results());
         });
         emit.leave();
     }

@@ -18,7 +18,7 @@ use windlass_ir::{DType, ScalarFn};
 
 use crate::lower::formula::free_vars;
 
-/// A reduction's result held in a register buffer, one element a lane.
+/// The value of an expression, a finished reduction's most often, held in a register buffer, one element a lane.
 #[derive(Clone, Debug)]
 struct Tile {
     buffer: Buffer,
@@ -229,6 +229,10 @@ impl<'n> Emit<'n> {
         let (expr, dtype) = &self.nest.exprs[val];
         let dtype = *dtype;
         let made = match expr {
+            _ if let Some(Tile { buffer, index }) = self.tiles.get(&val).cloned() => {
+                let depth = self.builder.depth();
+                self.define(depth, dtype, Rhs::Load { buffer, index, guards: Vec::new() })
+            }
             Expr::Load { operand, index, guards } => match self.settle(guards) {
                 (Settled::Fails, depth) => self.define(depth, dtype, Rhs::Const(0)),
                 (settled, decided) => {
@@ -267,13 +271,7 @@ impl<'n> Emit<'n> {
                 }
                 self.define(depth, dtype, Rhs::Apply(*f, made))
             }
-            Expr::Reduce { .. } => match self.tiles.get(&val).cloned() {
-                Some(Tile { buffer, index }) => {
-                    let depth = self.builder.depth();
-                    self.define(depth, dtype, Rhs::Load { buffer, index, guards: Vec::new() })
-                }
-                None => self.reduce_serially(val),
-            },
+            Expr::Reduce { .. } => self.reduce_serially(val),
         };
         let depth = self.val_depth[&made];
         self.scopes[depth].insert(val, made);
@@ -338,16 +336,16 @@ impl<'n> Emit<'n> {
         buffer
     }
 
-    /// A register buffer for partial results of a reduction.
-    pub fn register_tile(&mut self, reduce: Val, rows: usize, lanes: usize) -> Buffer {
+    /// A register buffer for partial results of a reduction, or for values that are needed again.
+    pub fn register_tile(&mut self, val: Val, rows: usize, lanes: usize) -> Buffer {
         let name = format!("acc{}", self.builder.fresh_var(0).id);
-        self.builder.buffer(&name, self.nest.dtype(reduce), rows * lanes, Role::Register)
+        self.builder.buffer(&name, self.nest.dtype(val), rows * lanes, Role::Register)
     }
 
-    /// A buffer on the stack for partial results of a reduction.
-    pub fn scratch(&mut self, reduce: Val, len: usize) -> Buffer {
+    /// A buffer on the stack for partial results of a reduction, or for values that are needed again.
+    pub fn scratch(&mut self, val: Val, len: usize) -> Buffer {
         let name = format!("part{}", self.builder.fresh_var(0).id);
-        self.builder.buffer(&name, self.nest.dtype(reduce), len, Role::Stack)
+        self.builder.buffer(&name, self.nest.dtype(val), len, Role::Stack)
     }
 
     /// Copies an element from one buffer to another.
@@ -393,9 +391,16 @@ impl<'n> Emit<'n> {
         self.builder.prefetch(self.ins[*operand as usize], index);
     }
 
-    /// Says where the result of a reduction is found from now on.
-    pub fn place_result(&mut self, reduce: Val, buffer: Buffer, index: Index) {
-        self.tiles.insert(reduce, Tile { buffer, index });
+    /// Says where the value of an expression is found from now on.
+    pub fn place_result(&mut self, val: Val, buffer: Buffer, index: Index) {
+        self.tiles.insert(val, Tile { buffer, index });
+    }
+
+    /// Puts the value of an expression into a buffer, computed anew.
+    pub fn keep(&mut self, val: Val, buffer: Buffer, index: Index) {
+        self.tiles.remove(&val);
+        let val = self.value(val);
+        self.builder.store(buffer, index, val);
     }
 
     /// A reduction's result as a scalar of the present block, by plain loops in order.

@@ -66,7 +66,10 @@ mod ssa;
 pub mod vector;
 mod x86;
 
-pub use aot::{ObjectArtifact, ObjectOptions, archive, is_identifier, object, shared_library};
+pub use aot::{
+    ObjectArtifact, ObjectOptions, Variant, archive, check_variants, is_identifier, object,
+    object_of_variants, shared_library,
+};
 pub use compile::{Options, Statistics, clif_text, ssa_text, warm_up};
 pub use error::Error;
 pub use isa::Target;

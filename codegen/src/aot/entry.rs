@@ -1,4 +1,4 @@
-//! The entry of an object: a function that calls the kernels in order.
+//! The entry of a variant: a function that calls its kernels in order.
 //!
 //! A model of many steps is cut into parts of [`PART`] steps, so that no function grows without bound;
 //! the entry checks the arena and calls the parts. All of them pass on the same arguments.
@@ -13,7 +13,7 @@ use cranelift_module::{DataId, FuncId, Linkage, Module};
 use cranelift_object::ObjectModule;
 use windlass_ir::loops::{Place, Program, Step, Work};
 
-use super::{Weights, fail};
+use super::fail;
 use crate::error::Error;
 use crate::jit::grain;
 
@@ -25,12 +25,32 @@ pub(super) struct Model<'a> {
     pub program: &'a Program,
     /// The function of each kernel.
     pub kernels: &'a [FuncId],
-    pub weights: &'a Weights,
+    /// Where each constant is among the weights.
+    pub offsets: &'a [usize],
     /// The constants, if they are in the object and there are any.
     pub data: Option<DataId>,
     /// Whether the caller passes the constants.
     pub pass_weights: bool,
+    /// What the names of its functions begin with.
     pub name: &'a str,
+    /// Whether others may call the entry.
+    pub linkage: Linkage,
+    /// The arena's size as callers know it: that of the variant that needs most.
+    pub arena_bytes: u64,
+}
+
+/// The signature of an entry.
+pub(super) fn signature(module: &ObjectModule, pass_weights: bool, parallel: bool) -> Signature {
+    let mut signature = Signature::new(module.isa().default_call_conv());
+    let count = 3 + usize::from(pass_weights) + 2 * usize::from(parallel);
+    signature.params.extend(vec![AbiParam::new(types::I64); count]);
+    signature.returns.push(AbiParam::new(types::I32));
+    signature
+}
+
+/// What the name of an entry ends with.
+pub(super) fn suffix(parallel: bool) -> &'static str {
+    if parallel { "run_parallel" } else { "run" }
 }
 
 /// The values that every part gets: inputs, outputs, arena; then weights; then the callback and its
@@ -44,31 +64,24 @@ struct Arguments {
 }
 
 impl Model<'_> {
-    fn signature(&self, module: &ObjectModule, parallel: bool) -> Signature {
-        let mut signature = Signature::new(module.isa().default_call_conv());
-        let count = 3 + usize::from(self.pass_weights) + 2 * usize::from(parallel);
-        signature.params.extend(vec![AbiParam::new(types::I64); count]);
-        signature
-    }
-
     /// Defines `NAME_run` or `NAME_run_parallel`.
-    pub fn define(&self, module: &mut ObjectModule, parallel: bool) -> Result<(), Error> {
-        let suffix = if parallel { "run_parallel" } else { "run" };
+    pub fn define(&self, module: &mut ObjectModule, parallel: bool) -> Result<FuncId, Error> {
+        let suffix = suffix(parallel);
+        let entry = signature(module, self.pass_weights, parallel);
         let mut parts = Vec::new();
         for (at, steps) in self.program.steps.chunks(PART).enumerate() {
-            let signature = self.signature(module, parallel);
+            let signature = Signature { returns: Vec::new(), ..entry.clone() };
             let symbol = format!("{}_{suffix}_part{at}", self.name);
             let id = module.declare_function(&symbol, Linkage::Local, &signature).map_err(fail)?;
             let function = self.part(module, signature, steps, parallel);
             define(module, id, function, &symbol)?;
             parts.push(id);
         }
-        let mut signature = self.signature(module, parallel);
-        signature.returns.push(AbiParam::new(types::I32));
         let symbol = format!("{}_{suffix}", self.name);
-        let id = module.declare_function(&symbol, Linkage::Export, &signature).map_err(fail)?;
-        let function = self.entry(module, signature, &parts);
-        define(module, id, function, &symbol)
+        let id = module.declare_function(&symbol, self.linkage, &entry).map_err(fail)?;
+        let function = self.entry(module, entry, &parts);
+        define(module, id, function, &symbol)?;
+        Ok(id)
     }
 
     /// Refuses an arena that is not aligned, calls the parts and returns 0.
@@ -78,7 +91,7 @@ impl Model<'_> {
         let refuse = func.dfg.make_block();
         let run = func.dfg.make_block();
         let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
-        match self.program.arena_bytes {
+        match self.arena_bytes {
             0 => {
                 cursor.ins().jump(run, &[]);
             }
@@ -176,7 +189,7 @@ impl Model<'_> {
             Place::Output(i) => cursor.ins().load(types::I64, flags, arguments.outputs, 8 * i as i32),
             Place::Arena(offset) => offset_by(cursor, arguments.arena, offset as i64),
             Place::Constant(i) => match arguments.weights {
-                Some(weights) => offset_by(cursor, weights, self.weights.offsets[i as usize] as i64),
+                Some(weights) => offset_by(cursor, weights, self.offsets[i as usize] as i64),
                 // Only empty constants are nowhere.
                 None => cursor.ins().iconst(types::I64, 0),
             },
@@ -189,15 +202,21 @@ fn offset_by(cursor: &mut FuncCursor<'_>, base: ir::Value, offset: i64) -> ir::V
     cursor.ins().iadd(base, offset)
 }
 
-fn begin(func: &mut Function) -> (ir::Block, Vec<ir::Value>) {
+/// The first block of a function, and its parameters.
+pub(super) fn begin(func: &mut Function) -> (ir::Block, Vec<ir::Value>) {
     let block = func.dfg.make_block();
     func.layout.append_block(block);
-    let count = func.signature.params.len();
-    let params = (0..count).map(|_| func.dfg.append_block_param(block, types::I64)).collect();
+    let types: Vec<ir::Type> = func.signature.params.iter().map(|param| param.value_type).collect();
+    let params = types.into_iter().map(|ty| func.dfg.append_block_param(block, ty)).collect();
     (block, params)
 }
 
-fn define(module: &mut ObjectModule, id: FuncId, function: Function, symbol: &str) -> Result<(), Error> {
+pub(super) fn define(
+    module: &mut ObjectModule,
+    id: FuncId,
+    function: Function,
+    symbol: &str,
+) -> Result<(), Error> {
     let mut context = Context::for_function(function);
     module
         .define_function(id, &mut context)

@@ -14,13 +14,12 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
     self, AbiParam, BlockArg, Function, InstBuilder, MemFlagsData, Signature, types,
 };
-use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module};
-use cranelift_object::ObjectModule;
+use cranelift_module::{DataId, FuncId, Linkage, Module};
 
-use super::entry::{begin, define};
+use super::entry::begin;
 use super::needs::Needs;
 use super::processor::{Processor, define_decision};
-use super::{define_data, fail};
+use super::unit::Unit;
 use crate::error::Error;
 
 /// What `NAME_run` returns where no variant runs.
@@ -36,49 +35,45 @@ pub(super) struct Dispatch<'a> {
 
 impl<'a> Dispatch<'a> {
     /// Defines what chooses among variants, the best first.
-    pub fn define(module: &mut ObjectModule, name: &'a str, needs: &[Needs]) -> Result<Dispatch<'a>, Error> {
+    pub fn define(unit: &mut Unit, name: &'a str, needs: &[Needs]) -> Result<Dispatch<'a>, Error> {
         let symbol = format!("{name}_chosen");
-        let chosen = module.declare_data(&symbol, Linkage::Local, true, false).map_err(fail)?;
-        let mut word = DataDescription::new();
-        word.set_align(4);
-        word.define_zeroinit(4);
-        module.define_data(chosen, &word).map_err(fail)?;
+        let chosen = unit.define_word(&symbol)?;
 
-        let processor = Processor::define(module, name)?;
-        let decide = define_decision(module, &format!("{name}_decide"), Linkage::Local, needs)?;
-        let mut signature = Signature::new(module.isa().default_call_conv());
+        let processor = Processor::define(unit, name)?;
+        let decide = define_decision(unit, &format!("{name}_decide"), Linkage::Local, needs)?;
+        let mut signature = Signature::new(unit.call_conv());
         signature.returns.push(AbiParam::new(types::I32));
         let symbol = format!("{name}_choose");
-        let choose = module.declare_function(&symbol, Linkage::Local, &signature).map_err(fail)?;
+        let choose = unit.declare(&symbol, Linkage::Local, &signature)?;
         let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
         let (block, _) = begin(&mut func);
         let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
-        let words = processor.ask(module, &mut cursor);
-        let decide = module.declare_func_in_func(decide, cursor.func);
+        let words = processor.ask(unit, &mut cursor);
+        let decide = unit.module.declare_func_in_func(decide, cursor.func);
         let call = cursor.ins().call(decide, &words);
         let found = cursor.func.dfg.first_result(call);
-        let address = address(module, &mut cursor, chosen);
+        let address = address(unit, &mut cursor, chosen);
         cursor.ins().store(MemFlagsData::trusted(), found, address, 0);
         cursor.ins().return_(&[found]);
-        define(module, choose, func, &symbol)?;
+        unit.define(choose, func, &symbol)?;
         Ok(Dispatch { name, chosen, choose })
     }
 
     /// Defines a function that calls the chosen one of others of its signature.
     pub fn forward(
         &self,
-        module: &mut ObjectModule,
+        unit: &mut Unit,
         symbol: &str,
         signature: Signature,
         variants: &[FuncId],
     ) -> Result<(), Error> {
-        let id = module.declare_function(symbol, Linkage::Export, &signature).map_err(fail)?;
+        let id = unit.declare(symbol, Linkage::Export, &signature)?;
         let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
         let (block, params) = begin(&mut func);
         let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
-        let chosen = self.chosen(module, &mut cursor);
+        let chosen = self.chosen(unit, &mut cursor);
         for (position, &variant) in variants.iter().enumerate() {
-            let callee = module.declare_func_in_func(variant, cursor.func);
+            let callee = unit.module.declare_func_in_func(variant, cursor.func);
             self.if_chosen(&mut cursor, chosen, position, |cursor| {
                 let call = cursor.ins().call(callee, &params);
                 cursor.func.dfg.first_result(call)
@@ -86,22 +81,22 @@ impl<'a> Dispatch<'a> {
         }
         let unsupported = cursor.ins().iconst(types::I32, UNSUPPORTED);
         cursor.ins().return_(&[unsupported]);
-        define(module, id, func, symbol)
+        unit.define(id, func, symbol)
     }
 
     /// Defines `const char *NAME_variant(void)`, the name of the chosen one of these, or null.
-    pub fn name_of_chosen(&self, module: &mut ObjectModule, names: &[String]) -> Result<(), Error> {
+    pub fn name_of_chosen(&self, unit: &mut Unit, names: &[String]) -> Result<(), Error> {
         let texts: Vec<u8> = names.iter().flat_map(|name| name.bytes().chain([0])).collect();
-        let texts = define_data(module, &format!("{}_variants", self.name), Linkage::Local, texts)?;
-        let mut signature = Signature::new(module.isa().default_call_conv());
+        let texts = unit.define_data(&format!("{}_variants", self.name), Linkage::Local, texts)?;
+        let mut signature = Signature::new(unit.call_conv());
         signature.returns.push(AbiParam::new(types::I64));
         let symbol = format!("{}_variant", self.name);
-        let id = module.declare_function(&symbol, Linkage::Export, &signature).map_err(fail)?;
+        let id = unit.declare(&symbol, Linkage::Export, &signature)?;
         let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
         let (block, _) = begin(&mut func);
         let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
-        let chosen = self.chosen(module, &mut cursor);
-        let texts = address(module, &mut cursor, texts);
+        let chosen = self.chosen(unit, &mut cursor);
+        let texts = address(unit, &mut cursor, texts);
         let mut start = 0;
         for (position, name) in names.iter().enumerate() {
             self.if_chosen(&mut cursor, chosen, position, |cursor| {
@@ -112,13 +107,13 @@ impl<'a> Dispatch<'a> {
         }
         let null = cursor.ins().iconst(types::I64, 0);
         cursor.ins().return_(&[null]);
-        define(module, id, func, &symbol)
+        unit.define(id, func, &symbol)
     }
 
     /// The variant chosen, now or before. The cursor then stands in another block.
-    fn chosen(&self, module: &mut ObjectModule, cursor: &mut FuncCursor<'_>) -> ir::Value {
-        let choose = module.declare_func_in_func(self.choose, cursor.func);
-        let address = address(module, cursor, self.chosen);
+    fn chosen(&self, unit: &mut Unit, cursor: &mut FuncCursor<'_>) -> ir::Value {
+        let choose = unit.module.declare_func_in_func(self.choose, cursor.func);
+        let address = address(unit, cursor, self.chosen);
         let before = cursor.ins().load(types::I32, MemFlagsData::trusted(), address, 0);
         let [ask, done] = [(); 2].map(|()| cursor.func.dfg.make_block());
         let chosen = cursor.func.dfg.append_block_param(done, types::I32);
@@ -153,7 +148,7 @@ impl<'a> Dispatch<'a> {
     }
 }
 
-fn address(module: &mut ObjectModule, cursor: &mut FuncCursor<'_>, data: DataId) -> ir::Value {
-    let global = module.declare_data_in_func(data, cursor.func);
+fn address(unit: &mut Unit, cursor: &mut FuncCursor<'_>, data: DataId) -> ir::Value {
+    let global = unit.module.declare_data_in_func(data, cursor.func);
     cursor.ins().symbol_value(types::I64, global)
 }

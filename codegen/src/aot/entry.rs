@@ -3,17 +3,15 @@
 //! A model of many steps is cut into parts of [`PART`] steps, so that no function grows without bound;
 //! the entry checks the arena and calls the parts. All of them pass on the same arguments.
 
-use cranelift_codegen::Context;
 use cranelift_codegen::cursor::{Cursor, FuncCursor};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
     self, AbiParam, Function, InstBuilder, MemFlagsData, Signature, StackSlotData, StackSlotKind, types,
 };
 use cranelift_module::{DataId, FuncId, Linkage, Module};
-use cranelift_object::ObjectModule;
 use windlass_ir::loops::{Place, Program, Step, Work};
 
-use super::fail;
+use super::unit::Unit;
 use crate::error::Error;
 use crate::jit::grain;
 
@@ -40,8 +38,8 @@ pub(super) struct Model<'a> {
 }
 
 /// The signature of an entry.
-pub(super) fn signature(module: &ObjectModule, pass_weights: bool, parallel: bool) -> Signature {
-    let mut signature = Signature::new(module.isa().default_call_conv());
+pub(super) fn signature(unit: &Unit, pass_weights: bool, parallel: bool) -> Signature {
+    let mut signature = Signature::new(unit.call_conv());
     let count = 3 + usize::from(pass_weights) + 2 * usize::from(parallel);
     signature.params.extend(vec![AbiParam::new(types::I64); count]);
     signature.returns.push(AbiParam::new(types::I32));
@@ -65,27 +63,27 @@ struct Arguments {
 
 impl Model<'_> {
     /// Defines `NAME_run` or `NAME_run_parallel`.
-    pub fn define(&self, module: &mut ObjectModule, parallel: bool) -> Result<FuncId, Error> {
+    pub fn define(&self, unit: &mut Unit, parallel: bool) -> Result<FuncId, Error> {
         let suffix = suffix(parallel);
-        let entry = signature(module, self.pass_weights, parallel);
+        let entry = signature(unit, self.pass_weights, parallel);
         let mut parts = Vec::new();
         for (at, steps) in self.program.steps.chunks(PART).enumerate() {
             let signature = Signature { returns: Vec::new(), ..entry.clone() };
             let symbol = format!("{}_{suffix}_part{at}", self.name);
-            let id = module.declare_function(&symbol, Linkage::Local, &signature).map_err(fail)?;
-            let function = self.part(module, signature, steps, parallel);
-            define(module, id, function, &symbol)?;
+            let id = unit.declare(&symbol, Linkage::Local, &signature)?;
+            let function = self.part(unit, signature, steps, parallel);
+            unit.define(id, function, &symbol)?;
             parts.push(id);
         }
         let symbol = format!("{}_{suffix}", self.name);
-        let id = module.declare_function(&symbol, self.linkage, &entry).map_err(fail)?;
-        let function = self.entry(module, entry, &parts);
-        define(module, id, function, &symbol)?;
+        let id = unit.declare(&symbol, self.linkage, &entry)?;
+        let function = self.entry(unit, entry, &parts);
+        unit.define(id, function, &symbol)?;
         Ok(id)
     }
 
     /// Refuses an arena that is not aligned, calls the parts and returns 0.
-    fn entry(&self, module: &mut ObjectModule, signature: Signature, parts: &[FuncId]) -> Function {
+    fn entry(&self, unit: &mut Unit, signature: Signature, parts: &[FuncId]) -> Function {
         let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
         let (block, params) = begin(&mut func);
         let refuse = func.dfg.make_block();
@@ -110,7 +108,7 @@ impl Model<'_> {
         cursor.func.layout.append_block(run);
         cursor.goto_bottom(run);
         for &part in parts {
-            let callee = module.declare_func_in_func(part, cursor.func);
+            let callee = unit.module.declare_func_in_func(part, cursor.func);
             cursor.ins().call(callee, &params);
         }
         let zero = cursor.ins().iconst(types::I32, 0);
@@ -118,13 +116,7 @@ impl Model<'_> {
         func
     }
 
-    fn part(
-        &self,
-        module: &mut ObjectModule,
-        signature: Signature,
-        steps: &[Step],
-        parallel: bool,
-    ) -> Function {
+    fn part(&self, unit: &mut Unit, signature: Signature, steps: &[Step], parallel: bool) -> Function {
         let call_conv = signature.call_conv;
         let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
         let (block, params) = begin(&mut func);
@@ -138,7 +130,7 @@ impl Model<'_> {
         });
         let weights = match self.data {
             Some(data) => {
-                let global = module.declare_data_in_func(data, &mut func);
+                let global = unit.module.declare_data_in_func(data, &mut func);
                 let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
                 Some(cursor.ins().symbol_value(types::I64, global))
             }
@@ -161,7 +153,7 @@ impl Model<'_> {
                 let pointer = self.pointer(&mut cursor, &arguments, *place);
                 cursor.ins().store(MemFlagsData::trusted(), pointer, table, 8 * at as i32);
             }
-            let callee = module.declare_func_in_func(self.kernels[*number as usize], cursor.func);
+            let callee = unit.module.declare_func_in_func(self.kernels[*number as usize], cursor.func);
             let extent = kernel.as_parallel().map_or(1, |(_, extent, _)| extent as i64);
             let worth = grain(kernel, step, extent);
             match (arguments.parallel, callback) {
@@ -209,16 +201,4 @@ pub(super) fn begin(func: &mut Function) -> (ir::Block, Vec<ir::Value>) {
     let types: Vec<ir::Type> = func.signature.params.iter().map(|param| param.value_type).collect();
     let params = types.into_iter().map(|ty| func.dfg.append_block_param(block, ty)).collect();
     (block, params)
-}
-
-pub(super) fn define(
-    module: &mut ObjectModule,
-    id: FuncId,
-    function: Function,
-    symbol: &str,
-) -> Result<(), Error> {
-    let mut context = Context::for_function(function);
-    module
-        .define_function(id, &mut context)
-        .map_err(|e| Error::Compile { kernel: symbol.to_string(), message: e.to_string() })
 }

@@ -5,6 +5,9 @@
 //! CLIF. There is no runtime in it, no allocation, and no undefined symbol: the caller brings the arena,
 //! and threads if it wants any. The interface is C, as the [`header`] that comes with it says.
 //!
+//! Debuggers, profilers and exceptions walk through its functions where the format is ELF, by its `.eh_frame`; objects
+//! of other formats have no such table.
+//!
 //! There may be several [variants] of the kernels and the entry, for processors of x86-64 of different levels. They
 //! share constants of the same content, and [functions](dispatch) that choose one of them by what the
 //! [processor] says that it has.
@@ -15,6 +18,7 @@ mod entry;
 mod header;
 mod needs;
 mod processor;
+mod unit;
 mod variants;
 mod weights;
 
@@ -24,14 +28,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use cranelift_module::{DataDescription, FuncId, Linkage, Module, ModuleError, default_libcall_names};
-use cranelift_object::object::SectionKind;
-use cranelift_object::{ObjectBuilder, ObjectModule};
-use target_lexicon::{BinaryFormat, Endianness};
+use cranelift_module::{FuncId, Linkage};
+use target_lexicon::Endianness;
 use windlass_ir::loops::{Program, Work};
 
 pub use archive::archive;
 use dispatch::Dispatch;
+use unit::Unit;
 use variants::Chosen;
 pub use variants::{Variant, check_variants};
 use weights::Weights;
@@ -123,8 +126,7 @@ pub fn object_of_variants(
         true => isa::least(&triple, options.compile.verify)?,
         false => variants[0].isa.clone(),
     };
-    let builder = ObjectBuilder::new(isa, name.as_str(), default_libcall_names()).map_err(fail)?;
-    let mut module = ObjectModule::new(builder);
+    let mut unit = Unit::new(isa, name)?;
 
     let mut weights = Weights::new(little_endian);
     let offsets: Vec<_> = compiled.iter().map(|compiled| weights.add(&compiled.program)).collect();
@@ -132,7 +134,7 @@ pub fn object_of_variants(
         true => None,
         false => {
             let bytes = weights.bytes.clone();
-            Some(define_data(&mut module, &format!("{name}_weights"), Linkage::Local, bytes)?)
+            Some(unit.define_data(&format!("{name}_weights"), Linkage::Local, bytes)?)
         }
     };
     let arena_bytes = compiled.iter().map(|compiled| compiled.program.arena_bytes).max().unwrap_or(0);
@@ -141,7 +143,7 @@ pub fn object_of_variants(
         true => arena_bytes.to_le_bytes(),
         false => arena_bytes.to_be_bytes(),
     };
-    define_data(&mut module, &symbols[1], Linkage::Export, bytes.to_vec())?;
+    unit.define_data(&symbols[1], Linkage::Export, bytes.to_vec())?;
 
     let mut functions = Functions::default();
     let (mut entries, mut parallel_entries) = (Vec::new(), Vec::new());
@@ -152,7 +154,7 @@ pub fn object_of_variants(
         };
         let model = entry::Model {
             program: &compiled.program,
-            kernels: &functions.define(&mut module, &own_name, compiled)?,
+            kernels: &functions.define(&mut unit, &own_name, compiled)?,
             offsets,
             data,
             pass_weights: options.separate_weights,
@@ -160,9 +162,9 @@ pub fn object_of_variants(
             linkage: if several { Linkage::Local } else { Linkage::Export },
             arena_bytes,
         };
-        entries.push(model.define(&mut module, false)?);
+        entries.push(model.define(&mut unit, false)?);
         if options.parallel {
-            parallel_entries.push(model.define(&mut module, true)?);
+            parallel_entries.push(model.define(&mut unit, true)?);
         }
     }
     if options.parallel {
@@ -171,24 +173,18 @@ pub fn object_of_variants(
     let names: Vec<String> = variants.iter().map(|variant| variant.cpu.clone()).collect();
     if several {
         let needs: Vec<_> = variants.iter().map(|variant| variant.needs).collect();
-        let dispatch = Dispatch::define(&mut module, name, &needs)?;
+        let dispatch = Dispatch::define(&mut unit, name, &needs)?;
         for (parallel, entries) in [(false, &entries), (true, &parallel_entries)] {
             if !entries.is_empty() {
-                let signature = entry::signature(&module, options.separate_weights, parallel);
+                let signature = entry::signature(&unit, options.separate_weights, parallel);
                 let symbol = format!("{name}_{}", entry::suffix(parallel));
-                dispatch.forward(&mut module, &symbol, signature, entries)?;
+                dispatch.forward(&mut unit, &symbol, signature, entries)?;
             }
         }
-        dispatch.name_of_chosen(&mut module, &names)?;
+        dispatch.name_of_chosen(&mut unit, &names)?;
         symbols.push(format!("{name}_variant"));
     }
-    let mut product = module.finish();
-    if triple.binary_format == BinaryFormat::Elf {
-        // Says that the code needs no executable stack.
-        let segment = Vec::new();
-        product.object.add_section(segment, b".note.GNU-stack".to_vec(), SectionKind::Other);
-    }
-    let object = product.emit().map_err(|e| Error::Module(e.to_string()))?;
+    let object = unit.finish()?;
     statistics.link = linking.elapsed();
     statistics.wall = start.elapsed();
     let interface = header::Interface {
@@ -256,11 +252,11 @@ impl<'a> Functions<'a> {
     /// The function of each of a variant's kernels.
     fn define(
         &mut self,
-        module: &mut ObjectModule,
+        unit: &mut Unit,
         name: &str,
         compiled: &'a Compiled<'_>,
     ) -> Result<Vec<FuncId>, Error> {
-        let signature = cranelift::signature(module.isa().default_call_conv());
+        let signature = cranelift::signature(unit.call_conv());
         let mut kernels = Vec::with_capacity(compiled.codes.len());
         for (at, code) in compiled.codes.iter().enumerate() {
             let key = (code.alignment, &code.bytes[..]);
@@ -270,8 +266,8 @@ impl<'a> Functions<'a> {
                     let kernel = compiled.positions.iter().position(|&position| position == at);
                     let kernel = kernel.map_or("", |kernel| compiled.program.kernels[kernel].name.as_str());
                     let symbol = format!("{name}_k{at}_{kernel}");
-                    let id = module.declare_function(&symbol, Linkage::Local, &signature).map_err(fail)?;
-                    module.define_function_bytes(id, code.alignment, &code.bytes, &[]).map_err(fail)?;
+                    let (alignment, frame) = (code.alignment, code.frame.clone());
+                    let id = unit.define_code(&symbol, &signature, alignment, &code.bytes, frame)?;
                     self.known.insert(key, id);
                     id
                 }
@@ -290,22 +286,4 @@ pub fn shared_library(object: &Path, library: &Path) -> Result<(), Error> {
         Ok(run) => Err(Error::Output(format!("cc: {}", String::from_utf8_lossy(&run.stderr).trim()))),
         Err(e) => Err(Error::Output(format!("cc could not be run: {e}"))),
     }
-}
-
-fn define_data(
-    module: &mut ObjectModule,
-    symbol: &str,
-    linkage: Linkage,
-    bytes: Vec<u8>,
-) -> Result<cranelift_module::DataId, Error> {
-    let id = module.declare_data(symbol, linkage, false, false).map_err(fail)?;
-    let mut data = DataDescription::new();
-    data.set_align(Program::ALIGN);
-    data.define(bytes.into_boxed_slice());
-    module.define_data(id, &data).map_err(fail)?;
-    Ok(id)
-}
-
-fn fail(e: ModuleError) -> Error {
-    Error::Module(e.to_string())
 }

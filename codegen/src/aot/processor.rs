@@ -4,6 +4,8 @@
 //! follows from it, is written in Cranelift's IR.
 
 use cranelift_codegen::cursor::{Cursor, FuncCursor};
+use cranelift_codegen::gimli::X86_64;
+use cranelift_codegen::gimli::write::CallFrameInstruction;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
     self, AbiParam, BlockArg, Function, InstBuilder, MemFlagsData, Signature, StackSlotData, StackSlotKind,
@@ -11,14 +13,14 @@ use cranelift_codegen::ir::{
 };
 use cranelift_codegen::isa::CallConv;
 use cranelift_module::{FuncId, Linkage, Module};
-use cranelift_object::ObjectModule;
-use iced_x86::Code::*;
+use iced_x86::Code::{self, *};
 use iced_x86::{Encoder, Instruction, MemoryOperand, Register};
 
-use super::entry::{begin, define};
-use super::fail;
+use super::entry::begin;
 use super::needs::{AMD, BASIC, EXTENDED_1A, EXTENDED_B, EXTENDED_C, Needs, OSXSAVE, SAVED, WORDS};
+use super::unit::Unit;
 use crate::error::Error;
+use crate::frames::{Frame, Rules};
 
 /// The functions that ask.
 #[derive(Clone, Copy)]
@@ -31,23 +33,23 @@ pub(super) struct Processor {
 
 impl Processor {
     /// Defines them. Their names begin with that of the model.
-    pub fn define(module: &mut ObjectModule, name: &str) -> Result<Processor, Error> {
-        let call_conv = module.isa().default_call_conv();
+    pub fn define(unit: &mut Unit, name: &str) -> Result<Processor, Error> {
+        let call_conv = unit.call_conv();
         let mut signature = Signature::new(call_conv);
         signature.params.extend([types::I32, types::I32, types::I64].map(AbiParam::new));
-        let cpuid = assemble(module, &format!("{name}_cpuid"), &signature, &cpuid(call_conv))?;
+        let cpuid = assemble(unit, &format!("{name}_cpuid"), &signature, cpuid(call_conv))?;
         let mut signature = Signature::new(call_conv);
         signature.returns.push(AbiParam::new(types::I32));
-        let xgetbv = assemble(module, &format!("{name}_xgetbv"), &signature, &xgetbv())?;
+        let xgetbv = assemble(unit, &format!("{name}_xgetbv"), &signature, xgetbv())?;
         Ok(Processor { cpuid, xgetbv })
     }
 
     /// Asks for all words. The cursor then stands in another block.
-    pub fn ask(&self, module: &mut ObjectModule, cursor: &mut FuncCursor<'_>) -> [ir::Value; WORDS] {
+    pub fn ask(&self, unit: &mut Unit, cursor: &mut FuncCursor<'_>) -> [ir::Value; WORDS] {
         let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, 16, 3);
         let slot = cursor.func.create_sized_stack_slot(slot);
-        let cpuid = module.declare_func_in_func(self.cpuid, cursor.func);
-        let xgetbv = module.declare_func_in_func(self.xgetbv, cursor.func);
+        let cpuid = unit.module.declare_func_in_func(self.cpuid, cursor.func);
+        let xgetbv = unit.module.declare_func_in_func(self.xgetbv, cursor.func);
         let flags = MemFlagsData::trusted();
         // The answer's registers: eax, ebx, ecx.
         let ask = |cursor: &mut FuncCursor<'_>, leaf: u32, subleaf: i64| {
@@ -98,15 +100,15 @@ impl Processor {
 /// Defines `int32_t NAME(uint32_t word...)`: the position, counted from 1, of the first variant all of whose bits are
 /// set in the words, or -1.
 pub(super) fn define_decision(
-    module: &mut ObjectModule,
+    unit: &mut Unit,
     symbol: &str,
     linkage: Linkage,
     variants: &[Needs],
 ) -> Result<FuncId, Error> {
-    let mut signature = Signature::new(module.isa().default_call_conv());
+    let mut signature = Signature::new(unit.call_conv());
     signature.params.extend([AbiParam::new(types::I32); WORDS]);
     signature.returns.push(AbiParam::new(types::I32));
-    let id = module.declare_function(symbol, linkage, &signature).map_err(fail)?;
+    let id = unit.declare(symbol, linkage, &signature)?;
     let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
     let (block, words) = begin(&mut func);
     let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
@@ -123,68 +125,66 @@ pub(super) fn define_decision(
         chosen = cursor.ins().select(missing, chosen, own);
     }
     cursor.ins().return_(&[chosen]);
-    define(module, id, func, symbol)?;
+    unit.define(id, func, symbol)?;
     Ok(id)
 }
 
+/// An instruction, and how the function is left from behind it on, if that changes.
+type Step = (Instruction, Option<CallFrameInstruction>);
+
 /// `cpuid` keeps what callers want back, `rbx`, in a register and uses no stack.
-fn cpuid(call_conv: CallConv) -> Vec<Instruction> {
+fn cpuid(call_conv: CallConv) -> Vec<Step> {
     let (leaf, subleaf, answer) = match call_conv {
         CallConv::WindowsFastcall => (Register::ECX, Register::EDX, Register::R8),
         _ => (Register::EDI, Register::ESI, Register::RDX),
     };
-    let two = |code, to, from| Instruction::with2(code, to, from).unwrap_or_default();
     let store = |at: i64, from| {
-        Instruction::with2(Mov_rm32_r32, MemoryOperand::with_base_displ(Register::R8, at), from)
-            .unwrap_or_default()
+        let to = MemoryOperand::with_base_displ(Register::R8, at);
+        (Instruction::with2(Mov_rm32_r32, to, from).unwrap_or_default(), None)
     };
+    let (keep, kept) =
+        (CallFrameInstruction::Register(X86_64::RBX, X86_64::R9), CallFrameInstruction::Restore(X86_64::RBX));
     vec![
-        two(Mov_r64_rm64, Register::R8, answer),
-        two(Mov_r64_rm64, Register::R9, Register::RBX),
-        two(Mov_r32_rm32, Register::EAX, leaf),
-        two(Mov_r32_rm32, Register::ECX, subleaf),
-        Instruction::with(Cpuid),
+        (two(Mov_r64_rm64, Register::R8, answer), None),
+        (two(Mov_r64_rm64, Register::R9, Register::RBX), Some(keep)),
+        (two(Mov_r32_rm32, Register::EAX, leaf), None),
+        (two(Mov_r32_rm32, Register::ECX, subleaf), None),
+        (Instruction::with(Cpuid), None),
         store(0, Register::EAX),
         store(4, Register::EBX),
         store(8, Register::ECX),
         store(12, Register::EDX),
-        two(Mov_r64_rm64, Register::RBX, Register::R9),
-        Instruction::with(Retnq),
+        (two(Mov_r64_rm64, Register::RBX, Register::R9), Some(kept)),
+        (Instruction::with(Retnq), None),
     ]
 }
 
-fn xgetbv() -> Vec<Instruction> {
-    vec![
-        Instruction::with2(Xor_r32_rm32, Register::ECX, Register::ECX).unwrap_or_default(),
-        Instruction::with(Xgetbv),
-        Instruction::with(Retnq),
-    ]
+fn xgetbv() -> Vec<Step> {
+    [two(Xor_r32_rm32, Register::ECX, Register::ECX), Instruction::with(Xgetbv), Instruction::with(Retnq)]
+        .map(|instruction| (instruction, None))
+        .to_vec()
 }
 
-fn assemble(
-    module: &mut ObjectModule,
-    symbol: &str,
-    signature: &Signature,
-    instructions: &[Instruction],
-) -> Result<FuncId, Error> {
+fn two(code: Code, to: Register, from: Register) -> Instruction {
+    Instruction::with2(code, to, from).unwrap_or_default()
+}
+
+fn assemble(unit: &mut Unit, symbol: &str, signature: &Signature, steps: Vec<Step>) -> Result<FuncId, Error> {
     let mut encoder = Encoder::new(64);
     let mut at = 0;
-    for instruction in instructions {
-        let length = encoder.encode(instruction, at);
+    let mut rules = Rules::new();
+    for (instruction, rule) in steps {
+        let length = encoder.encode(&instruction, at);
         at += length.map_err(|e| Error::Module(format!("{symbol}: {e}")))? as u64;
+        rules.extend(rule.map(|rule| (at as u32, rule)));
     }
-    let id = module.declare_function(symbol, Linkage::Local, signature).map_err(fail)?;
-    module.define_function_bytes(id, 16, &encoder.take_buffer(), &[]).map_err(fail)?;
-    Ok(id)
+    unit.define_code(symbol, signature, 16, &encoder.take_buffer(), Frame::Rules(rules))
 }
 
 #[cfg(all(test, target_arch = "x86_64", unix))]
 mod tests {
     use std::io::Write;
     use std::process::{Command, Stdio};
-
-    use cranelift_module::default_libcall_names;
-    use cranelift_object::ObjectBuilder;
 
     use super::*;
     use crate::isa::{self, Target};
@@ -216,23 +216,21 @@ int main(void) {
 "#;
 
     fn object(needs: &[Needs]) -> Vec<u8> {
-        let isa = isa::least(&Target::host().triple, true).unwrap();
-        let builder = ObjectBuilder::new(isa, "processor", default_libcall_names()).unwrap();
-        let mut module = ObjectModule::new(builder);
-        define_decision(&mut module, "decide", Linkage::Export, needs).unwrap();
-        let processor = Processor::define(&mut module, "own").unwrap();
-        let mut signature = Signature::new(module.isa().default_call_conv());
+        let mut unit = Unit::new(isa::least(&Target::host().triple, true).unwrap(), "processor").unwrap();
+        define_decision(&mut unit, "decide", Linkage::Export, needs).unwrap();
+        let processor = Processor::define(&mut unit, "own").unwrap();
+        let mut signature = Signature::new(unit.call_conv());
         signature.params.push(AbiParam::new(types::I64));
-        let id = module.declare_function("ask", Linkage::Export, &signature).unwrap();
+        let id = unit.declare("ask", Linkage::Export, &signature).unwrap();
         let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
         let (block, params) = begin(&mut func);
         let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
-        for (at, word) in processor.ask(&mut module, &mut cursor).into_iter().enumerate() {
+        for (at, word) in processor.ask(&mut unit, &mut cursor).into_iter().enumerate() {
             cursor.ins().store(MemFlagsData::trusted(), word, params[0], 4 * at as i32);
         }
         cursor.ins().return_(&[]);
-        define(&mut module, id, func, "ask").unwrap();
-        module.finish().emit().unwrap()
+        unit.define(id, func, "ask").unwrap();
+        unit.finish().unwrap()
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use windlass::compile::{Report, program};
+use windlass::compile::{Phase, Report, program};
 use windlass::{Error, Model, Options};
 use windlass_codegen::{
     ObjectArtifact, ObjectOptions, Options as CodeOptions, Target, Variant, archive, check_variants,
@@ -101,9 +101,15 @@ impl Compile {
         let made = object_of_variants(&variants, &object_options).map_err(Error::from)?;
         self.write(extension, &object_options.name, &made)?;
         progress.finish_and_clear();
-        let phases = layouts.iter().flat_map(|(_, _, report)| &report.phases);
+        let mut phases: Vec<Phase> = Vec::new();
+        for phase in layouts.iter().flat_map(|(_, _, report)| &report.phases) {
+            match phases.iter_mut().find(|sum| sum.name == phase.name) {
+                Some(sum) => sum.time += phase.time,
+                None => phases.push(phase.clone()),
+            }
+        }
         let phases: Vec<String> =
-            phases.map(|phase| format!("{} {}", phase.name, time(phase.time))).collect();
+            phases.iter().map(|phase| format!("{} {}", phase.name, time(phase.time))).collect();
         eprintln!(
             "{}: {} of code in {} kernels, {} of weights, {} of arena ({}, codegen {})",
             self.output.display(),

@@ -172,6 +172,19 @@ fn every_function_has_a_frame() {
             for (name, function) in &loaded.functions {
                 let (register, offset, _) = loaded.at(function, 0);
                 assert_eq!((register, offset), (stack, above), "{triple} {name}");
+                // Behind its prologue, at its last instruction, it is at the frame pointer where there is one.
+                let (register, offset, saved) = loaded.at(function, function.bytes.len() as u64 - 1);
+                let frame = match triple.split('-').next() {
+                    Some("x86_64") => (X86_64::RBP, 16),
+                    Some("aarch64") => (gimli::AArch64::X29, 16),
+                    Some("riscv64gc") => (gimli::RiscV::X8, 16),
+                    _ => (register, offset),
+                };
+                let calls = name.contains("run");
+                if calls && bits == 128 {
+                    assert_eq!((register, offset), frame, "{triple} {name}");
+                    assert!(saved.len() > 1, "{triple} {name}: {saved:?}");
+                }
             }
         }
     }

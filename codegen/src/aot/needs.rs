@@ -91,38 +91,4 @@ impl Needs {
 }
 
 #[cfg(test)]
-mod tests {
-    use target_lexicon::Triple;
-
-    use super::*;
-    use crate::isa::Target;
-
-    #[test]
-    fn every_instruction_set_has_its_bit() {
-        let triple: Triple = "x86_64-unknown-linux-gnu".parse().unwrap();
-        let isa = isa::least(&triple, false).unwrap();
-        assert_eq!(Needs::new(&*isa).unwrap(), Needs::default());
-        let known: Vec<&str> = isa.isa_flags().iter().map(|flag| flag.name).collect();
-        for name in &known {
-            assert!(BITS.iter().any(|(known, _, _)| known == name), "{name}");
-        }
-        assert_eq!(known.len(), BITS.len());
-    }
-
-    #[test]
-    fn levels_need_what_their_names_say() {
-        let needs = |cpu: &str| {
-            let target = Target::parse("x86_64-unknown-linux-gnu").unwrap();
-            let isa = isa::build(&Target { cpu: Some(cpu.to_string()), ..target }, false, true).unwrap();
-            Needs::new(&*isa).unwrap().0
-        };
-        // SSE3, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT, AVX; BMI1, AVX2, BMI2; LZCNT; ymm.
-        let v3 = [0x1098_3201, 0x128, 0, 0, 0x20, 0x06];
-        assert_eq!(needs("x86-64-v3"), v3);
-        // And AVX-512 F, DQ, BW, VL; zmm.
-        let v4 = [v3[0], 0xc003_0128, 0, 0, 0x20, 0xe6];
-        assert_eq!(needs("x86-64-v4"), v4);
-        // And VNNI.
-        assert_eq!(needs("cascadelake"), [v4[0], v4[1], 0x800, 0, 0x20, 0xe6]);
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ use windlass_ir::loops::{Kernel, verify_kernel};
 
 use crate::emit::{Machine, emit};
 use crate::error::Error;
+use crate::frames::Frame;
 use crate::isa::{self, SharedIsa, Target};
 use crate::listing::Lines;
 use crate::{cranelift, ssa, x86};
@@ -90,6 +91,8 @@ pub(crate) struct Code {
     pub lines: Lines,
     /// Where the code ends, if its lines are asked for.
     pub end: usize,
+    /// How it is left through its caller.
+    pub frame: Frame,
 }
 
 /// Makes the tables that the first kernel compiled would wait for, a millisecond's work, on a thread that nobody waits
@@ -205,9 +208,10 @@ impl Backend {
         match self {
             Backend::Cranelift => compile_function(context, cranelift::function(ssa, &**isa), isa, name),
             Backend::X86(machine) => {
-                let x86::Assembled { bytes, end, lines } = x86::compile(ssa, machine)
+                let x86::Assembled { bytes, end, lines, rules } = x86::compile(ssa, machine)
                     .map_err(|message| Error::Compile { kernel: name.to_string(), message })?;
-                Ok(Code { bytes, alignment: machine.vector_bytes as u64, lines, end })
+                let frame = Frame::Rules(rules);
+                Ok(Code { bytes, alignment: machine.vector_bytes as u64, lines, end, frame })
             }
         }
     }
@@ -268,6 +272,7 @@ pub(crate) fn compile_function(
         alignment: u64::from(compiled.buffer.alignment.max(16)),
         lines: cranelift::lines(locations),
         end: locations.last().map_or(0, |last| last.end as usize),
+        frame: Frame::new(&compiled, &**isa).map_err(refuse)?,
     })
 }
 

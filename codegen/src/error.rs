@@ -19,6 +19,9 @@ pub enum Error {
         /// The instruction sets.
         missing: String,
     },
+    /// Variants that do not go together into one object file.
+    #[error("{0}")]
+    Variants(String),
     /// A kernel breaks a rule of the loop grammar that an emitter relies on.
     #[error("kernel `{kernel}`: {message}")]
     Kernel {

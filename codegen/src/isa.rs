@@ -67,6 +67,9 @@ impl Target {
     ];
 }
 
+/// The least level of x86-64 that has a name and what generated code needs.
+pub(crate) const LEAST_X86_64: &str = "x86-64-v3";
+
 /// The settings that kernels are compiled with.
 fn flags(verify: bool, position_independent: bool) -> Result<settings::Flags, Error> {
     let mut builder = settings::builder();
@@ -98,6 +101,21 @@ pub(crate) fn build(
     verify: bool,
     position_independent: bool,
 ) -> Result<OwnedTargetIsa, Error> {
+    let isa = unchecked(target, verify, position_independent)?;
+    check(&*isa)?;
+    Ok(isa)
+}
+
+/// The instruction set that every processor of a triple has.
+pub(crate) fn least(triple: &Triple, verify: bool) -> Result<OwnedTargetIsa, Error> {
+    let cpu = match triple.architecture {
+        Architecture::X86_64 => Some("x86-64".to_string()),
+        _ => None,
+    };
+    unchecked(&Target { triple: triple.clone(), cpu }, verify, true)
+}
+
+fn unchecked(target: &Target, verify: bool, position_independent: bool) -> Result<OwnedTargetIsa, Error> {
     let unsupported = |reason: String| Error::Target { target: target.triple.to_string(), reason };
     let host = target.triple.architecture == Triple::host().architecture;
     let start = || -> Result<isa::Builder, Error> {
@@ -109,7 +127,7 @@ pub(crate) fn build(
         let named = match (target.cpu.as_deref(), target.triple.architecture) {
             (Some("native"), _) => None,
             (Some(cpu), _) => Some(cpu),
-            (None, Architecture::X86_64) => Some("x86-64-v3"),
+            (None, Architecture::X86_64) => Some(LEAST_X86_64),
             (None, _) => None,
         };
         if let Some(name) = named {
@@ -119,17 +137,27 @@ pub(crate) fn build(
     };
     let flags = flags(verify, position_independent)?;
     let mut isa = start()?.finish(flags.clone()).map_err(|e| unsupported(e.to_string()))?;
-    // Cranelift's names of processors set AVX2 without AVX, which it includes.
-    if has(&*isa, "has_avx2") && !has(&*isa, "has_avx") {
+    // Cranelift's names of processors leave out instruction sets that others include: AVX2 and FMA are extensions of
+    // AVX, and every processor that has FMA and BMI2 has AVX2.
+    let mut included = Vec::new();
+    if has(&*isa, "has_fma") && has(&*isa, "has_bmi2") && !has(&*isa, "has_avx2") {
+        included.push("has_avx2");
+    }
+    if (has(&*isa, "has_avx2") || has(&*isa, "has_fma")) && !has(&*isa, "has_avx") {
+        included.push("has_avx");
+    }
+    if target.cpu.as_deref() != Some("native") && !included.is_empty() {
         let mut builder = start()?;
-        builder.enable("has_avx").map_err(|e| unsupported(e.to_string()))?;
+        for name in included {
+            builder.enable(name).map_err(|e| unsupported(e.to_string()))?;
+        }
         isa = builder.finish(flags).map_err(|e| unsupported(e.to_string()))?;
     }
-    check(&*isa)?;
     Ok(isa)
 }
 
-fn has(isa: &dyn TargetIsa, name: &str) -> bool {
+/// Whether an instruction set includes another.
+pub(crate) fn has(isa: &dyn TargetIsa, name: &str) -> bool {
     isa.isa_flags().iter().any(|f| f.name == name && f.as_bool() == Some(true))
 }
 
@@ -190,6 +218,9 @@ mod tests {
             (Some("x86-64-v4"), 512, false),
             (Some("skylake-avx512"), 512, false),
             (Some("cascadelake"), 512, true),
+            (Some("alderlake"), 256, false),
+            (Some("znver3"), 256, false),
+            (Some("znver4"), 512, false),
         ] {
             let target = Target::parse("x86_64-unknown-linux-gnu").unwrap();
             let target = Target { cpu: cpu.map(str::to_string), ..target };

@@ -12,7 +12,8 @@
 //! The [emitter](emit) walks loops once and writes [SSA](ssa) over scalars and vectors. [Cranelift](cranelift)
 //! makes code of it for every target, with vectors of 128 bits; [`x86`] does so with vectors of 256 bits where the
 //! target has AVX2 and FMA, and of 512 where it has AVX-512. [`Options::vector_bits`] chooses. Whatever makes the bytes, they enter a Cranelift
-//! module, which puts them into memory or an object file.
+//! module, which puts them into memory or an object file. With the bytes comes how each function is [left](frames)
+//! through its caller, which object files of ELF carry.
 //!
 //! The order of arithmetic is the kernel's; the emitter only chooses where code stands and how wide
 //! vectors are, so the bits are those of the loop interpreter at every width. Code calls nothing: no libm, no
@@ -59,6 +60,7 @@ mod compile;
 mod cranelift;
 mod emit;
 mod error;
+mod frames;
 mod isa;
 mod jit;
 mod listing;
@@ -66,7 +68,10 @@ mod ssa;
 pub mod vector;
 mod x86;
 
-pub use aot::{ObjectArtifact, ObjectOptions, archive, is_identifier, object, shared_library};
+pub use aot::{
+    ObjectArtifact, ObjectOptions, Variant, archive, check_variants, is_identifier, object,
+    object_of_variants, shared_library,
+};
 pub use compile::{Options, Statistics, clif_text, ssa_text, warm_up};
 pub use error::Error;
 pub use isa::Target;

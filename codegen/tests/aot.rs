@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Random, program, run_native, same};
-use windlass_codegen::{ObjectOptions, Target, archive, object, shared_library};
+use windlass_codegen::{
+    ObjectArtifact, ObjectOptions, Target, Variant, archive, object, object_of_variants, shared_library,
+};
 use windlass_ir::loops::{Guard, Index, KernelBuilder, LoopKind, Place, Program, Role, Step, Work};
 use windlass_ir::{DType, ScalarFn, Tensor, TensorType};
 
@@ -112,6 +114,12 @@ int main(void) {
     void *outputs[2] = {malloc(M_OUTPUT_0_BYTES), malloc(M_OUTPUT_1_BYTES)};
     char *arena = aligned_alloc(64, (m_arena_bytes + 63) / 64 * 64);
     if (m_arena_bytes != M_ARENA_BYTES) return 5;
+#ifdef UNSUPPORTED
+    return m_run(inputs, outputs, arena) == 2 && !m_variant() ? 0 : 9;
+#endif
+#ifdef VARIANTS
+    printf("%s", m_variant());
+#endif
 #ifdef WEIGHTS
     const void *weights = read_file("w.bin", M_WEIGHTS_BYTES);
     if (m_run(inputs, outputs, arena + 1, weights) != 1) return 6;
@@ -144,21 +152,41 @@ fn run(program: &str, args: &[&str], folder: &Path) -> String {
     format!("{}{errors}", String::from_utf8_lossy(&run.stdout))
 }
 
-#[test]
-fn a_c_program_gives_the_bits_of_the_jit() {
-    let program = model();
-    let x = Random(3).tensor(DType::F32, 64 * 50).reshaped(&[64, 50]);
-    let expected = run_native(&program, std::slice::from_ref(&x), 2, None);
-    for (name, parallel, separate_weights, defines, linked) in [
-        ("plain", false, false, vec![], "m.o"),
-        ("parallel", true, false, vec!["-DPARALLEL"], "libm_model.a"),
-        ("weights", false, true, vec!["-DWEIGHTS"], "./libm_model.so"),
-    ] {
-        let folder = folder(name);
-        let options =
-            ObjectOptions { name: "m".to_string(), parallel, separate_weights, ..ObjectOptions::default() };
-        let target = Target { cpu: Some("native".to_string()), ..Target::host() };
-        let artifact = object(&program, &target, &options).unwrap_or_else(|e| panic!("{e}"));
+/// How C programs are linked with an object.
+struct Form {
+    name: &'static str,
+    parallel: bool,
+    separate_weights: bool,
+    defines: &'static [&'static str],
+    linked: &'static str,
+}
+
+const FORMS: [Form; 3] = [
+    Form { name: "plain", parallel: false, separate_weights: false, defines: &[], linked: "m.o" },
+    Form {
+        name: "parallel",
+        parallel: true,
+        separate_weights: false,
+        defines: &["-DPARALLEL"],
+        linked: "libm_model.a",
+    },
+    Form {
+        name: "weights",
+        parallel: false,
+        separate_weights: true,
+        defines: &["-DWEIGHTS"],
+        linked: "./libm_model.so",
+    },
+];
+
+impl Form {
+    fn options(&self) -> ObjectOptions {
+        let (parallel, separate_weights) = (self.parallel, self.separate_weights);
+        ObjectOptions { name: "m".to_string(), parallel, separate_weights, ..ObjectOptions::default() }
+    }
+
+    /// Links the C program and runs it on `x` in a folder. What it prints.
+    fn run(&self, artifact: &ObjectArtifact, x: &Tensor, defines: &[&str], folder: &Path) -> String {
         let write = |file: &str, bytes: &[u8]| std::fs::write(folder.join(file), bytes).unwrap();
         write("m.o", &artifact.object);
         write("m.h", artifact.header.as_bytes());
@@ -168,19 +196,110 @@ fn a_c_program_gives_the_bits_of_the_jit() {
         if let Some(weights) = &artifact.weights {
             write("w.bin", weights);
         }
-        if linked.ends_with(".so") {
+        if self.linked.ends_with(".so") {
             shared_library(&folder.join("m.o"), &folder.join("libm_model.so")).unwrap();
         }
-        assert_eq!(run("nm", &["-u", "m.o"], &folder).trim(), "");
+        assert_eq!(run("nm", &["-u", "m.o"], folder).trim(), "");
         let strict = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wl,--fatal-warnings"];
-        let args = [&strict[..], &defines[..], &["main.c", linked, "-o", "main"]].concat();
-        run("cc", &args, &folder);
-        run("c++", &["-x", "c++", "-Wall", "-Werror", "-fsyntax-only", "m.h"], &folder);
-        run("./main", &[], &folder);
-        for (file, expected) in [("y.bin", &expected[0]), ("z.bin", &expected[1])] {
-            let bytes = std::fs::read(folder.join(file)).unwrap();
-            let found = Tensor::from_bytes(expected.dtype(), expected.shape(), &bytes).unwrap();
-            assert!(same(&found, expected), "{name} {file}");
+        let args = [&strict[..], self.defines, defines, &["main.c", self.linked, "-o", "main"]].concat();
+        run("cc", &args, folder);
+        run("c++", &["-x", "c++", "-Wall", "-Werror", "-fsyntax-only", "m.h"], folder);
+        run("./main", &[], folder)
+    }
+}
+
+/// Holds what the C program wrote to what it should have.
+fn check_outputs(folder: &Path, expected: &[Tensor], what: &str) {
+    for (file, expected) in ["y.bin", "z.bin"].into_iter().zip(expected) {
+        let bytes = std::fs::read(folder.join(file)).unwrap();
+        let found = Tensor::from_bytes(expected.dtype(), expected.shape(), &bytes).unwrap();
+        assert!(same(&found, expected), "{what} {file}");
+        std::fs::remove_file(folder.join(file)).unwrap();
+    }
+}
+
+#[test]
+fn a_c_program_gives_the_bits_of_the_jit() {
+    let program = model();
+    let x = Random(3).tensor(DType::F32, 64 * 50).reshaped(&[64, 50]);
+    let expected = run_native(&program, std::slice::from_ref(&x), 2, None);
+    for form in FORMS {
+        let folder = folder(form.name);
+        let target = Target { cpu: Some("native".to_string()), ..Target::host() };
+        let artifact = object(&program, &target, &form.options()).unwrap_or_else(|e| panic!("{e}"));
+        form.run(&artifact, &x, &[], &folder);
+        check_outputs(&folder, &expected, form.name);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
+/// The levels that this machine has, by the standard library's word.
+#[cfg(target_arch = "x86_64")]
+fn levels() -> Vec<&'static str> {
+    let mut levels = Vec::new();
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("bmi2")
+    {
+        levels.push("x86-64-v3");
+        if is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+        {
+            levels.push("x86-64-v4");
+            if is_x86_feature_detected!("avx512vnni") {
+                levels.push("cascadelake");
+            }
+        }
+    }
+    levels
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_best_variant_for_the_machine_is_chosen() {
+    // Variants may differ in their layout: one has a larger arena and a constant of its own.
+    let narrow = model();
+    let mut wide = model();
+    wide.arena_bytes += 4096;
+    wide.steps[0].args[2] = Place::Arena(4096);
+    wide.steps[1].args[0] = Place::Arena(4096);
+    wide.constants.insert(0, Tensor::scalar::<i64>(-1));
+    for place in wide.steps.iter_mut().flat_map(|step| &mut step.args) {
+        if let Place::Constant(constant) = place {
+            *constant += 1;
+        }
+    }
+    let x = Random(3).tensor(DType::F32, 64 * 50).reshaped(&[64, 50]);
+    let expected = run_native(&narrow, std::slice::from_ref(&x), 2, None);
+    let levels = levels();
+    for (cpus, form) in [
+        (&["x86-64-v3", "x86-64-v4"][..], &FORMS[0]),
+        (&["x86-64-v4", "cascadelake", "x86-64-v3"], &FORMS[1]),
+        (&["cascadelake", "x86-64-v3"], &FORMS[2]),
+        (&["x86-64-v4", "cascadelake"], &FORMS[0]),
+    ] {
+        let folder = folder(&format!("variants-{}", cpus.join("-")));
+        let targets: Vec<Target> =
+            cpus.iter().map(|cpu| Target { cpu: Some(cpu.to_string()), ..Target::host() }).collect();
+        let variants: Vec<Variant<'_>> = targets
+            .iter()
+            .map(|target| {
+                let program = if target.vector_bits().unwrap() > 256 { &wide } else { &narrow };
+                Variant { program, target }
+            })
+            .collect();
+        let artifact = object_of_variants(&variants, &form.options()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(artifact.arena_bytes, wide.arena_bytes);
+        // What both have stands there once: 50 floats, and three numbers.
+        assert!(artifact.weight_bytes <= 256 + 2 * 64 + 8, "{}", artifact.weight_bytes);
+        let chosen = levels.iter().rev().find(|level| cpus.contains(level));
+        match chosen {
+            Some(chosen) => {
+                assert_eq!(form.run(&artifact, &x, &["-DVARIANTS"], &folder), *chosen);
+                check_outputs(&folder, &expected, chosen);
+            }
+            None => {
+                form.run(&artifact, &x, &["-DUNSUPPORTED"], &folder);
+            }
         }
         std::fs::remove_dir_all(&folder).unwrap();
     }

@@ -40,9 +40,16 @@ fn run(program: &str, arguments: &[&str], folder: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Compiles a model to each form, links a C program to it and compares its output with that of
-/// `windlass run`.
-fn check(model: &Path, input_name: &str, input: &Tensor, output_name: &str, forms: &[&str]) {
+/// Compiles a model to each form, for each list of processors, links a C program to it and compares its output with
+/// that of `windlass run`.
+fn check(
+    model: &Path,
+    input_name: &str,
+    input: &Tensor,
+    output_name: &str,
+    forms: &[&str],
+    cpus: &[&[&str]],
+) {
     let folder = tempfile::tempdir().unwrap();
     let at = |file: &str| -> PathBuf { folder.path().join(file) };
     let command = env!("CARGO_BIN_EXE_windlass");
@@ -54,8 +61,8 @@ fn check(model: &Path, input_name: &str, input: &Tensor, output_name: &str, form
     run(command, &["run", model, "--input", &given, "--save", "saved"], folder.path());
     let saved = at("saved").join(format!("{output_name}.npy"));
     let expected = windlass_frontend::npy::read(&saved, &Limits::default()).unwrap();
-    for form in forms {
-        run(command, &["compile", model, "-o", form], folder.path());
+    for (form, cpus) in forms.iter().flat_map(|form| cpus.iter().map(move |cpus| (form, cpus))) {
+        run(command, &[&["compile", model, "-o", form], *cpus].concat(), folder.path());
         if form.ends_with(".o") {
             assert_eq!(run("nm", &["-u", form], folder.path()).trim(), "", "{model} asks for symbols");
         }
@@ -65,16 +72,22 @@ fn check(model: &Path, input_name: &str, input: &Tensor, output_name: &str, form
         run("cc", &arguments, folder.path());
         run("./main", &[], folder.path());
         let found = std::fs::read(at("output.bin")).unwrap();
-        assert!(found == expected.bytes(), "{model} as {form} differs from the code in memory");
+        assert!(found == expected.bytes(), "{model} as {form} for {cpus:?} differs from the code in memory");
         std::fs::remove_file(at("output.bin")).unwrap();
     }
 }
+
+/// Variants for several levels, of which a machine without AVX-512 runs the first.
+#[cfg(target_arch = "x86_64")]
+const LEVELS: &[&str] = &["--cpu", "x86-64-v3,x86-64-v4,cascadelake"];
+#[cfg(not(target_arch = "x86_64"))]
+const LEVELS: &[&str] = &[];
 
 #[test]
 fn c_programs_linked_with_the_digits_model_give_the_bits_of_the_jit() {
     let model = support::root().join("examples/digits/digits.onnx");
     let image = Tensor::from_fn::<f32>(&[1, 1, 8, 8], |i| ((i * 37) % 17) as f32 / 16.0);
-    check(&model, "image", &image, "probabilities", &["model.o", "model.a", "model.so"]);
+    check(&model, "image", &image, "probabilities", &["model.o", "model.a", "model.so"], &[&[], LEVELS]);
 }
 
 #[test]
@@ -83,5 +96,5 @@ fn c_programs_linked_with_resnet_50_give_the_bits_of_the_jit() {
     let input = read_tensor(&folder.join("test_data_set_0/input_0.pb"), &Limits::default()).unwrap();
     let model = windlass::Model::load(folder.join("model.onnx"), &Limits::default()).unwrap();
     let (input_name, output_name) = (&model.graph.inputs()[0].0, &model.graph.outputs()[0].0);
-    check(&folder.join("model.onnx"), input_name, &input, output_name, &["model.o"]);
+    check(&folder.join("model.onnx"), input_name, &input, output_name, &["model.o"], &[&[]]);
 }

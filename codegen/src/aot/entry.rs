@@ -1,19 +1,17 @@
-//! The entry of an object: a function that calls the kernels in order.
+//! The entry of a variant: a function that calls its kernels in order.
 //!
 //! A model of many steps is cut into parts of [`PART`] steps, so that no function grows without bound;
 //! the entry checks the arena and calls the parts. All of them pass on the same arguments.
 
-use cranelift_codegen::Context;
 use cranelift_codegen::cursor::{Cursor, FuncCursor};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
     self, AbiParam, Function, InstBuilder, MemFlagsData, Signature, StackSlotData, StackSlotKind, types,
 };
 use cranelift_module::{DataId, FuncId, Linkage, Module};
-use cranelift_object::ObjectModule;
 use windlass_ir::loops::{Place, Program, Step, Work};
 
-use super::{Weights, fail};
+use super::unit::Unit;
 use crate::error::Error;
 use crate::jit::grain;
 
@@ -25,12 +23,32 @@ pub(super) struct Model<'a> {
     pub program: &'a Program,
     /// The function of each kernel.
     pub kernels: &'a [FuncId],
-    pub weights: &'a Weights,
+    /// Where each constant is among the weights.
+    pub offsets: &'a [usize],
     /// The constants, if they are in the object and there are any.
     pub data: Option<DataId>,
     /// Whether the caller passes the constants.
     pub pass_weights: bool,
+    /// What the names of its functions begin with.
     pub name: &'a str,
+    /// Whether others may call the entry.
+    pub linkage: Linkage,
+    /// The arena's size as callers know it: that of the variant that needs most.
+    pub arena_bytes: u64,
+}
+
+/// The signature of an entry.
+pub(super) fn signature(unit: &Unit, pass_weights: bool, parallel: bool) -> Signature {
+    let mut signature = Signature::new(unit.call_conv());
+    let count = 3 + usize::from(pass_weights) + 2 * usize::from(parallel);
+    signature.params.extend(vec![AbiParam::new(types::I64); count]);
+    signature.returns.push(AbiParam::new(types::I32));
+    signature
+}
+
+/// What the name of an entry ends with.
+pub(super) fn suffix(parallel: bool) -> &'static str {
+    if parallel { "run_parallel" } else { "run" }
 }
 
 /// The values that every part gets: inputs, outputs, arena; then weights; then the callback and its
@@ -44,41 +62,34 @@ struct Arguments {
 }
 
 impl Model<'_> {
-    fn signature(&self, module: &ObjectModule, parallel: bool) -> Signature {
-        let mut signature = Signature::new(module.isa().default_call_conv());
-        let count = 3 + usize::from(self.pass_weights) + 2 * usize::from(parallel);
-        signature.params.extend(vec![AbiParam::new(types::I64); count]);
-        signature
-    }
-
     /// Defines `NAME_run` or `NAME_run_parallel`.
-    pub fn define(&self, module: &mut ObjectModule, parallel: bool) -> Result<(), Error> {
-        let suffix = if parallel { "run_parallel" } else { "run" };
+    pub fn define(&self, unit: &mut Unit, parallel: bool) -> Result<FuncId, Error> {
+        let suffix = suffix(parallel);
+        let entry = signature(unit, self.pass_weights, parallel);
         let mut parts = Vec::new();
         for (at, steps) in self.program.steps.chunks(PART).enumerate() {
-            let signature = self.signature(module, parallel);
+            let signature = Signature { returns: Vec::new(), ..entry.clone() };
             let symbol = format!("{}_{suffix}_part{at}", self.name);
-            let id = module.declare_function(&symbol, Linkage::Local, &signature).map_err(fail)?;
-            let function = self.part(module, signature, steps, parallel);
-            define(module, id, function, &symbol)?;
+            let id = unit.declare(&symbol, Linkage::Local, &signature)?;
+            let function = self.part(unit, signature, steps, parallel);
+            unit.define(id, function, &symbol)?;
             parts.push(id);
         }
-        let mut signature = self.signature(module, parallel);
-        signature.returns.push(AbiParam::new(types::I32));
         let symbol = format!("{}_{suffix}", self.name);
-        let id = module.declare_function(&symbol, Linkage::Export, &signature).map_err(fail)?;
-        let function = self.entry(module, signature, &parts);
-        define(module, id, function, &symbol)
+        let id = unit.declare(&symbol, self.linkage, &entry)?;
+        let function = self.entry(unit, entry, &parts);
+        unit.define(id, function, &symbol)?;
+        Ok(id)
     }
 
     /// Refuses an arena that is not aligned, calls the parts and returns 0.
-    fn entry(&self, module: &mut ObjectModule, signature: Signature, parts: &[FuncId]) -> Function {
+    fn entry(&self, unit: &mut Unit, signature: Signature, parts: &[FuncId]) -> Function {
         let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
         let (block, params) = begin(&mut func);
         let refuse = func.dfg.make_block();
         let run = func.dfg.make_block();
         let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
-        match self.program.arena_bytes {
+        match self.arena_bytes {
             0 => {
                 cursor.ins().jump(run, &[]);
             }
@@ -97,7 +108,7 @@ impl Model<'_> {
         cursor.func.layout.append_block(run);
         cursor.goto_bottom(run);
         for &part in parts {
-            let callee = module.declare_func_in_func(part, cursor.func);
+            let callee = unit.module.declare_func_in_func(part, cursor.func);
             cursor.ins().call(callee, &params);
         }
         let zero = cursor.ins().iconst(types::I32, 0);
@@ -105,13 +116,7 @@ impl Model<'_> {
         func
     }
 
-    fn part(
-        &self,
-        module: &mut ObjectModule,
-        signature: Signature,
-        steps: &[Step],
-        parallel: bool,
-    ) -> Function {
+    fn part(&self, unit: &mut Unit, signature: Signature, steps: &[Step], parallel: bool) -> Function {
         let call_conv = signature.call_conv;
         let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
         let (block, params) = begin(&mut func);
@@ -125,7 +130,7 @@ impl Model<'_> {
         });
         let weights = match self.data {
             Some(data) => {
-                let global = module.declare_data_in_func(data, &mut func);
+                let global = unit.module.declare_data_in_func(data, &mut func);
                 let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
                 Some(cursor.ins().symbol_value(types::I64, global))
             }
@@ -148,7 +153,7 @@ impl Model<'_> {
                 let pointer = self.pointer(&mut cursor, &arguments, *place);
                 cursor.ins().store(MemFlagsData::trusted(), pointer, table, 8 * at as i32);
             }
-            let callee = module.declare_func_in_func(self.kernels[*number as usize], cursor.func);
+            let callee = unit.module.declare_func_in_func(self.kernels[*number as usize], cursor.func);
             let extent = kernel.as_parallel().map_or(1, |(_, extent, _)| extent as i64);
             let worth = grain(kernel, step, extent);
             match (arguments.parallel, callback) {
@@ -176,7 +181,7 @@ impl Model<'_> {
             Place::Output(i) => cursor.ins().load(types::I64, flags, arguments.outputs, 8 * i as i32),
             Place::Arena(offset) => offset_by(cursor, arguments.arena, offset as i64),
             Place::Constant(i) => match arguments.weights {
-                Some(weights) => offset_by(cursor, weights, self.weights.offsets[i as usize] as i64),
+                Some(weights) => offset_by(cursor, weights, self.offsets[i as usize] as i64),
                 // Only empty constants are nowhere.
                 None => cursor.ins().iconst(types::I64, 0),
             },
@@ -189,17 +194,11 @@ fn offset_by(cursor: &mut FuncCursor<'_>, base: ir::Value, offset: i64) -> ir::V
     cursor.ins().iadd(base, offset)
 }
 
-fn begin(func: &mut Function) -> (ir::Block, Vec<ir::Value>) {
+/// The first block of a function, and its parameters.
+pub(super) fn begin(func: &mut Function) -> (ir::Block, Vec<ir::Value>) {
     let block = func.dfg.make_block();
     func.layout.append_block(block);
-    let count = func.signature.params.len();
-    let params = (0..count).map(|_| func.dfg.append_block_param(block, types::I64)).collect();
+    let types: Vec<ir::Type> = func.signature.params.iter().map(|param| param.value_type).collect();
+    let params = types.into_iter().map(|ty| func.dfg.append_block_param(block, ty)).collect();
     (block, params)
-}
-
-fn define(module: &mut ObjectModule, id: FuncId, function: Function, symbol: &str) -> Result<(), Error> {
-    let mut context = Context::for_function(function);
-    module
-        .define_function(id, &mut context)
-        .map_err(|e| Error::Compile { kernel: symbol.to_string(), message: e.to_string() })
 }

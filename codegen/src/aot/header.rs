@@ -2,13 +2,22 @@
 
 use std::fmt::Write;
 
-use windlass_ir::loops::Program;
 use windlass_ir::{DType, TensorType};
 
 use super::ObjectOptions;
 
+/// What the caller of an object has to know.
+pub(super) struct Interface<'a> {
+    pub inputs: &'a [(String, TensorType)],
+    pub outputs: &'a [(String, TensorType)],
+    pub arena_bytes: u64,
+    pub weight_bytes: usize,
+    /// The names of the processors that there are variants for, the best first, if there are several.
+    pub variants: &'a [String],
+}
+
 /// The header's text, for C99 and C++.
-pub(super) fn header(program: &Program, options: &ObjectOptions, weights: usize) -> String {
+pub(super) fn header(interface: &Interface<'_>, options: &ObjectOptions) -> String {
     let name = &options.name;
     let upper = name.to_ascii_uppercase();
     let mut text = String::new();
@@ -24,7 +33,7 @@ pub(super) fn header(program: &Program, options: &ObjectOptions, weights: usize)
     line(format!("#ifndef {upper}_H\n#define {upper}_H\n"));
     line("#include <stdint.h>\n".into());
     line("#ifdef __cplusplus\nextern \"C\" {\n#endif\n".into());
-    for (what, ports) in [("input", &program.inputs), ("output", &program.outputs)] {
+    for (what, ports) in [("input", interface.inputs), ("output", interface.outputs)] {
         line(format!("#define {upper}_{}S {}", what.to_ascii_uppercase(), ports.len()));
         for (i, (port, ty)) in ports.iter().enumerate() {
             let bytes = ty.as_len().unwrap_or(0) * ty.dtype.size();
@@ -35,15 +44,29 @@ pub(super) fn header(program: &Program, options: &ObjectOptions, weights: usize)
         line(String::new());
     }
     line("/* The size of the arena, which must be aligned to 64 bytes. */".into());
-    line(format!("#define {upper}_ARENA_BYTES {}", program.arena_bytes));
+    line(format!("#define {upper}_ARENA_BYTES {}", interface.arena_bytes));
     line(format!("extern const uint64_t {name}_arena_bytes;\n"));
     let mut params = "const void *const *inputs, void *const *outputs, void *arena".to_string();
     if options.separate_weights {
         line("/* The size of the weights, to be mapped from their file; aligned to 64 bytes. */".into());
-        line(format!("#define {upper}_WEIGHTS_BYTES {weights}\n"));
+        line(format!("#define {upper}_WEIGHTS_BYTES {}\n", interface.weight_bytes));
         params.push_str(", const void *weights");
     }
-    line("/* Runs the model. Returns 0, or 1 if the arena is missing or not aligned. */".into());
+    match interface.variants {
+        [] => {
+            line("/* Runs the model. Returns 0, or 1 if the arena is missing or not aligned. */".into());
+        }
+        variants => {
+            line("/* There are variants of the code for these levels of processors, the best first:".into());
+            line(format!("   {}.", comment(&variants.join(", "))));
+            line("   The first call of a function chooses the best that the processor runs, for all threads. */".into());
+            line(String::new());
+            line("/* The name of the variant chosen; NULL if the processor runs none. */".into());
+            line(format!("const char *{name}_variant(void);\n"));
+            line("/* Runs the model. Returns 0, or 1 if the arena is missing or not aligned, or 2 if the processor runs".into());
+            line("   no variant. */".into());
+        }
+    }
     line(format!("int {name}_run({params});\n"));
     if options.parallel {
         line(

@@ -4,24 +4,42 @@
 //! file of their own, to be mapped); and an entry that calls the kernels in order, itself written in
 //! CLIF. There is no runtime in it, no allocation, and no undefined symbol: the caller brings the arena,
 //! and threads if it wants any. The interface is C, as the [`header`] that comes with it says.
+//!
+//! Debuggers, profilers and exceptions walk through its functions where the format is ELF, by its `.eh_frame`; objects
+//! of other formats have no such table.
+//!
+//! There may be several [variants] of the kernels and the entry, for processors of x86-64 of different levels. They
+//! share constants of the same content, and [functions](dispatch) that choose one of them by what the
+//! [processor] says that it has.
 
 mod archive;
+mod dispatch;
 mod entry;
 mod header;
+mod needs;
+mod processor;
+mod unit;
+mod variants;
+mod weights;
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use cranelift_module::{DataDescription, Linkage, Module, ModuleError, default_libcall_names};
-use cranelift_object::object::SectionKind;
-use cranelift_object::{ObjectBuilder, ObjectModule};
-use target_lexicon::BinaryFormat;
+use cranelift_module::{FuncId, Linkage};
+use target_lexicon::Endianness;
 use windlass_ir::loops::{Program, Work};
 
 pub use archive::archive;
+use dispatch::Dispatch;
+use unit::Unit;
+use variants::Chosen;
+pub use variants::{Variant, check_variants};
+use weights::Weights;
 
-use crate::compile::{Options, Statistics, compile};
+use crate::compile::{Code, Options, Statistics, compile};
 use crate::cranelift;
 use crate::error::Error;
 use crate::isa::{self, Target};
@@ -67,6 +85,10 @@ pub struct ObjectArtifact {
     pub header: String,
     /// The constants, if they are not in the object.
     pub weights: Option<Vec<u8>>,
+    /// The size of the arena: that of the variant that needs most.
+    pub arena_bytes: u64,
+    /// The size of the constants, wherever they are.
+    pub weight_bytes: usize,
     /// The functions and data that others may use.
     pub symbols: Vec<String>,
     /// Where compile time went.
@@ -75,90 +97,185 @@ pub struct ObjectArtifact {
 
 /// Compiles a program to an object file.
 pub fn object(program: &Program, target: &Target, options: &ObjectOptions) -> Result<ObjectArtifact, Error> {
+    object_of_variants(&[Variant { program, target }], options)
+}
+
+/// Compiles variants of a model to an object file. If there are several, the code asks the processor at its first call
+/// which of them is the best that it runs.
+pub fn object_of_variants(
+    variants: &[Variant<'_>],
+    options: &ObjectOptions,
+) -> Result<ObjectArtifact, Error> {
     let start = Instant::now();
     let name = &options.name;
     if !is_identifier(name) {
         return Err(Error::Output(format!("`{name}` is not a C identifier")));
     }
+    let variants = variants::sorted(variants, options.compile.verify)?;
+    let several = variants.len() > 1;
     let mut statistics = Statistics::default();
-    let program = &*program.prepared(|prepare| {
-        let (outputs, own) = jit::outputs_of(prepare, &options.compile)?;
-        statistics.add(&own);
-        Ok::<_, Error>(outputs)
-    })?;
-    jit::check(program)?;
-    let interpreted: Vec<String> = program
-        .steps
-        .iter()
-        .filter_map(|step| match &step.work {
-            Work::Kernel(_) => None,
-            Work::Interpret { op, .. } => Some(format!("{} ({})", step.origin.join(", "), op.name())),
-        })
-        .collect();
-    if !interpreted.is_empty() {
-        return Err(Error::Interpreted { steps: interpreted });
+    let mut compiled = Vec::with_capacity(variants.len());
+    for variant in &variants {
+        compiled.push(Compiled::new(variant, &options.compile, &mut statistics)?);
     }
-    let isa = isa::build(target, options.compile.verify, true)?;
-    let (codes, positions) = compile(&program.kernels, &isa, &options.compile, &mut statistics)?;
     let linking = Instant::now();
-    let little_endian = target.is_little_endian();
-    let weights = Weights::new(program, little_endian);
-    let call_conv = isa.default_call_conv();
-    let builder = ObjectBuilder::new(isa, name.as_str(), default_libcall_names()).map_err(fail)?;
-    let mut module = ObjectModule::new(builder);
-
-    let mut kernels = Vec::with_capacity(codes.len());
-    for (at, code) in codes.iter().enumerate() {
-        let first = positions.iter().position(|&p| p == at).map_or("", |k| program.kernels[k].name.as_str());
-        let symbol = format!("{name}_k{at}_{first}");
-        let signature = cranelift::signature(call_conv);
-        let id = module.declare_function(&symbol, Linkage::Local, &signature).map_err(fail)?;
-        module.define_function_bytes(id, code.alignment, &code.bytes, &[]).map_err(fail)?;
-        kernels.push(id);
-    }
-    let kernels: Vec<_> = positions.iter().map(|&at| kernels[at]).collect();
-    let mut symbols = vec![format!("{name}_run"), format!("{name}_arena_bytes")];
-    let arena_bytes = match little_endian {
-        true => program.arena_bytes.to_le_bytes(),
-        false => program.arena_bytes.to_be_bytes(),
+    let triple = variants[0].isa.triple().clone();
+    let little_endian = triple.endianness() != Ok(Endianness::Big);
+    // What chooses a variant must run on every processor.
+    let isa = match several {
+        true => isa::least(&triple, options.compile.verify)?,
+        false => variants[0].isa.clone(),
     };
-    define_data(&mut module, &symbols[1], Linkage::Export, arena_bytes.to_vec())?;
+    let mut unit = Unit::new(isa, name)?;
+
+    let mut weights = Weights::new(little_endian);
+    let offsets: Vec<_> = compiled.iter().map(|compiled| weights.add(&compiled.program)).collect();
     let data = match options.separate_weights || weights.bytes.is_empty() {
         true => None,
         false => {
             let bytes = weights.bytes.clone();
-            Some(define_data(&mut module, &format!("{name}_weights"), Linkage::Local, bytes)?)
+            Some(unit.define_data(&format!("{name}_weights"), Linkage::Local, bytes)?)
         }
     };
-    let model = entry::Model {
-        program,
-        kernels: &kernels,
-        weights: &weights,
-        data,
-        pass_weights: options.separate_weights,
-        name,
+    let arena_bytes = compiled.iter().map(|compiled| compiled.program.arena_bytes).max().unwrap_or(0);
+    let mut symbols = vec![format!("{name}_run"), format!("{name}_arena_bytes")];
+    let bytes = match little_endian {
+        true => arena_bytes.to_le_bytes(),
+        false => arena_bytes.to_be_bytes(),
     };
-    model.define(&mut module, false)?;
+    unit.define_data(&symbols[1], Linkage::Export, bytes.to_vec())?;
+
+    let mut functions = Functions::default();
+    let (mut entries, mut parallel_entries) = (Vec::new(), Vec::new());
+    for ((variant, compiled), offsets) in variants.iter().zip(&compiled).zip(&offsets) {
+        let own_name = match several {
+            true => format!("{name}_{}", variants::symbol(&variant.cpu)),
+            false => name.clone(),
+        };
+        let model = entry::Model {
+            program: &compiled.program,
+            kernels: &functions.define(&mut unit, &own_name, compiled)?,
+            offsets,
+            data,
+            pass_weights: options.separate_weights,
+            name: &own_name,
+            linkage: if several { Linkage::Local } else { Linkage::Export },
+            arena_bytes,
+        };
+        entries.push(model.define(&mut unit, false)?);
+        if options.parallel {
+            parallel_entries.push(model.define(&mut unit, true)?);
+        }
+    }
     if options.parallel {
-        model.define(&mut module, true)?;
         symbols.push(format!("{name}_run_parallel"));
     }
-    let mut product = module.finish();
-    if target.triple.binary_format == BinaryFormat::Elf {
-        // Says that the code needs no executable stack.
-        let segment = Vec::new();
-        product.object.add_section(segment, b".note.GNU-stack".to_vec(), SectionKind::Other);
+    let names: Vec<String> = variants.iter().map(|variant| variant.cpu.clone()).collect();
+    if several {
+        let needs: Vec<_> = variants.iter().map(|variant| variant.needs).collect();
+        let dispatch = Dispatch::define(&mut unit, name, &needs)?;
+        for (parallel, entries) in [(false, &entries), (true, &parallel_entries)] {
+            if !entries.is_empty() {
+                let signature = entry::signature(&unit, options.separate_weights, parallel);
+                let symbol = format!("{name}_{}", entry::suffix(parallel));
+                dispatch.forward(&mut unit, &symbol, signature, entries)?;
+            }
+        }
+        dispatch.name_of_chosen(&mut unit, &names)?;
+        symbols.push(format!("{name}_variant"));
     }
-    let object = product.emit().map_err(|e| Error::Module(e.to_string()))?;
+    let object = unit.finish()?;
     statistics.link = linking.elapsed();
     statistics.wall = start.elapsed();
+    let interface = header::Interface {
+        inputs: &variants[0].program.inputs,
+        outputs: &variants[0].program.outputs,
+        arena_bytes,
+        weight_bytes: weights.bytes.len(),
+        variants: if several { &names } else { &[] },
+    };
     Ok(ObjectArtifact {
         object,
-        header: header::header(program, options, weights.bytes.len()),
+        header: header::header(&interface, options),
+        arena_bytes,
+        weight_bytes: weights.bytes.len(),
         weights: options.separate_weights.then_some(weights.bytes),
         symbols,
         statistics,
     })
+}
+
+/// The code of a variant.
+struct Compiled<'a> {
+    /// With all of its constants.
+    program: Cow<'a, Program>,
+    codes: Vec<Code>,
+    /// Which code is each kernel's.
+    positions: Vec<usize>,
+}
+
+impl<'a> Compiled<'a> {
+    fn new(
+        variant: &Chosen<'a>,
+        options: &Options,
+        statistics: &mut Statistics,
+    ) -> Result<Compiled<'a>, Error> {
+        let program = variant.program.prepared(|prepare| {
+            let (outputs, own) = jit::outputs_of(prepare, options)?;
+            statistics.add(&own);
+            Ok::<_, Error>(outputs)
+        })?;
+        jit::check(&program)?;
+        let interpreted: Vec<String> = program
+            .steps
+            .iter()
+            .filter_map(|step| match &step.work {
+                Work::Kernel(_) => None,
+                Work::Interpret { op, .. } => Some(format!("{} ({})", step.origin.join(", "), op.name())),
+            })
+            .collect();
+        if !interpreted.is_empty() {
+            return Err(Error::Interpreted { steps: interpreted });
+        }
+        let (codes, positions) = compile(&program.kernels, &variant.isa, options, statistics)?;
+        Ok(Compiled { program, codes, positions })
+    }
+}
+
+/// The functions of kernels: each code once, also if several variants have it.
+#[derive(Default)]
+struct Functions<'a> {
+    known: HashMap<(u64, &'a [u8]), FuncId>,
+}
+
+impl<'a> Functions<'a> {
+    /// The function of each of a variant's kernels.
+    fn define(
+        &mut self,
+        unit: &mut Unit,
+        name: &str,
+        compiled: &'a Compiled<'_>,
+    ) -> Result<Vec<FuncId>, Error> {
+        let signature = cranelift::signature(unit.call_conv());
+        let mut kernels = Vec::with_capacity(compiled.codes.len());
+        for (at, code) in compiled.codes.iter().enumerate() {
+            let key = (code.alignment, &code.bytes[..]);
+            let id = match self.known.get(&key) {
+                Some(&id) => id,
+                None => {
+                    let kernel = compiled.positions.iter().position(|&position| position == at);
+                    let kernel = kernel.map_or("", |kernel| compiled.program.kernels[kernel].name.as_str());
+                    let symbol = format!("{name}_k{at}_{kernel}");
+                    let (alignment, frame) = (code.alignment, code.frame.clone());
+                    let id = unit.define_code(&symbol, &signature, alignment, &code.bytes, frame)?;
+                    self.known.insert(key, id);
+                    id
+                }
+            };
+            kernels.push(id);
+        }
+        Ok(compiled.positions.iter().map(|&at| kernels[at]).collect())
+    }
 }
 
 /// Links an object file to a shared library with the system's C compiler, `cc`.
@@ -169,48 +286,4 @@ pub fn shared_library(object: &Path, library: &Path) -> Result<(), Error> {
         Ok(run) => Err(Error::Output(format!("cc: {}", String::from_utf8_lossy(&run.stderr).trim()))),
         Err(e) => Err(Error::Output(format!("cc could not be run: {e}"))),
     }
-}
-
-/// All constants, one after another, each aligned.
-struct Weights {
-    bytes: Vec<u8>,
-    offsets: Vec<usize>,
-}
-
-impl Weights {
-    fn new(program: &Program, little_endian: bool) -> Weights {
-        let mut weights = Weights { bytes: Vec::new(), offsets: Vec::new() };
-        for tensor in &program.constants {
-            let aligned = weights.bytes.len().next_multiple_of(Program::ALIGN as usize);
-            weights.bytes.resize(aligned, 0);
-            weights.offsets.push(aligned);
-            match little_endian == cfg!(target_endian = "little") {
-                true => weights.bytes.extend_from_slice(tensor.raw_bytes()),
-                false => {
-                    for element in tensor.raw_bytes().chunks(tensor.dtype().size()) {
-                        weights.bytes.extend(element.iter().rev());
-                    }
-                }
-            }
-        }
-        weights
-    }
-}
-
-fn define_data(
-    module: &mut ObjectModule,
-    symbol: &str,
-    linkage: Linkage,
-    bytes: Vec<u8>,
-) -> Result<cranelift_module::DataId, Error> {
-    let id = module.declare_data(symbol, linkage, false, false).map_err(fail)?;
-    let mut data = DataDescription::new();
-    data.set_align(Program::ALIGN);
-    data.define(bytes.into_boxed_slice());
-    module.define_data(id, &data).map_err(fail)?;
-    Ok(id)
-}
-
-fn fail(e: ModuleError) -> Error {
-    Error::Module(e.to_string())
 }

@@ -7,6 +7,8 @@
 //! vzeroupper; lea rsp, [rbp - k]; pop saved registers; pop rbp; ret
 //! ```
 
+use cranelift_codegen::gimli::write::CallFrameInstruction;
+use cranelift_codegen::gimli::{self, X86_64};
 use cranelift_entity::SecondaryMap;
 use cranelift_entity::packed_option::PackedOption;
 use iced_x86::Code::{self, *};
@@ -19,8 +21,12 @@ use super::evex::evex;
 use super::flags::Flags;
 use super::inst::{Base, Imm, Inst, Machine, Mem, Slot, Width};
 use super::pool::Pool;
+use crate::frames::Rules;
 use crate::listing::Lines;
 use crate::ssa::{self, Function, Line};
+
+/// Where a function begins, the caller's frame is so far above the stack pointer: the return address is between.
+const CALLER: i32 = 8;
 
 /// Memory below the stack pointer is touched at least this often, so that a guard page is not jumped over.
 const PAGE: i32 = 4096;
@@ -59,6 +65,10 @@ struct Encode<'c> {
     align: usize,
     /// Whether instructions are those of AVX-512.
     wide: bool,
+    /// How the function is left, instruction by instruction.
+    rules: Rules,
+    /// Whether the frame is gone, behind a return.
+    returned: bool,
 }
 
 /// The code of a function.
@@ -89,10 +99,12 @@ pub(super) fn encode(
         frame: size as i32,
         align,
         wide: code.vector_bytes == 64,
+        rules: Rules::new(),
+        returned: false,
     };
     let mut listing = Listing::default();
     encode.function(&mut listing)?;
-    let Encode { mut encoder, fixes, at, .. } = encode;
+    let Encode { mut encoder, fixes, at, rules, .. } = encode;
     let mut bytes = encoder.take_buffer();
     bytes.resize(at.next_multiple_of(align), 0xcc);
     let pool_start = bytes.len();
@@ -105,7 +117,7 @@ pub(super) fn encode(
         let distance = target as i32 - end as i32;
         bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
     }
-    Ok(Assembled { bytes, end: at, lines: listing.lines })
+    Ok(Assembled { bytes, end: at, lines: listing.lines, rules })
 }
 
 /// The registers in use that the caller wants back.
@@ -202,13 +214,25 @@ impl Encode<'_> {
         jumps && self.code.blocks[block].successors[0].index() != block
     }
 
+    /// A rule that holds behind what is written so far.
+    fn rule(&mut self, rule: CallFrameInstruction) {
+        self.rules.push((self.at as u32, rule));
+    }
+
     fn prologue(&mut self) -> Result<(), String> {
         if self.frame == 0 && self.saved.is_empty() {
             return Ok(());
         }
-        let mut all =
-            vec![with(Push_r64, &[Register::RBP]), with(Mov_r64_rm64, &[Register::RBP, Register::RSP])];
-        all.extend(self.saved.iter().map(|&r| with(Push_r64, &[r])));
+        self.put(&with(Push_r64, &[Register::RBP]))?;
+        self.rule(CallFrameInstruction::CfaOffset(CALLER + 8));
+        self.rule(CallFrameInstruction::Offset(X86_64::RBP, -CALLER - 8));
+        self.put(&with(Mov_r64_rm64, &[Register::RBP, Register::RSP]))?;
+        self.rule(CallFrameInstruction::CfaRegister(X86_64::RBP));
+        for (at, register) in self.saved.clone().into_iter().enumerate() {
+            self.put(&with(Push_r64, &[register]))?;
+            self.rule(CallFrameInstruction::Offset(dwarf(register), -CALLER - 16 - 8 * at as i32));
+        }
+        let mut all = Vec::new();
         let mut left = self.frame;
         while left > PAGE {
             all.push(with_immediate(Sub_rm64_imm32, Register::RSP, PAGE));
@@ -225,20 +249,31 @@ impl Encode<'_> {
     }
 
     fn epilogue(&mut self) -> Result<(), String> {
-        let mut all = vec![with(VEX_Vzeroupper, &[])];
-        if self.frame != 0 || !self.saved.is_empty() {
+        self.put(&with(VEX_Vzeroupper, &[]))?;
+        let framed = self.frame != 0 || !self.saved.is_empty();
+        if framed {
+            self.rule(CallFrameInstruction::RememberState);
             let mut restore = with(Lea_r64_m, &[Register::RSP]);
             memory(&mut restore, 1, Register::RBP, Register::None, 1, -8 * self.saved.len() as i64);
-            all.push(restore);
-            all.extend(self.saved.iter().rev().map(|&r| with(Pop_r64, &[r])));
-            all.push(with(Pop_r64, &[Register::RBP]));
+            self.put(&restore)?;
+            for register in self.saved.clone().into_iter().rev() {
+                self.put(&with(Pop_r64, &[register]))?;
+                self.rule(CallFrameInstruction::Restore(dwarf(register)));
+            }
+            self.put(&with(Pop_r64, &[Register::RBP]))?;
+            self.rule(CallFrameInstruction::Cfa(X86_64::RSP, CALLER));
+            self.rule(CallFrameInstruction::Restore(X86_64::RBP));
         }
-        all.push(with(Retnq, &[]));
-        all.iter().try_for_each(|i| self.put(i).map(drop))
+        self.put(&with(Retnq, &[]))?;
+        self.returned = framed;
+        Ok(())
     }
 
     /// Adds an instruction. Where it starts.
     fn put(&mut self, instruction: &Instruction) -> Result<usize, String> {
+        if std::mem::take(&mut self.returned) {
+            self.rule(CallFrameInstruction::RestoreState);
+        }
         let start = self.at;
         let length = self.encoder.encode(instruction, start as u64).map_err(|e| e.to_string())?;
         self.at += length;
@@ -439,6 +474,29 @@ const BYTES: [Register; 16] = [
     Register::R14L,
     Register::R15L,
 ];
+
+/// The number that debuggers have for a general register.
+fn dwarf(register: Register) -> gimli::Register {
+    const NUMBERS: [gimli::Register; 16] = [
+        X86_64::RAX,
+        X86_64::RCX,
+        X86_64::RDX,
+        X86_64::RBX,
+        X86_64::RSP,
+        X86_64::RBP,
+        X86_64::RSI,
+        X86_64::RDI,
+        X86_64::R8,
+        X86_64::R9,
+        X86_64::R10,
+        X86_64::R11,
+        X86_64::R12,
+        X86_64::R13,
+        X86_64::R14,
+        X86_64::R15,
+    ];
+    NUMBERS[register as usize - Register::RAX as usize]
+}
 
 fn physical(preg: PReg, width: Width) -> Register {
     let number = preg.hw_enc();

@@ -28,6 +28,7 @@ mod table;
 mod vector;
 
 use crate::emit::Machine;
+use crate::frames::Rules;
 use crate::listing::Lines;
 use crate::ssa::Function;
 
@@ -44,6 +45,8 @@ pub struct Assembled {
     pub end: usize,
     /// Where the code of each line starts.
     pub lines: Lines,
+    /// How it is left through its caller.
+    pub rules: Rules,
 }
 
 /// The code of a function with the vectors of a machine, of 32 or 64 bytes. Code is aligned to a vector, so that the

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use windlass::compile::program;
-use windlass::{Error, Model};
+use windlass::compile::{Phase, Report, program};
+use windlass::{Error, Model, Options};
 use windlass_codegen::{
-    ObjectArtifact, ObjectOptions, Options as CodeOptions, Target, archive, is_identifier, object,
-    shared_library,
+    ObjectArtifact, ObjectOptions, Options as CodeOptions, Target, Variant, archive, check_variants,
+    is_identifier, object_of_variants, shared_library,
 };
+use windlass_ir::loops::Program;
 
 use crate::arguments::{DimArg, SessionArgs, parse_dim};
 use crate::dump::bind_all;
@@ -23,6 +24,7 @@ use crate::table::{bytes, time};
 /// The name of the output says what it is: .o an object file, .a an archive, .so a shared library (made
 /// with the system's `cc`). The header goes beside it, named after it. Every size is fixed: a named
 /// dimension is what --dim says, else 1. The code needs nothing but its caller: no libc, libm or runtime.
+/// For x86-64 it may have variants for processors of several levels, of which its first call chooses one.
 #[derive(Args)]
 pub struct Compile {
     /// The model: .onnx or .wir
@@ -40,9 +42,10 @@ pub struct Compile {
     /// not given
     #[arg(long, value_name = "TRIPLE")]
     target: Option<String>,
-    /// The processor's level, such as x86-64-v3
-    #[arg(long, value_name = "NAME")]
-    cpu: Option<String>,
+    /// The processor's level, such as x86-64-v3; several for code that chooses the best of them where it
+    /// runs, such as x86-64-v3,x86-64-v4
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    cpu: Vec<String>,
     /// Also make an entry that runs parallel loops through a callback of the caller
     #[arg(long)]
     parallel: bool,
@@ -60,23 +63,34 @@ impl Compile {
             let output = self.output.display();
             return Err(Failure::Usage(format!("{output}: the name of the output ends in .o, .a or .so")));
         }
-        let target = self.target(extension)?;
+        let targets = self.targets(extension)?;
         let progress = match std::io::stderr().is_terminal() {
             true => ProgressBar::new_spinner(),
             false => ProgressBar::hidden(),
         };
         progress.enable_steady_tick(Duration::from_millis(100));
-        let mut options = self.session.options();
-        let widest = target.vector_bits().map_err(Error::from)?;
-        options.vector_bits = Some(options.vector_bits.map_or(widest, |bits| bits.min(widest)));
-        options.little_endian = target.is_little_endian();
-        let has_byte_products = target.has_byte_products().map_err(Error::from)?;
-        options.byte_products = Some(options.vector_bits == Some(512) && has_byte_products);
+        let options = self.session.options();
         progress.set_message("loading");
         let model = Model::load(&self.model, &options.limits)?;
         let graph = bind_all(&model.graph, &self.dims)?;
         progress.set_message("optimising");
-        let (program, report) = program(&graph, &options)?;
+        // Processors for which the model is laid out in the same way share it.
+        let mut layouts: Vec<(Layout, Program, Report)> = Vec::new();
+        let mut chosen = Vec::new();
+        for target in &targets {
+            let layout = Layout::new(target, options.vector_bits)?;
+            let known = layouts.iter().position(|(known, _, _)| *known == layout);
+            chosen.push(known.unwrap_or(layouts.len()));
+            if known.is_none() {
+                let (program, report) = program(&graph, &layout.options(&options))?;
+                layouts.push((layout, program, report));
+            }
+        }
+        let variants: Vec<Variant<'_>> = targets
+            .iter()
+            .zip(&chosen)
+            .map(|(target, &layout)| Variant { program: &layouts[layout].1, target })
+            .collect();
         progress.set_message("generating code");
         let object_options = ObjectOptions {
             name: self.name.clone().unwrap_or_else(|| identifier(&self.output)),
@@ -84,28 +98,35 @@ impl Compile {
             separate_weights: self.separate_weights,
             compile: CodeOptions { vector_bits: options.vector_bits, ..CodeOptions::default() },
         };
-        let made = object(&program, &target, &object_options).map_err(Error::from)?;
+        let made = object_of_variants(&variants, &object_options).map_err(Error::from)?;
         self.write(extension, &object_options.name, &made)?;
         progress.finish_and_clear();
+        let mut phases: Vec<Phase> = Vec::new();
+        for phase in layouts.iter().flat_map(|(_, _, report)| &report.phases) {
+            match phases.iter_mut().find(|sum| sum.name == phase.name) {
+                Some(sum) => sum.time += phase.time,
+                None => phases.push(phase.clone()),
+            }
+        }
         let phases: Vec<String> =
-            report.phases.iter().map(|phase| format!("{} {}", phase.name, time(phase.time))).collect();
+            phases.iter().map(|phase| format!("{} {}", phase.name, time(phase.time))).collect();
         eprintln!(
             "{}: {} of code in {} kernels, {} of weights, {} of arena ({}, codegen {})",
             self.output.display(),
             bytes(made.statistics.code_bytes as u64),
             made.statistics.distinct,
-            bytes(report.constant_bytes),
-            bytes(report.arena_bytes),
+            bytes(made.weight_bytes as u64),
+            bytes(made.arena_bytes),
             phases.join(", "),
             time(made.statistics.wall)
         );
         Ok(())
     }
 
-    /// What to compile for.
-    fn target(&self, extension: &str) -> Result<Target, Failure> {
+    /// What to compile for: one target, or one for each level.
+    fn targets(&self, extension: &str) -> Result<Vec<Target>, Failure> {
         let wrong = |error: windlass_codegen::Error| Failure::Usage(error.to_string());
-        let mut target = match &self.target {
+        let target = match &self.target {
             Some(triple) => Target::parse(triple).map_err(wrong)?,
             None => Target::host(),
         };
@@ -117,11 +138,12 @@ impl Compile {
             );
             return Err(Failure::Usage(message));
         }
-        if self.cpu.is_some() {
-            target.cpu = self.cpu.clone();
-        }
-        target.check().map_err(wrong)?;
-        Ok(target)
+        let targets = match &self.cpu[..] {
+            [] => vec![target],
+            cpus => cpus.iter().map(|cpu| Target { cpu: Some(cpu.clone()), ..target.clone() }).collect(),
+        };
+        check_variants(&targets).map_err(wrong)?;
+        Ok(targets)
     }
 
     /// Writes all files beside the output and gives them their names at the end, so that none is ever seen
@@ -165,6 +187,33 @@ impl Compile {
             std::fs::rename(&temporary, &path).map_err(Failure::io(&path))?;
         }
         Ok(())
+    }
+}
+
+/// What a target asks of the loops.
+#[derive(PartialEq, Eq)]
+struct Layout {
+    vector_bits: usize,
+    little_endian: bool,
+    byte_products: bool,
+}
+
+impl Layout {
+    /// That of the widest vectors that a target has and the user wants.
+    fn new(target: &Target, most_bits: Option<usize>) -> Result<Layout, Error> {
+        let widest = target.vector_bits()?;
+        let vector_bits = most_bits.map_or(widest, |bits| bits.min(widest));
+        let byte_products = vector_bits == 512 && target.has_byte_products()?;
+        Ok(Layout { vector_bits, little_endian: target.is_little_endian(), byte_products })
+    }
+
+    fn options(&self, options: &Options) -> Options {
+        Options {
+            vector_bits: Some(self.vector_bits),
+            little_endian: self.little_endian,
+            byte_products: Some(self.byte_products),
+            ..options.clone()
+        }
     }
 }
 

@@ -1,0 +1,75 @@
+//! The constants of an object: each content once, whatever number of variants and steps read it.
+
+use std::collections::HashMap;
+use std::hash::Hasher;
+
+use rustc_hash::FxHasher;
+use windlass_ir::loops::Program;
+
+/// All constants, one after another, each aligned.
+pub(super) struct Weights {
+    pub bytes: Vec<u8>,
+    little_endian: bool,
+    /// Where contents of a hash begin and end.
+    known: HashMap<u64, Vec<(usize, usize)>>,
+}
+
+impl Weights {
+    pub fn new(little_endian: bool) -> Weights {
+        Weights { bytes: Vec::new(), little_endian, known: HashMap::new() }
+    }
+
+    /// Adds a program's constants. Where each begins.
+    pub fn add(&mut self, program: &Program) -> Vec<usize> {
+        let as_is = self.little_endian == cfg!(target_endian = "little");
+        let constants = program.constants.iter().map(|tensor| {
+            let bytes = tensor.raw_bytes();
+            match as_is {
+                true => self.place(bytes),
+                false => {
+                    let elements = bytes.chunks(tensor.dtype().size().max(1));
+                    let swapped = elements.flat_map(|element| element.iter().rev().copied());
+                    self.place(&swapped.collect::<Vec<u8>>())
+                }
+            }
+        });
+        constants.collect()
+    }
+
+    /// Where bytes are, added if they are new.
+    fn place(&mut self, bytes: &[u8]) -> usize {
+        let mut hasher = FxHasher::default();
+        hasher.write(bytes);
+        let candidates = self.known.entry(hasher.finish()).or_default();
+        let found = candidates.iter().find(|&&(begin, end)| self.bytes[begin..end] == *bytes);
+        if let Some(&(begin, _)) = found {
+            return begin;
+        }
+        let begin = self.bytes.len().next_multiple_of(Program::ALIGN as usize);
+        self.bytes.resize(begin, 0);
+        self.bytes.extend_from_slice(bytes);
+        candidates.push((begin, self.bytes.len()));
+        begin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_ir::Tensor;
+
+    use super::*;
+
+    #[test]
+    fn contents_are_kept_once_and_aligned() {
+        let constants = |values: &[u16]| values.iter().map(|&v| Tensor::scalar::<u16>(v)).collect();
+        let first = Program { constants: constants(&[0x0102, 7, 0x0102]), ..Program::default() };
+        let second = Program { constants: constants(&[7, 9]), ..Program::default() };
+        for (little_endian, bytes) in [(true, [2, 1]), (false, [1, 2])] {
+            let mut weights = Weights::new(little_endian);
+            assert_eq!(weights.add(&first), [0, 64, 0]);
+            assert_eq!(weights.add(&second), [64, 128]);
+            assert_eq!(weights.bytes.len(), 130);
+            assert_eq!(weights.bytes[..2], bytes);
+        }
+    }
+}

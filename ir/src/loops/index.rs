@@ -125,17 +125,24 @@ impl Index {
 
     /// Whether a variable occurs anywhere.
     pub fn mentions(&self, var: Var) -> bool {
-        self.vars().contains(&var)
+        let mut found = false;
+        self.visit_vars(&mut |occurs| found |= occurs == var);
+        found
+    }
+
+    /// Every variable, as often as it occurs.
+    pub fn visit_vars(&self, visit: &mut impl FnMut(Var)) {
+        self.visit_atoms(&mut |atom| {
+            if let Atom::Var(var) = atom {
+                visit(*var);
+            }
+        });
     }
 
     /// Every variable that occurs, sorted, without repetition.
     pub fn vars(&self) -> Vec<Var> {
         let mut found = Vec::new();
-        self.visit_atoms(&mut |atom| {
-            if let Atom::Var(var) = atom {
-                found.push(*var);
-            }
-        });
+        self.visit_vars(&mut |var| found.push(var));
         found.sort_unstable();
         found.dedup();
         found
@@ -192,12 +199,17 @@ impl Index {
     /// `self + other`.
     pub fn add(&self, other: &Index) -> Index {
         let mut sum = self.clone();
-        sum.constant = sum.constant.wrapping_add(other.constant);
-        for (atom, c) in &other.terms {
-            sum.add_term(atom.clone(), *c);
-        }
-        sum.recombine();
+        sum.add_multiple(other.clone(), 1);
         sum
+    }
+
+    /// Adds `factor * other`.
+    fn add_multiple(&mut self, other: Index, factor: i64) {
+        self.constant = self.constant.wrapping_add(other.constant.wrapping_mul(factor));
+        if factor != 0 {
+            other.terms.into_iter().for_each(|(atom, c)| self.add_term(atom, c.wrapping_mul(factor)));
+        }
+        self.recombine();
     }
 
     /// `self + constant`.
@@ -298,9 +310,15 @@ impl Index {
 
     /// The index with computed values renamed.
     pub fn map_values(&self, rename: &impl Fn(Val) -> Val) -> Index {
+        self.map(&|_| None, rename)
+    }
+
+    /// The index with variables replaced, as by [`Index::substitute`], and computed values renamed.
+    pub fn map(&self, replace: &impl Fn(Var) -> Option<Index>, rename: &impl Fn(Val) -> Val) -> Index {
         self.rebuild(&|atom| match atom {
+            Atom::Var(var) => replace(*var),
             Atom::Value(val, extent) => Some(Index::value(rename(*val), *extent)),
-            Atom::Div(..) | Atom::Mod(..) | Atom::Var(_) => None,
+            Atom::Div(..) | Atom::Mod(..) => None,
         })
     }
 
@@ -315,7 +333,7 @@ impl Index {
                     Index { terms: smallvec![(atom.clone(), 1)], constant: 0 }
                 }
             };
-            result = result.add(&part.mul(*c));
+            result.add_multiple(part, *c);
         }
         result
     }

@@ -389,8 +389,7 @@ impl NestBuilder {
         let mut copies: FxHashMap<Val, Val> = FxHashMap::default();
         for &val in &needed {
             let (expr, dtype) = &source.exprs[val];
-            let map =
-                |index: &Index| index.map_values(&|v| copies[&v]).substitute(&|v| vars.get(&v).cloned());
+            let map = |index: &Index| index.map(&|v| vars.get(&v).cloned(), &|v| copies[&v]);
             let map_guards = |guards: &[Guard]| -> Vec<Guard> {
                 guards.iter().map(|g| Guard::new(map(&g.index), g.size)).collect()
             };

@@ -4,20 +4,39 @@
 use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
+use smallvec::SmallVec;
 use windlass_ir::loops::{Atom, Expr, Guard, Index, Nest, NestBuilder, Val, Var};
 use windlass_ir::strides;
 
+/// A few variables, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vars(SmallVec<[Var; 4]>);
+
+impl Vars {
+    fn insert(&mut self, var: Var) {
+        if let Err(at) = self.0.binary_search(&var) {
+            self.0.insert(at, var);
+        }
+    }
+}
+
+impl std::ops::Deref for Vars {
+    type Target = [Var];
+
+    fn deref(&self) -> &[Var] {
+        &self.0
+    }
+}
+
 /// The variables each expression depends on, without those its reductions bind.
-pub fn free_vars(nest: &Nest) -> SecondaryMap<Val, BTreeSet<Var>> {
-    let mut free: SecondaryMap<Val, BTreeSet<Var>> = SecondaryMap::new();
+pub fn free_vars(nest: &Nest) -> SecondaryMap<Val, Vars> {
+    let mut free: SecondaryMap<Val, Vars> = SecondaryMap::with_capacity(nest.exprs.len());
     for (val, (expr, _)) in nest.exprs.iter() {
-        let mut vars: BTreeSet<Var> = BTreeSet::new();
-        visit_indices(expr, &mut |index| vars.extend(index.vars()));
-        expr.visit_operands(&mut |v| vars.extend(free[v].iter().copied()));
+        let mut vars = Vars::default();
+        visit_indices(expr, &mut |index| index.visit_vars(&mut |var| vars.insert(var)));
+        expr.visit_operands(&mut |v| free[v].iter().for_each(|&var| vars.insert(var)));
         if let Expr::Reduce { vars: bound, .. } = expr {
-            bound.iter().for_each(|v| {
-                vars.remove(v);
-            });
+            vars.0.retain(|var| !bound.contains(var));
         }
         free[val] = vars;
     }
@@ -252,10 +271,10 @@ pub fn point_cost(nest: &Nest, roots: &[Val]) -> u64 {
     let needed = nest.needed(roots);
     needed.iter().for_each(|&v| extents[v] = 1);
     // How often a value is computed: the product of the reduction variables it depends on.
-    let domain: BTreeSet<Var> = nest.domain.iter().copied().collect();
     let mut total = 0u64;
     for &val in &needed {
-        let runs: u64 = free[val].difference(&domain).map(|v| v.extent as u64).product();
+        let bound = free[val].iter().filter(|v| !nest.domain.contains(v));
+        let runs: u64 = bound.map(|v| v.extent as u64).product();
         let runs = match nest.expr(val) {
             Expr::Reduce { vars, .. } => vars.iter().map(|v| v.extent as u64).product::<u64>() * runs,
             _ => runs,

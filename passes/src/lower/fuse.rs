@@ -276,7 +276,6 @@ fn is_affine(nest: &Nest) -> bool {
 /// Whether merging costs less than it saves.
 fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool) -> Result<(), Refusal> {
     let free = free_vars(target);
-    let domain: BTreeSet<Var> = target.domain.iter().copied().collect();
     let loads: Vec<(Val, &[Index], bool)> = target
         .needed(&target.roots)
         .into_iter()
@@ -287,7 +286,7 @@ fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool) ->
             _ => None,
         })
         .collect();
-    let points = |vars: &BTreeSet<Var>| vars.iter().map(|v| v.extent as u64).product::<u64>();
+    let points = |vars: &[Var]| vars.iter().map(|v| v.extent as u64).product::<u64>();
     let elements: u64 = source.domain.iter().map(|v| v.extent as u64).product();
     let evaluations: u64 = loads.iter().map(|(val, _, _)| points(&free[*val])).sum();
     let reduces = source.needed(&source.roots).iter().any(|&v| matches!(source.expr(v), Expr::Reduce { .. }));
@@ -308,7 +307,7 @@ fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool) ->
         return Err(Refusal::OtherReaders);
     }
     let [(load, index, false)] = loads.as_slice() else { return Err(Refusal::ReductionOrder) };
-    if !free[*load].is_subset(&domain) {
+    if !free[*load].iter().all(|var| target.domain.contains(var)) {
         return Err(Refusal::ReductionOrder);
     }
     let target_reduces =

@@ -6,7 +6,7 @@
 //! has a place on the stack, where it is stored when it gets its value, and which is right from there on: loops load
 //! it where they are entered, single instructions before they read it.
 
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use fixedbitset::FixedBitSet;
 use regalloc2::{
@@ -143,7 +143,18 @@ struct Register {
     busy: FixedBitSet,
     /// Where an instruction wants this very register.
     reserved: FixedBitSet,
-    holders: Vec<usize>,
+    /// Who holds it: from each range's start, to its end, and the piece.
+    holders: BTreeMap<Point, (Point, usize)>,
+}
+
+impl Register {
+    /// The pieces that hold it at any of these points.
+    fn holders(&self, ranges: &Ranges) -> impl Iterator<Item = usize> {
+        ranges.iter().flat_map(|range| {
+            let before_end = self.holders.range(..range.end).rev();
+            before_end.take_while(|(_, (end, _))| *end > range.start).map(|(_, (_, piece))| *piece)
+        })
+    }
 }
 
 /// For each virtual register, the instructions that read or write it.
@@ -182,7 +193,7 @@ pub fn assign(code: &Code, live: &Live, bundles: Bundles) -> Result<Assignment, 
         name,
         busy: FixedBitSet::with_capacity(points),
         reserved: FixedBitSet::with_capacity(points),
-        holders: Vec::new(),
+        holders: BTreeMap::new(),
     });
     let mut assign = Assign {
         code,
@@ -286,31 +297,31 @@ impl Assign<'_> {
 
     /// The greatest weight of those that would have to leave a register.
     fn cost(&self, register: usize, class: RegClass, ranges: &Ranges) -> Option<f32> {
-        let Register { name, reserved, holders, .. } = &self.registers[register];
-        if name.class() != class || any(reserved, ranges) {
+        let register = &self.registers[register];
+        if register.name.class() != class || any(&register.reserved, ranges) {
             return None;
         }
-        let holders = holders.iter().map(|&holder| &self.pieces[holder]);
-        let weights = holders.filter(|holder| meet(&holder.ranges, ranges)).map(|holder| holder.weight);
-        weights.max_by(f32::total_cmp)
+        register.holders(ranges).map(|holder| self.pieces[holder].weight).max_by(f32::total_cmp)
     }
 
     fn take(&mut self, piece: usize, register: usize) {
         let register = &mut self.registers[register];
-        self.pieces[piece].ranges.iter().for_each(|r| register.busy.insert_range(r.start..r.end));
+        for range in &self.pieces[piece].ranges {
+            register.busy.insert_range(range.start..range.end);
+            register.holders.insert(range.start, (range.end, piece));
+        }
         self.pieces[piece].register = Some(register.name);
-        register.holders.push(piece);
     }
 
     /// Takes out of a register what is in a piece's way.
     fn clear(&mut self, register: usize, piece: usize) {
-        let ranges = &self.pieces[piece].ranges;
-        let Register { holders, busy, .. } = &mut self.registers[register];
-        let (leave, stay) = holders.iter().partition(|&&holder| meet(&self.pieces[holder].ranges, ranges));
-        let leave: Vec<usize> = leave;
-        *holders = stay;
+        let register = &mut self.registers[register];
+        let leave: BTreeSet<usize> = register.holders(&self.pieces[piece].ranges).collect();
         for &piece in &leave {
-            self.pieces[piece].ranges.iter().for_each(|r| busy.remove_range(r.start..r.end));
+            for range in &self.pieces[piece].ranges {
+                register.busy.remove_range(range.start..range.end);
+                register.holders.remove(&range.start);
+            }
             self.pieces[piece].register = None;
         }
         leave.into_iter().for_each(|piece| self.wait(piece));
@@ -455,16 +466,4 @@ fn place_on_stack(code: &Code, bundles: &Bundles, split: &[(VReg, usize)], to: &
 /// Whether any of these points is in a set.
 fn any(set: &FixedBitSet, ranges: &Ranges) -> bool {
     ranges.iter().any(|r| set.contains_any_in_range(r.start..r.end))
-}
-
-/// Whether two lists of ranges have a point in common.
-fn meet(a: &[Range], b: &[Range]) -> bool {
-    let (mut a, mut b) = (a, b);
-    while let (Some((x, later_a)), Some((y, later_b))) = (a.split_first(), b.split_first()) {
-        if x.intersection(*y).is_some() {
-            return true;
-        }
-        (a, b) = if x.end <= y.start { (later_a, b) } else { (a, later_b) };
-    }
-    false
 }

@@ -119,7 +119,9 @@ pub fn top_reductions(nest: &Nest) -> Vec<Val> {
     let free = free_vars(nest);
     let needed = nest.needed(&nest.roots);
     let bound: BTreeSet<Var> = needed.iter().flat_map(|&val| reduction_vars(nest, val)).copied().collect();
-    let is_top = |&val: &Val| matches!(nest.expr(val), Expr::Reduce { .. }) && free[val].is_disjoint(&bound);
+    let is_top = |&val: &Val| {
+        matches!(nest.expr(val), Expr::Reduce { .. }) && free[val].iter().all(|var| !bound.contains(var))
+    };
     needed.into_iter().filter(is_top).collect()
 }
 

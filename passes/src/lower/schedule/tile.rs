@@ -100,14 +100,13 @@ pub fn split_lane(index: &Index, lane: Var, lanes: usize) -> (Index, Var) {
 pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> {
     let free = free_vars(nest);
     let lane = *nest.domain.last()?;
-    let mut depends: BTreeSet<Var> = BTreeSet::new();
-    reductions.iter().for_each(|&r| depends.extend(free[r].iter().copied()));
+    let depends: Vec<Var> = reductions.iter().flat_map(|&r| free[r].iter().copied()).collect();
     if !depends.contains(&lane) || reductions.iter().any(|&r| !free[r].contains(&lane)) {
         return None;
     }
     let contraction = as_contraction(nest);
     let size = reductions.iter().map(|&r| nest.dtype(r).size()).max()?;
-    let vars_outside = |keep: &BTreeSet<Var>| -> Vec<Var> {
+    let vars_outside = |keep: &[Var]| -> Vec<Var> {
         nest.domain.iter().copied().filter(|v| *v != lane && !keep.contains(v)).collect()
     };
     let inner: Vec<Var> = vars_outside(&depends);
@@ -134,7 +133,7 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     let padded =
         reductions.len() == 1 && lane.extent % lanes != 0 && may_pad(nest, reductions[0], lane, lanes);
     let lanes = if padded { lanes } else { lanes.min(lane.extent) };
-    let in_rows: BTreeSet<Var> = rows.iter().chain(&inner).copied().collect();
+    let in_rows: Vec<Var> = rows.iter().chain(&inner).copied().collect();
     let batch = vars_outside(&in_rows);
     let tile_rows = if rows.is_empty() { 1 } else { machine.tile_rows };
     let packed = shared.filter(|&load| is_packed(nest, reductions[0], load, lane, lanes));

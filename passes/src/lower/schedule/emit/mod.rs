@@ -7,8 +7,6 @@
 
 mod loops;
 
-use std::collections::BTreeSet;
-
 use cranelift_entity::SecondaryMap;
 use rustc_hash::FxHashMap;
 use windlass_ir::loops::{
@@ -16,7 +14,7 @@ use windlass_ir::loops::{
 };
 use windlass_ir::{DType, ScalarFn};
 
-use crate::lower::formula::free_vars;
+use crate::lower::formula::{Vars, free_vars};
 
 /// The value of an expression, a finished reduction's most often, held in a register buffer, one element a lane.
 #[derive(Clone, Debug)]
@@ -40,7 +38,7 @@ pub struct Emit<'n> {
     pub nest: &'n Nest,
     /// The kernel so far.
     pub builder: KernelBuilder,
-    free: SecondaryMap<Val, BTreeSet<Var>>,
+    free: SecondaryMap<Val, Vars>,
     ins: Vec<Buffer>,
     outs: Vec<Buffer>,
     /// What each variable of the nest is now, and how deep the block is in which that holds.
@@ -120,7 +118,7 @@ impl<'n> Emit<'n> {
     }
 
     /// The variables an expression depends on.
-    pub fn free(&self, val: Val) -> &BTreeSet<Var> {
+    pub fn free(&self, val: Val) -> &Vars {
         &self.free[val]
     }
 
@@ -173,8 +171,8 @@ impl<'n> Emit<'n> {
     /// The nest's index in terms of kernel variables and values.
     pub fn index(&mut self, index: &Index) -> Index {
         let values: FxHashMap<Val, Val> = index.values().into_iter().map(|v| (v, self.value(v))).collect();
-        let renamed = index.map_values(&|v| values[&v]);
-        renamed.substitute(&|v| Some(self.bound.get(&v).expect("every variable is bound").0.clone()))
+        let bound = |v| Some(self.bound.get(&v).expect("every variable is bound").0.clone());
+        index.map(&bound, &|v| values[&v])
     }
 
     /// How deep the block is in which an index of the nest is known.

@@ -436,6 +436,7 @@ impl Tile<'_> {
                 });
             });
         });
+        kept[done.len()..].iter().for_each(|(val, _)| emit.forget(*val));
     }
 
     /// What is made of finished reductions for results that differ along variables on which it does not depend.

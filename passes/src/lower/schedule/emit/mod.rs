@@ -394,9 +394,13 @@ impl<'n> Emit<'n> {
         self.tiles.insert(val, Tile { buffer, index });
     }
 
-    /// Puts the value of an expression into a buffer, computed anew.
-    pub fn keep(&mut self, val: Val, buffer: Buffer, index: Index) {
+    /// Lets the value of an expression be computed again.
+    pub fn forget(&mut self, val: Val) {
         self.tiles.remove(&val);
+    }
+
+    /// Puts the value of an expression into a buffer.
+    pub fn keep(&mut self, val: Val, buffer: Buffer, index: Index) {
         let val = self.value(val);
         self.builder.store(buffer, index, val);
     }

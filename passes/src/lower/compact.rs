@@ -7,12 +7,12 @@
 //! becomes part of the product.
 //!
 //! ```text
-//! y[m, n] = sum(b, p, h) x[m, 32 b + 2 p + h] * (f32(nibble(q[n / lanes, b, p, n % lanes], h)) * scale[b, n])
+//! y[m, n] = sum(b, p, h) x[m, 32 b + 2 p + h] * (f32(nibble(q[n / lanes, b, p, n % lanes], h)) * scale[n / lanes, b, n % lanes])
 //! ```
 //!
 //! The integers lie in panels as [`mod@super::pack`] has them, two steps of the sum to a byte if they fit 4 bits. What
-//! else the formula needs (scales, zero points) lies in rows of lanes, one for each block of steps that shares it, so
-//! that loops over a block find it in registers. The arithmetic, and so each weight's bits, is that of the formula.
+//! else the formula needs (scales, zero points) lies in such panels too, one row of lanes for each block of steps that
+//! shares it, so that loops over a block find it in registers. The arithmetic, and so each weight's bits, is that of the formula.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -43,7 +43,8 @@ const SEARCHED: usize = 64 << 10;
 /// How integers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stored {
-    /// Two steps of the sum in a byte, the first in its low bits.
+    /// Two steps of the sum in a byte, the first in its low bits; signed ones with 8 added to them, since processors
+    /// take longer to spread a sign than to subtract.
     Nibbles { signed: bool },
     /// As elements of this type.
     Whole(DType),
@@ -63,19 +64,11 @@ impl Stored {
         }
     }
 
+    /// Bits of an element.
     fn bits(self) -> usize {
         match self {
             Stored::Nibbles { .. } => 4,
             Stored::Whole(dtype) => 8 * dtype.size(),
-        }
-    }
-
-    /// The type of its elements in memory.
-    fn dtype(self) -> DType {
-        match self {
-            Stored::Nibbles { signed: true } => DType::I8,
-            Stored::Nibbles { signed: false } => DType::U8,
-            Stored::Whole(dtype) => dtype,
         }
     }
 }
@@ -147,7 +140,8 @@ pub fn plan(
     }
     let vars: Vec<Var> = batch.iter().chain([&lane]).chain(steps).copied().collect();
     let formula = flatten_operands(formula);
-    let range = |operand: u32| range_of_buf(units, maker.ins[operand as usize]);
+    let found: Vec<Option<Range>> = maker.ins.iter().map(|&buf| range_of_buf(units, buf)).collect();
+    let range = |operand: u32| found[operand as usize];
     let weight = |block| Weight::new(&formula, &index[0], &vars, batch.len(), block, &range);
     let whole = seen_as(&formula, &index[0], &vars, None);
     let steps_at = batch.len() + 1;
@@ -183,7 +177,10 @@ fn range_of_buf(units: &Units, buf: Buf) -> Option<Range> {
         return None;
     }
     fn ends<T: Copy + Ord + Into<i128>>(values: &[T]) -> Option<Range> {
-        Some(((*values.iter().min()?).into(), (*values.iter().max()?).into()))
+        let first = *values.first()?;
+        let (least, greatest) =
+            values.iter().fold((first, first), |(least, greatest), &x| (least.min(x), greatest.max(x)));
+        Some((least.into(), greatest.into()))
     }
     match constant.dtype() {
         DType::I8 => ends(constant.as_slice::<i8>()),
@@ -269,12 +266,17 @@ impl Weight {
         &self.formula.domain[self.batch + 1..]
     }
 
-    /// The variables a side has a dimension for, the lane last.
-    fn dims(&self, side: Val) -> Vec<Var> {
+    /// Where a side is at an index of the weight's variables: of those that it depends on, the lane as panel and, last,
+    /// place in it.
+    fn place(&self, side: Val, at: &[Index], lanes: usize) -> Vec<Index> {
         let free = &free_vars(&self.formula)[side];
-        let mut dims: Vec<Var> = free.iter().copied().filter(|v| *v != self.lane()).collect();
-        dims.extend(free.contains(&self.lane()).then_some(self.lane()));
-        dims
+        let lane = &at[self.batch];
+        let mut place: Vec<Index> = Vec::new();
+        for (var, index) in self.formula.domain.iter().zip(at).filter(|(var, _)| free.contains(var)) {
+            place.push(if *var == self.lane() { lane.div(lanes as i64) } else { index.clone() });
+        }
+        place.extend(free.contains(&self.lane()).then(|| lane.rem(lanes as i64)));
+        place
     }
 
     /// An expression at an index, its loads 0 in lanes beyond the last.
@@ -316,40 +318,45 @@ impl Weight {
         let (inner, outer) = domain.split_last().expect("it has lanes");
         let mut at = outer.to_vec();
         at[self.batch] = at[self.batch].mul(lanes as i64).add(inner);
-        let to = self.stored.dtype();
         let root = match self.stored {
-            Stored::Whole(_) => {
+            Stored::Whole(dtype) => {
                 let value = self.value(&mut b, self.cut, &at);
-                b.cast(value, to)
+                b.cast(value, dtype)
             }
-            Stored::Nibbles { .. } => {
+            Stored::Nibbles { signed } => {
                 let step = at.pop().expect("it has steps");
                 let [low, high] = [0, 1].map(|half| {
                     let at: Vec<Index> = at.iter().cloned().chain([step.mul(2).add_const(half)]).collect();
                     let value = self.value(&mut b, self.cut, &at);
-                    b.cast(value, DType::U8)
+                    let value = b.cast(value, DType::U8);
+                    let eight = b.constant(DType::U8, 8.0);
+                    if signed { b.apply(ScalarFn::Add, &[value, eight]) } else { value }
                 });
                 let (mask, four) = (b.constant(DType::U8, 15.0), b.constant(DType::U8, 4.0));
                 let (low, high) =
                     (b.apply(ScalarFn::And, &[low, mask]), b.apply(ScalarFn::Shl, &[high, four]));
-                let byte = b.apply(ScalarFn::Or, &[low, high]);
-                b.cast(byte, to)
+                b.apply(ScalarFn::Or, &[low, high])
             }
         };
         b.finish(&[root])
     }
 
-    /// A side in rows of whole panels of lanes.
+    /// A side in panels.
     fn lay_out(&self, side: Val, lanes: usize) -> Nest {
-        let dims = self.dims(side);
-        let padded = self.lane().extent.next_multiple_of(lanes);
-        let extent = |v: &Var| if *v == self.lane() { padded } else { v.extent };
-        let shape: Shape = dims.iter().map(extent).collect();
+        let free = &free_vars(&self.formula)[side];
+        let of_side: Vec<Var> = self.formula.domain.iter().copied().filter(|v| free.contains(v)).collect();
+        let panels = self.lane().extent.div_ceil(lanes);
+        let mut shape: Shape =
+            of_side.iter().map(|v| if *v == self.lane() { panels } else { v.extent }).collect();
+        shape.extend(free.contains(&self.lane()).then_some(lanes));
         let mut b = self.builder(&shape);
         let domain = b.domain();
-        let place =
-            |v: &Var| dims.iter().position(|d| d == v).map_or(Index::constant(0), |i| domain[i].clone());
-        let at: Vec<Index> = self.formula.domain.iter().map(place).collect();
+        let at = |var: &Var| match of_side.iter().position(|v| v == var) {
+            Some(i) if *var == self.lane() => domain[i].mul(lanes as i64).add(&domain[of_side.len()]),
+            Some(i) => domain[i].clone(),
+            None => Index::constant(0),
+        };
+        let at: Vec<Index> = self.formula.domain.iter().map(at).collect();
         let root = self.value(&mut b, side, &at);
         b.finish(&[root])
     }
@@ -384,22 +391,11 @@ impl Weight {
         let value = b.load(operand, at);
         let Stored::Nibbles { signed } = self.stored else { return value };
         let word = b.cast(value, DType::I32);
-        let constant = |b: &mut NestBuilder, value: f64| b.constant(DType::I32, value);
-        let four = constant(b, 4.0);
-        let high = b.apply(ScalarFn::Shr, &[word, four]);
-        let low = match signed {
-            true => {
-                let count = constant(b, 28.0);
-                let shifted = b.apply(ScalarFn::Shl, &[word, count]);
-                b.apply(ScalarFn::Shr, &[shifted, count])
-            }
-            false => {
-                let mask = constant(b, 15.0);
-                b.apply(ScalarFn::And, &[word, mask])
-            }
-        };
+        let [mask, four, eight] = [15.0, 4.0, 8.0].map(|value| b.constant(DType::I32, value));
+        let (low, high) = (b.apply(ScalarFn::And, &[word, mask]), b.apply(ScalarFn::Shr, &[word, four]));
         let first = b.inside(&[Guard::new(half.clone(), 1)]);
-        b.apply(ScalarFn::Select, &[first, low, high])
+        let value = b.apply(ScalarFn::Select, &[first, low, high]);
+        if signed { b.apply(ScalarFn::Sub, &[value, eight]) } else { value }
     }
 }
 
@@ -437,29 +433,24 @@ impl Compact {
                     found.map(|(_, index)| index.clone()).expect("every variable is renamed")
                 };
                 let outer: Vec<Index> = batch.iter().map(now).collect();
-                let (lane, lanes) = (now(&lane), lanes as i64);
-                let at: Vec<Index> = outer
-                    .iter()
-                    .cloned()
-                    .chain([lane.div(lanes)])
-                    .chain(parts.iter().cloned())
-                    .chain([lane.rem(lanes)])
-                    .collect();
                 // In terms of the weight's own variables, whose last step counts elements, not bytes.
-                let own: Vec<Index> = outer.into_iter().chain([lane]).chain(parts.iter().cloned()).collect();
-                let place = |var: &Var| {
-                    let at = weight.formula.domain.iter().position(|v| v == var).expect("its own");
-                    let in_pairs = paired && at + 1 == own.len();
-                    if in_pairs { own[at].mul(2).add(&half.borrow()) } else { own[at].clone() }
-                };
+                let lane = now(&lane);
+                let mut own: Vec<Index> = outer.iter().chain([&lane]).chain(parts.iter()).cloned().collect();
+                if paired {
+                    let last = own.last_mut().expect("it has steps");
+                    *last = last.mul(2).add(&half.borrow());
+                }
+                let at: Vec<Index> = outer
+                    .into_iter()
+                    .chain([lane.div(lanes as i64)])
+                    .chain(parts.iter().cloned())
+                    .chain([lane.rem(lanes as i64)])
+                    .collect();
                 weight.rebuild(
                     b,
                     weight.formula.roots[0],
                     &mut |b| weight.load(b, numbers[0], &at, &half.borrow()),
-                    &mut |b, side| {
-                        let at: Vec<Index> = weight.dims(weight.sides[side]).iter().map(place).collect();
-                        b.load(numbers[side + 1], &at)
-                    },
+                    &mut |b, side| b.load(numbers[side + 1], &weight.place(weight.sides[side], &own, lanes)),
                 )
             },
             &mut |b, vars| {

@@ -11,8 +11,8 @@ use super::formula::as_identity;
 use super::schedule::top_reductions;
 use super::units::{Buf, Unit, UnitWork, Units};
 
-/// How many times larger than what it is made from a result may be and still be kept: bytes made into f32.
-const WIDENING: usize = 4;
+/// How many times larger than what it is made from a result may be and still be kept: halves of bytes made into f32.
+const WIDENING: usize = 8;
 
 /// Bytes that it may be larger beyond that.
 const GROWTH: usize = 64 << 10;

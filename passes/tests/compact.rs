@@ -133,7 +133,7 @@ fn other_weights_are_kept_as_floats() {
     // Many rows read it.
     floats(&product(5, 256, 128, BYTES), 256 * 128);
     // It is small.
-    floats(&product(1, 64, 64, BYTES), 64 * 64);
+    floats(&product(1, 32, 32, BYTES), 32 * 32);
     // Two steps share a scale: those are half of the floats.
     floats(&product(1, 256, 128, Form { block: 2, ..BYTES }), 256 * 128);
     // Blocks of steps do not fill it.

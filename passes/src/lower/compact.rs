@@ -31,8 +31,8 @@ use super::units::{Buf, BufData, Unit, UnitWork, Units};
 /// tile's rows share; with more of them, reading memory is no longer most of the work.
 pub const FEW_ROWS: usize = 4;
 
-/// Bytes of a weight as floats up to which it is kept so: it is in the first cache then, and reading it costs nothing.
-pub const CACHED_BYTES: usize = 16 << 10;
+/// Bytes of a weight as floats up to which it is kept so: it stays in the first cache with what else the model reads.
+pub const CACHED_BYTES: usize = 4 << 10;
 
 /// How many times fewer bytes are to be read at least.
 const GAIN: usize = 2;

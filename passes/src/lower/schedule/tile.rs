@@ -109,6 +109,11 @@ fn as_product(nest: &Nest) -> Option<(Contraction, bool)> {
     made.then_some((Contraction { reduce, factors: [factors[0], factors[1]] }, true))
 }
 
+/// Whether the nest is a sum of products.
+pub fn is_product(nest: &Nest) -> bool {
+    as_product(nest).is_some()
+}
+
 /// The innermost variable of a reduction if it chooses between formulas and has few values.
 fn as_choice(nest: &Nest, reduction: Val) -> Option<Var> {
     let Expr::Reduce { vars, .. } = nest.expr(reduction) else { return None };

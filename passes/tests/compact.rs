@@ -106,15 +106,15 @@ fn known_bytes(program: &Program) -> usize {
 #[test]
 fn few_rows_read_few_bits() {
     let columns = 128;
-    // A float of scale for each column, or for each column and block.
+    // A float of scale for each column, or for each column and block; zero points are bytes.
     for (form, bits, sides) in [
         (BYTES, 8, columns * 4),
         (Form { transposed: true, ..BYTES }, 8, columns * 4),
         (Form { range: (-8, 7), ..BYTES }, 4, columns * 4),
         (NIBBLES, 4, 8 * columns * 4),
-        (Form { zeros: 2, ..NIBBLES }, 4, 8 * columns * 8),
+        (Form { zeros: 2, ..NIBBLES }, 4, 8 * columns * 5),
         // Less the zero point they would need 9 bits.
-        (Form { dtype: DType::U8, range: (0, 255), zeros: 2, ..BYTES }, 8, columns * 8),
+        (Form { dtype: DType::U8, range: (0, 255), zeros: 2, ..BYTES }, 8, columns * 5),
     ] {
         for rows in [1, 4] {
             let program = lowered(&product(rows, 256, columns, form));
@@ -122,6 +122,20 @@ fn few_rows_read_few_bits() {
             assert_eq!(known_bytes(&program), 256 * columns * bits / 8 + sides, "{form:?}");
         }
     }
+}
+
+/// A product in f32 with a weight that is dequantized to f16.
+fn halves() -> Graph {
+    let mut b = Builder::new("halves");
+    let x = b.input("x", f32s(&[1, 256]));
+    let q = b.constant(integers(DType::I8, &[256, 128], (-128, 127)));
+    let scale = b.constant(Tensor::from_f64s(DType::F16, &[], &[0.25]));
+    let op = DequantizeLinear { axis: 1, block_size: 0, to: DType::F16 };
+    let w = b.push1(op, &[q, scale]).unwrap();
+    let w = b.cast(w, DType::F32).unwrap();
+    let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+    b.output("y", y);
+    b.finish().unwrap()
 }
 
 #[test]
@@ -136,6 +150,8 @@ fn other_weights_are_kept_as_floats() {
     floats(&product(1, 32, 32, BYTES), 32 * 32);
     // Two steps share a scale: those are half of the floats.
     floats(&product(1, 256, 128, Form { block: 2, ..BYTES }), 256 * 128);
+    // It is rounded to halves, for which there is no instruction.
+    floats(&halves(), 256 * 128);
     // Blocks of steps do not fill it.
     floats(&product(1, 250, 128, Form { block: 32, ..BYTES }), 250 * 128);
 }

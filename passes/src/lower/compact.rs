@@ -82,8 +82,8 @@ struct Weight {
     stored: Stored,
     /// What is stored.
     cut: Val,
-    /// What else is read of the values from the root to the cut.
-    sides: Vec<Val>,
+    /// What else is read of the values from the root to the cut, and the type in which it is stored.
+    sides: Vec<(Val, DType)>,
     /// Bytes read by one run.
     bytes: usize,
 }
@@ -245,15 +245,32 @@ impl Weight {
         let least = path.iter().filter_map(|&val| stored(val)).min_by_key(|stored| stored.bits())?;
         let at = path.iter().position(|&val| stored(val).is_some_and(|s| s.bits() == least.bits()))?;
         let (cut, stored) = (path[at], stored(path[at])?);
+        // Functions that processors lack, and conversions to halves, take longer than reading floats.
+        let slow = |&val: &Val| match formula.expr(val) {
+            Expr::Apply(f, _) => !f.is_primitive() || matches!(formula.dtype(val), DType::F16 | DType::BF16),
+            _ => false,
+        };
+        if path[..at].iter().any(slow) {
+            return None;
+        }
         let mut sides: BTreeSet<Val> = BTreeSet::new();
         for pair in path[..=at].windows(2) {
             let Expr::Apply(_, args) = formula.expr(pair[0]) else { unreachable!("it has an operand") };
             let read = |&&arg: &&Val| arg != pair[1] && !matches!(formula.expr(arg), Expr::Const(_));
             sides.extend(args.iter().filter(read));
         }
-        let of_sides: usize = sides.iter().map(|&side| elements(side) * formula.dtype(side).size()).sum();
+        let sides: Vec<(Val, DType)> = sides
+            .into_iter()
+            .map(|side| {
+                let dtype = formula.dtype(side);
+                let range = ranges[side].filter(|_| dtype.is_int());
+                let whole = range.map(|range| Stored::of(range, dtype, false));
+                (side, if let Some(Stored::Whole(narrow)) = whole { narrow } else { dtype })
+            })
+            .collect();
+        let of_sides: usize = sides.iter().map(|(side, dtype)| elements(*side) * dtype.size()).sum();
         let bytes = (all * stored.bits()).div_ceil(8) + of_sides;
-        Some(Weight { batch, stored, cut, sides: sides.into_iter().collect(), bytes, formula })
+        Some(Weight { batch, stored, cut, sides, bytes, formula })
     }
 
     /// Where the lane is among the variables.
@@ -342,7 +359,7 @@ impl Weight {
     }
 
     /// A side in panels.
-    fn lay_out(&self, side: Val, lanes: usize) -> Nest {
+    fn lay_out(&self, (side, dtype): (Val, DType), lanes: usize) -> Nest {
         let free = &free_vars(&self.formula)[side];
         let of_side: Vec<Var> = self.formula.domain.iter().copied().filter(|v| free.contains(v)).collect();
         let panels = self.lane().extent.div_ceil(lanes);
@@ -357,7 +374,8 @@ impl Weight {
             None => Index::constant(0),
         };
         let at: Vec<Index> = self.formula.domain.iter().map(at).collect();
-        let root = self.value(&mut b, side, &at);
+        let value = self.value(&mut b, side, &at);
+        let root = b.cast(value, dtype);
         b.finish(&[root])
     }
 
@@ -373,8 +391,9 @@ impl Weight {
             let value = stored(b);
             return b.cast(value, self.formula.dtype(val));
         }
-        if let Some(number) = self.sides.iter().position(|&s| s == val) {
-            return side(b, number);
+        if let Some(number) = self.sides.iter().position(|(side, _)| *side == val) {
+            let value = side(b, number);
+            return b.cast(value, self.formula.dtype(val));
         }
         match self.formula.expr(val) {
             Expr::Const(bits) => b.constant_bits(self.formula.dtype(val), *bits),
@@ -450,7 +469,9 @@ impl Compact {
                     b,
                     weight.formula.roots[0],
                     &mut |b| weight.load(b, numbers[0], &at, &half.borrow()),
-                    &mut |b, side| b.load(numbers[side + 1], &weight.place(weight.sides[side], &own, lanes)),
+                    &mut |b, side| {
+                        b.load(numbers[side + 1], &weight.place(weight.sides[side].0, &own, lanes))
+                    },
                 )
             },
             &mut |b, vars| {

@@ -2,10 +2,9 @@
 //!
 //! Every node becomes a unit over buffers ([`units`]), formulas are merged into their users
 //! ([`mod@fuse`]), factors of integer products are stored in few bits (`narrow`) and multiplied several to a word
-//! ([`mod@pairs`]), right operands of contractions are packed ([`pack`]) or kept in few bits (`compact`), what depends on constants alone
-//! is set apart ([`mod@prepare`]), formulas that hand rows to each other become one kernel (`chain`), other
-//! formulas become loops ([`mod@schedule`]), and buffers get their places
-//! in memory ([`mod@place`]).
+//! ([`mod@pairs`]), right operands of contractions are packed ([`pack`]) or kept in few bits (`compact`), what depends on
+//! constants alone is set apart ([`mod@prepare`]), formulas that hand rows to each other become one kernel (`chain`),
+//! other formulas become loops ([`mod@schedule`]), and buffers get their places in memory ([`mod@place`]).
 
 mod chain;
 mod compact;

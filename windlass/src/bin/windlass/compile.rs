@@ -67,6 +67,9 @@ impl Compile {
         };
         progress.enable_steady_tick(Duration::from_millis(100));
         let mut options = self.session.options();
+        if self.target.is_some() && options.tune.take().is_some() {
+            eprintln!("warning: schedules can only be timed on the machine they are for; none is tuned");
+        }
         let widest = target.vector_bits().map_err(Error::from)?;
         options.vector_bits = Some(options.vector_bits.map_or(widest, |bits| bits.min(widest)));
         options.little_endian = target.is_little_endian();

@@ -4,11 +4,12 @@ mod common;
 
 use common::{build, check, f32s, ramp};
 use windlass_ir::loops::interpret::run_program;
-use windlass_ir::loops::print_kernel;
+use windlass_ir::loops::{print_kernel, verify_kernel};
 use windlass_ir::ops::{Conv, MatMul, QuantizeLinear, Reduce, ReduceKind, Reshape};
 use windlass_ir::{Builder, DType, ScalarFn, Tensor, interpret};
 use windlass_passes::lower::schedule::Machine;
-use windlass_passes::lower::{LowerOptions, lower};
+use windlass_passes::lower::schedule::knobs::KNOBS;
+use windlass_passes::lower::{LowerOptions, lower, lower_choosing};
 
 #[test]
 fn matrix_products_with_prologue_and_epilogue() {
@@ -268,4 +269,29 @@ fn products_beyond_16_bits_stay_as_they_are() {
         let w = b.constant(Tensor::from_fn::<i32>(&[8, 16], |i| i as i32 * 37 - 900));
         vec![b.push1(MatMul::default(), &[q, w]).unwrap()]
     });
+}
+
+/// What tuning may turn.
+#[test]
+fn numbers_of_schedules_do_not_show_in_bits() {
+    let mut b = Builder::new("tuned");
+    let x = b.input("x", f32s(&[50, 700]));
+    let w = b.constant(ramp(&[700, 70], 3));
+    let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+    b.output("y", y);
+    let (graph, inputs) = (b.finish().unwrap(), [ramp(&[50, 700], 1)]);
+    for bits in [128, 256, 512] {
+        let machine = Machine::with_vectors(bits);
+        let options = LowerOptions { fuse: true, machine };
+        let plain = lower(&graph, &options).unwrap();
+        let expected = run_program(&plain, &inputs).unwrap();
+        let mut others = 0;
+        for tuned in KNOBS.iter().flat_map(|knob| knob(&machine)) {
+            let program = lower_choosing(&graph, &options, &mut |_| tuned).unwrap();
+            program.kernels.iter().for_each(|kernel| verify_kernel(kernel).unwrap());
+            others += usize::from(program.kernels != plain.kernels);
+            assert_eq!(run_program(&program, &inputs).unwrap(), expected, "{tuned:?}");
+        }
+        assert!(others >= 3, "{others} other schedules for {bits} bits");
+    }
 }

@@ -8,11 +8,12 @@ use windlass_ir::graph::NodeData;
 use windlass_ir::loops::{Program, Work};
 use windlass_ir::{Graph, Late, Limits, Op, TensorType};
 use windlass_passes::lower::schedule::Machine;
-use windlass_passes::lower::{LowerOptions, lower};
+use windlass_passes::lower::{LowerOptions, lower, lower_choosing};
 use windlass_passes::pipeline;
 
 use crate::error::Error;
 use crate::options::Options;
+use crate::tune::Tuner;
 
 /// How the nodes of a model are run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,7 +150,15 @@ pub fn program(graph: &Graph, options: &Options) -> Result<(Program, Report), Er
     let machine =
         Machine { little_endian: options.little_endian, byte_products, ..Machine::with_vectors(bits) };
     let lowering = LowerOptions { fuse: options.opt_level > 0, machine };
-    let program = report.time("lower", || lower(&graph, &lowering))?;
+    let program = match Tuner::new(options, machine) {
+        None => report.time("lower", || lower(&graph, &lowering))?,
+        Some(mut tuner) => report.time("tune", || {
+            let program = lower_choosing(&graph, &lowering, &mut |nest| tuner.choose(nest));
+            // What cannot be remembered is found again.
+            let _ = tuner.finish();
+            program
+        })?,
+    };
     let limit = options.limits.memory_bytes;
     Limits::check(|| format!("graph `{}`", graph.name), "bytes of arena", program.arena_bytes, limit)?;
     report.describe(&program);

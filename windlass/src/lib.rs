@@ -37,12 +37,14 @@ mod model;
 mod options;
 pub mod peak;
 pub mod session;
+pub mod tune;
 mod values;
 
 pub use error::Error;
 pub use model::Model;
 pub use options::{Engine, Options};
 pub use session::Session;
+pub use tune::Tuning;
 pub use values::{Inputs, Outputs};
 pub use windlass_ir::{
     Builder, DType, Dim, Element, Graph, Limits, ScalarFn, Tensor, TensorType, bf16, f16, ops,

@@ -2,6 +2,8 @@
 
 use windlass_ir::Limits;
 
+use crate::tune::Tuning;
+
 /// What runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Engine {
@@ -39,6 +41,9 @@ pub struct Options {
     pub cache: usize,
     /// Whether each kernel's time is counted.
     pub profile: bool,
+    /// Whether schedules of products are chosen by their times, and where those are remembered. It takes a good part of a
+    /// second for each product the first time; the results do not depend on it.
+    pub tune: Option<Tuning>,
 }
 
 impl Options {
@@ -59,6 +64,7 @@ impl Default for Options {
             limits: Limits::default(),
             cache: 8,
             profile: false,
+            tune: None,
         }
     }
 }

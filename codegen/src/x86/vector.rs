@@ -54,8 +54,13 @@ impl Lower<'_> {
     /// A scalar, or the low lanes of a vector: what lanes that are `times` as wide are made from.
     pub fn low(&mut self, value: Value, times: usize) -> Arg {
         let ty = self.ssa.ty(value);
-        let width = if ty.is_vector() { part_of(ty.bytes() / times) } else { Width::X };
-        Arg::Use(self.reg(value), width)
+        if !ty.is_vector() {
+            return Arg::Use(self.reg(value), Width::X);
+        }
+        match self.folded(value, ty.bytes() / times) {
+            Some(memory) => Arg::Mem(memory),
+            None => Arg::Use(self.reg(value), part_of(ty.bytes() / times)),
+        }
     }
 
     /// `to = code(a, b)`

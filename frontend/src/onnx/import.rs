@@ -12,9 +12,12 @@ use windlass_ir::{Builder, Graph, Limits, Tensor, TensorType, Value, ops};
 
 use super::declared::{check_declared, input_type};
 use super::external::Source;
+use super::four_bits::FourBits;
 use super::node::NodeCx;
 use super::problem::{Problem, invalid, unsupported};
-use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, describe};
+use super::proto::{
+    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, describe,
+};
 use super::rewire::{with_inputs, without_dead_nodes};
 use super::{registry, tensor};
 use crate::error::{Error, Unsupported};
@@ -71,6 +74,8 @@ pub(crate) struct Importer<'m> {
     /// What the names of nodes start with, inside functions.
     prefix: String,
     unsupported: Vec<Unsupported>,
+    /// The initializers of elements of 4 bits, which are values of wider ones.
+    four_bits: HashSet<&'m str>,
     nodes: u64,
 }
 
@@ -112,6 +117,7 @@ impl<'m> Importer<'m> {
             arguments: Vec::new(),
             prefix: String::new(),
             unsupported: Vec::new(),
+            four_bits: HashSet::new(),
             nodes: 0,
         })
     }
@@ -182,24 +188,42 @@ impl<'m> Importer<'m> {
 
     /// Makes constants of a graph's initializers, dense and sparse.
     fn bind_initializers(&mut self, graph: &'m GraphProto) -> Result<(), Error> {
-        let source = self.source;
-        let dense = graph.initializer.iter().map(|t| (t.name(), tensor::decode(t, source)));
-        let sparse = graph.sparse_initializer.iter().map(|t| {
-            let name = t.values.as_ref().map_or("", |values| values.name());
-            (name, tensor::decode_sparse(t, source))
-        });
-        for (name, decoded) in dense.chain(sparse) {
-            let subject = || format!("initializer `{name}`");
-            let binding = match decoded {
-                Ok(value) => {
-                    let op = ops::Constant { value };
-                    Binding::Value(self.builder().push(op, &[], Some(name.into()))?[0])
-                }
-                Err(problem) => self.note(subject(), problem)?,
-            };
-            self.bind(name, binding, subject)?;
+        for tensor in &graph.initializer {
+            let decoded = self.initializer(tensor);
+            self.bind_initializer(tensor.name(), decoded)?;
+        }
+        for tensor in &graph.sparse_initializer {
+            let name = tensor.values.as_ref().map_or("", |values| values.name());
+            let decoded = tensor::decode_sparse(tensor, self.source).and_then(|t| self.constant(t, name));
+            self.bind_initializer(name, decoded)?;
         }
         Ok(())
+    }
+
+    fn initializer(&mut self, tensor: &'m TensorProto) -> Result<Value, Problem> {
+        match FourBits::decode(tensor, self.source)? {
+            Some(small) => {
+                self.four_bits.insert(tensor.name());
+                Ok(small.build(self.builder())?)
+            }
+            None => {
+                let decoded = tensor::decode(tensor, self.source)?;
+                self.constant(decoded, tensor.name())
+            }
+        }
+    }
+
+    fn constant(&mut self, value: Tensor, name: &str) -> Result<Value, Problem> {
+        Ok(self.builder().push(ops::Constant { value }, &[], Some(name.into()))?[0])
+    }
+
+    fn bind_initializer(&mut self, name: &str, decoded: Result<Value, Problem>) -> Result<(), Error> {
+        let subject = || format!("initializer `{name}`");
+        let binding = match decoded {
+            Ok(value) => Binding::Value(value),
+            Err(problem) => self.note(subject(), problem)?,
+        };
+        self.bind(name, binding, subject)
     }
 
     fn import_nodes(&mut self, nodes: &'m [NodeProto]) -> Result<(), Error> {
@@ -263,6 +287,13 @@ impl<'m> Importer<'m> {
         poisoned: bool,
     ) -> Result<Option<Vec<Binding>>, Problem> {
         let attributes = self.attributes_of(node)?;
+        // Other operators would see integers of 8 bits.
+        if self.calls.is_empty()
+            && let Some(small) = node.input.iter().find(|name| self.four_bits.contains(name.as_str()))
+            && node.op_type() != "DequantizeLinear"
+        {
+            unsupported!("`{small}`, which has elements of 4 bits");
+        }
         let domain = normalize_domain(node.domain());
         if let Some(&function) = self.functions.get(&(domain, node.op_type(), node.overload())) {
             return match poisoned {

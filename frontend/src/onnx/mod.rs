@@ -3,6 +3,7 @@
 mod declared;
 mod export;
 mod external;
+mod four_bits;
 mod import;
 mod node;
 mod ops;

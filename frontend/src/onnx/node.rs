@@ -14,7 +14,7 @@ use super::import::{Body, Importer};
 use super::problem::{Problem, invalid, unsupported};
 use super::proto::attribute_proto::AttributeType;
 use super::proto::{AttributeProto, GraphProto, NodeProto};
-use super::tensor;
+use super::{four_bits, tensor};
 
 /// A node being imported.
 pub(crate) struct NodeCx<'i, 'm> {
@@ -338,6 +338,19 @@ impl<'i, 'm> NodeCx<'i, 'm> {
         match axes.is_empty() {
             true => Ok(value),
             false => self.push(ops::Squeeze { axes: axes.into() }, &[value]),
+        }
+    }
+
+    /// A tensor of integers of 4 bits from a vector of bytes that hold two each.
+    pub fn unpack(&mut self, bytes: Value, shape: &[usize], signed: bool) -> Imported<Value> {
+        Ok(four_bits::unpack(self.importer.builder(), bytes, shape, signed)?)
+    }
+
+    /// The first positions along a dimension.
+    pub fn leading(&mut self, value: Value, axis: usize, count: usize) -> Imported<Value> {
+        match self.ty(value).dims[axis].as_fixed() == Some(count) {
+            true => Ok(value),
+            false => Ok(four_bits::leading(self.importer.builder(), value, axis, count)?),
         }
     }
 

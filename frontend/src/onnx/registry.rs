@@ -81,6 +81,11 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
 
 /// The importer of an operator.
 pub(crate) fn find(domain: &str, op_type: &str, version: u32) -> Result<Importing, Problem> {
+    if domain == "com.microsoft"
+        && let Some(entry) = ops::MICROSOFT.iter().find(|entry| entry.name == op_type)
+    {
+        return Ok(Importing::Function(entry.import));
+    }
     if !domain.is_empty() {
         unsupported!("operator `{op_type}` of domain `{domain}`");
     }

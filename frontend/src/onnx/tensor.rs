@@ -67,7 +67,7 @@ pub(crate) fn data_type(dtype: DType) -> i32 {
 }
 
 /// Sizes as ONNX writes them, within the limits for this element type.
-fn shape(name: &str, dims: &[i64], dtype: DType, source: &Source) -> Result<Shape, Problem> {
+pub(super) fn shape(name: &str, dims: &[i64], dtype: DType, source: &Source) -> Result<Shape, Problem> {
     let sizes: Option<Shape> = dims.iter().map(|&n| usize::try_from(n).ok()).collect();
     let Some(sizes) = sizes else { invalid!("sizes {dims:?}") };
     source.limits().check_type(&TensorType::fixed(dtype, &sizes), || format!("tensor `{name}`"))?;
@@ -78,17 +78,27 @@ fn shape(name: &str, dims: &[i64], dtype: DType, source: &Source) -> Result<Shap
 pub(crate) fn decode(proto: &TensorProto, source: &Source) -> Result<Tensor, Problem> {
     let dtype = dtype(proto.data_type())?;
     let shape = shape(proto.name(), &proto.dims, dtype, source)?;
+    decode_as(proto, dtype, &shape, source)
+}
+
+/// The tensor of a type and a shape whose data a message holds.
+pub(super) fn decode_as(
+    proto: &TensorProto,
+    dtype: DType,
+    shape: &[usize],
+    source: &Source,
+) -> Result<Tensor, Problem> {
     if proto.segment.is_some() {
         unsupported!("a tensor in segments");
     }
     let len: usize = shape.iter().product();
     if proto.data_location() == DataLocation::External {
         let bytes = source.read(&proto.external_data, len * dtype.size())?;
-        return from_raw(dtype, &shape, &bytes);
+        return from_raw(dtype, shape, &bytes);
     }
     match &proto.raw_data {
-        Some(bytes) if !bytes.is_empty() || len == 0 => from_raw(dtype, &shape, bytes),
-        _ => from_fields(proto, dtype, &shape),
+        Some(bytes) if !bytes.is_empty() || len == 0 => from_raw(dtype, shape, bytes),
+        _ => from_fields(proto, dtype, shape),
     }
 }
 

@@ -201,7 +201,7 @@ pub fn split_loops(nest: Nest) -> Nest {
 }
 
 /// What a variable alone is divided by in index maps, of the divisors of its extent.
-fn divisors(nest: &Nest, var: Var) -> BTreeSet<usize> {
+pub fn divisors(nest: &Nest, var: Var) -> BTreeSet<usize> {
     let mut found = BTreeSet::new();
     for val in nest.needed(&nest.roots) {
         visit_indices(nest.expr(val), &mut |index| {

@@ -2,12 +2,12 @@
 //!
 //! Every node becomes a unit over buffers ([`units`]), formulas are merged into their users
 //! ([`mod@fuse`]), factors of integer products are stored in few bits (`narrow`) and multiplied several to a word
-//! ([`mod@pairs`]), right operands of contractions are packed ([`pack`]), what depends on constants alone
-//! is set apart ([`mod@prepare`]), formulas that hand rows to each other become one kernel (`chain`), other
-//! formulas become loops ([`mod@schedule`]), and buffers get their places
-//! in memory ([`mod@place`]).
+//! ([`mod@pairs`]), right operands of contractions are packed ([`pack`]) or kept in few bits (`compact`), what depends on
+//! constants alone is set apart ([`mod@prepare`]), formulas that hand rows to each other become one kernel (`chain`),
+//! other formulas become loops ([`mod@schedule`]), and buffers get their places in memory ([`mod@place`]).
 
 mod chain;
+mod compact;
 pub mod formula;
 pub mod fuse;
 mod narrow;
@@ -57,6 +57,25 @@ pub fn lower_observed(
     options: &LowerOptions,
     observe: &mut dyn FnMut(fuse::Decision),
 ) -> Result<Program, Error> {
+    lower_units(graph, options, observe, &mut |_| options.machine)
+}
+
+/// Like [`lower`], asking `choose` what the schedule of each formula of a run may assume of the machine. Answers may
+/// differ from the options' machine in what [`schedule::knobs`] has.
+pub fn lower_choosing(
+    graph: &Graph,
+    options: &LowerOptions,
+    choose: &mut dyn FnMut(&Nest) -> Machine,
+) -> Result<Program, Error> {
+    lower_units(graph, options, &mut |_| {}, choose)
+}
+
+fn lower_units(
+    graph: &Graph,
+    options: &LowerOptions,
+    observe: &mut dyn FnMut(fuse::Decision),
+    choose: &mut dyn FnMut(&Nest) -> Machine,
+) -> Result<Program, Error> {
     let mut units = Units::lower(graph)?;
     if options.fuse {
         fuse::fuse(&mut units, observe);
@@ -74,12 +93,12 @@ pub fn lower_observed(
             fuse::fuse(&mut prepare, observe);
         }
         give_outputs_buffers(&mut prepare, &SecondaryMap::new(), &options.machine);
-        plan(prepare, &options.machine)
+        plan(prepare, &options.machine, &mut |_| options.machine)
     });
     if options.fuse {
         chain::chain(&mut units, &options.machine);
     }
-    let mut program = plan(units, &options.machine);
+    let mut program = plan(units, &options.machine, choose);
     program.prepare = prepare.map(Box::new);
     program.prepare.iter().try_for_each(|prepare| check(prepare))?;
     check(&program)?;
@@ -128,7 +147,7 @@ fn aliases(units: &Units, machine: &Machine) -> SecondaryMap<Buf, Option<Buf>> {
 }
 
 /// Schedules every unit and gives every buffer a place.
-fn plan(units: Units, machine: &Machine) -> Program {
+fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machine) -> Program {
     let aliases = aliases(&units, machine);
     let root = |buf: Buf| aliases[buf].unwrap_or(buf);
     let mut program = Program::default();
@@ -206,7 +225,8 @@ fn plan(units: Units, machine: &Machine) -> Program {
             UnitWork::Nest(nest) | UnitWork::Copy(nest) => {
                 let nest = normalize(&nest);
                 let kernel = *known.entry(nest).or_insert_with_key(|nest| {
-                    program.kernels.push(schedule(nest, &kernel_name(next, &unit.origin), machine));
+                    let machine = choose(nest);
+                    program.kernels.push(schedule(nest, &kernel_name(next, &unit.origin), &machine));
                     next as u32
                 });
                 Work::Kernel(kernel)

@@ -16,7 +16,7 @@ use super::units::{Buf, Unit, UnitWork, Units};
 const WIDE: DType = DType::I32;
 
 /// The least and the greatest value that there may be.
-type Range = (i128, i128);
+pub(super) type Range = (i128, i128);
 
 /// Stores factors in fewer bits where that holds them.
 pub fn narrow(units: &mut Units, machine: &Machine) {
@@ -112,8 +112,16 @@ fn range_of_constant(constant: &Tensor) -> Option<Range> {
 /// The range of the only result; `loaded` gives that of an operand, if it is known better than from its type.
 fn range_of_root(nest: &Nest, loaded: &impl Fn(u32) -> Option<Range>) -> Option<Range> {
     let [root] = nest.roots.as_slice() else { return None };
+    ranges(nest, loaded)[*root]
+}
+
+/// The range of each expression of integers that the results need, as far as it is known.
+pub(super) fn ranges(
+    nest: &Nest,
+    loaded: &impl Fn(u32) -> Option<Range>,
+) -> SecondaryMap<Val, Option<Range>> {
     let mut ranges: SecondaryMap<Val, Option<Range>> = SecondaryMap::new();
-    for val in nest.needed(&[*root]) {
+    for val in nest.needed(&nest.roots) {
         let dtype = nest.dtype(val);
         let whole = || dtype.is_int().then(|| dtype.int_range());
         let range = match nest.expr(val) {
@@ -147,7 +155,7 @@ fn range_of_root(nest: &Nest, loaded: &impl Fn(u32) -> Option<Range>) -> Option<
         };
         ranges[val] = range;
     }
-    ranges[*root]
+    ranges
 }
 
 fn union(a: Range, b: Range) -> Range {
@@ -165,6 +173,17 @@ fn apply(f: ScalarFn, of: &[Range]) -> Option<Range> {
         ScalarFn::Min => (least.min(of[1].0), greatest.min(of[1].1)),
         ScalarFn::Max => (least.max(of[1].0), greatest.max(of[1].1)),
         ScalarFn::Relu => (least.max(0), greatest.max(0)),
+        // No bit is in the result that is not in an operand that is not negative.
+        ScalarFn::And => {
+            let limits = of.iter().filter(|range| range.0 >= 0).map(|range| range.1);
+            (0, limits.min()?)
+        }
+        ScalarFn::Shr if of[1].0 >= 0 => {
+            let (few, many) = (of[1].0.min(64), of[1].1.min(64));
+            let smallest = if least < 0 { few } else { many };
+            let largest = if greatest < 0 { many } else { few };
+            (least >> smallest, greatest >> largest)
+        }
         _ => return None,
     })
 }

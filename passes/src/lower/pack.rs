@@ -14,6 +14,7 @@ use cranelift_entity::SecondaryMap;
 use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
 use windlass_ir::{ScalarFn, Shape};
 
+use super::compact;
 use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
 use super::prepare::known_bufs;
 use super::schedule::Machine;
@@ -37,6 +38,12 @@ pub fn pack(units: &mut Units, machine: &Machine) {
         {
             let nest = merge_loops(split_loops(flatten_operands(nest)));
             unit.flops += contraction_flops(&nest);
+            let compact = compact::plan(&nest, &unit, units, &result, &known, machine);
+            if let Some(compact) = compact.filter(|_| !known[unit.outs[0]]) {
+                result.extend(compact.apply(&nest, &mut unit, units));
+                result.push(unit);
+                continue;
+            }
             match plan(&nest, &unit, units, &known, machine) {
                 Some(Layout::InOrder(operand)) => {
                     result.push(copy(&mut unit, operand, units));

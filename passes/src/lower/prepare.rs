@@ -11,8 +11,8 @@ use super::formula::as_identity;
 use super::schedule::top_reductions;
 use super::units::{Buf, Unit, UnitWork, Units};
 
-/// How many times larger than what it is made from a result may be and still be kept: bytes made into f32.
-const WIDENING: usize = 4;
+/// How many times larger than what it is made from a result may be and still be kept: halves of bytes made into f32.
+const WIDENING: usize = 8;
 
 /// Bytes that it may be larger beyond that.
 const GROWTH: usize = 64 << 10;
@@ -127,8 +127,8 @@ mod tests {
     use crate::testing::graph;
 
     #[test]
-    fn quantized_weights_are_widened_before_the_first_run() {
-        let g = graph(&[&[4, 300]], |b, x| {
+    fn quantized_weights_of_many_rows_are_widened_before_the_first_run() {
+        let g = graph(&[&[64, 300]], |b, x| {
             let weights = b.constant(Tensor::new(&[300, 300], &[3i8; 90_000]));
             let scale = b.constant(Tensor::scalar(0.5f32));
             let op = DequantizeLinear { axis: 0, block_size: 0, to: DType::F32 };

@@ -180,9 +180,10 @@ class Builder:
         if ir_version < 4:
             infos += [helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in tensors]
         graph = helper.make_graph(self.nodes, self.name, infos, self.outputs, tensors)
+        domains = sorted({node.domain for node in self.nodes if node.domain})
         return helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", self.opset)],
+            opset_imports=[helper.make_opsetid("", self.opset), *(helper.make_opsetid(name, 1) for name in domains)],
             ir_version=ir_version,
             producer_name=self.style.producer,
             doc_string=f"{self.name} with seeded random weights",

@@ -1,6 +1,6 @@
-"""Quantized networks in QDQ form, as onnxruntime's static quantizer writes them.
+"""Quantized networks: in QDQ form, as onnxruntime's static quantizer writes them, and with quantized weights alone.
 
-Every activation passes a QuantizeLinear and a DequantizeLinear with one scale; weights are stored as int8 with a scale
+In QDQ form every activation passes a QuantizeLinear and a DequantizeLinear with one scale; weights are stored as int8 with a scale
 for each output channel, biases as int32 at the product of the scales. Batch norms are folded before.
 """
 
@@ -86,3 +86,61 @@ def resnet50_int8(g):
     with g.scope("fc"):
         weight, scales = weights(g, (1000, 2048), 2048, 1.0)
         g.output(g.node("Gemm", x, weight, bias(g, 1000, g.scale[x] * scales), transB=1), "output", ("batch", 1000))
+
+
+def linear(g, x, units):
+    """A float activation times a float weight."""
+    fan_in = g.width[x]
+    return g.node("MatMul", x, g.weight("weight", (fan_in, units), fan_in, 1.0), width=units)
+
+
+def linear_int8(g, x, units):
+    """A float activation times an int8 weight with a scale for each column, as weight-only quantizers write it."""
+    fan_in = g.width[x]
+    values = g.rng.integers(-127, 128, (fan_in, units)).astype(np.int8)
+    scales = (g.rng.uniform(0.5, 1.5, units) / (73 * np.sqrt(fan_in))).astype(np.float32)
+    weight = g.node(
+        "DequantizeLinear", g.parameter("weight_quantized", values), g.parameter("weight_scale", scales), axis=1
+    )
+    return g.node("MatMul", x, weight, width=units)
+
+
+def linear_int4(g, x, units, block=32):
+    """The same with 4 bits, and a scale and a zero point for each block: onnxruntime's own operator."""
+    fan_in = g.width[x]
+    blocks = fan_in // block
+    values = g.rng.integers(0, 256, (units, blocks, block // 2)).astype(np.uint8)
+    scales = (g.rng.uniform(0.5, 1.5, units * blocks) / (4.6 * np.sqrt(fan_in))).astype(np.float32)
+    # 7 or 8 in each half.
+    zeros = (0x77 + g.rng.integers(0, 2, units * blocks // 2) + 16 * g.rng.integers(0, 2, units * blocks // 2)).astype(
+        np.uint8
+    )
+    inputs = [g.parameter("weight_Q4", values), g.parameter("weight_scales", scales), g.parameter("weight_zp", zeros)]
+    sizes = {"K": fan_in, "N": units, "bits": 4, "block_size": block}
+    return g.node("MatMulNBits", x, *inputs, width=units, domain="com.microsoft", **sizes)
+
+
+def mlp_step(g, linear, hidden=1024, layers=4):
+    """The feed-forward parts of a decoder, for one token or a few: products that are bound by reading weights."""
+    x = g.input("hidden_states", ("tokens", hidden), width=hidden)
+    for layer in range(layers):
+        with g.scope(f"layers.{layer}"):
+            gate, up = linear(g, x, 4 * hidden), linear(g, x, 4 * hidden)
+            y = g.node("Mul", g.node("Mul", gate, g.node("Sigmoid", gate)), up, width=4 * hidden)
+            x = g.node("Add", x, linear(g, y, hidden))
+    g.output(x, "last_hidden_state", ("tokens", hidden))
+
+
+@model("mlp_step_int8", opset=13, data_sets=({"tokens": 1}, {"tokens": 3}))
+def mlp_step_int8(g):
+    mlp_step(g, linear_int8)
+
+
+@model("mlp_step_int4", opset=17, data_sets=({"tokens": 1}, {"tokens": 3}))
+def mlp_step_int4(g):
+    mlp_step(g, linear_int4)
+
+
+@model("mlp_step", opset=17, data_sets=({"tokens": 1}, {"tokens": 3}))
+def mlp_step_f32(g):
+    mlp_step(g, linear)

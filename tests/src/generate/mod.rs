@@ -119,6 +119,9 @@ enum Wanted {
     /// New f32s of this shape dequantized from bytes, with a scale for each position of a dimension if one is given:
     /// those of weights, which are constants.
     Dequantized(Vec<usize>, Option<usize>),
+    /// A constant of this shape dequantized from bytes, or from halves of them, with a scale for so many neighbours along
+    /// a dimension.
+    InBlocks(Vec<usize>, usize, usize),
 }
 
 /// An op with what it wants.
@@ -220,6 +223,7 @@ impl Growing<'_> {
         Some(match wanted {
             Wanted::Entry(entry) => entry,
             Wanted::Dequantized(shape, axis) => return self.dequantized(&shape, axis),
+            Wanted::InBlocks(shape, axis, size) => return self.dequantized_in_blocks(&shape, axis, size),
             Wanted::New(dtype, shape, values) => {
                 let fits = |e: &Entry| {
                     e.tensor.dtype() == dtype
@@ -259,6 +263,33 @@ impl Growing<'_> {
         self.accept(Proposal {
             op: Op::DequantizeLinear(DequantizeLinear { axis, block_size: 0, to: DType::F32 }),
             wanted: wanted.into_iter().map(Wanted::Entry).collect(),
+            precision: Precision::Exact,
+            jumps: false,
+        })?;
+        Some(self.entries.len() - 1)
+    }
+
+    /// Adds a `dequantize_linear` of constant bytes in blocks.
+    fn dequantized_in_blocks(&mut self, shape: &[usize], axis: usize, size: usize) -> Option<usize> {
+        let dtype = *self.rng.choose(&[DType::I8, DType::U8]);
+        let low = if dtype == DType::I8 { -8.0 } else { 0.0 };
+        let values = if self.rng.flag() { Values::Any } else { Values::Within(low, low + 15.0) };
+        let mut parameters = shape.to_vec();
+        parameters[axis] = parameters[axis].div_ceil(size);
+        let count = parameters.iter().product::<usize>();
+        let scales = Values::Exactly((0..count).map(|_| *self.rng.choose(&[0.25, 0.5, 1.0])).collect());
+        let mut ins = vec![values.sample(&mut self.rng, dtype, shape)];
+        ins.push(scales.sample(&mut self.rng, DType::F32, &parameters));
+        match self.rng.below(3) {
+            0 => ins.push(values.sample(&mut self.rng, dtype, &parameters)),
+            1 => ins.push(values.sample(&mut self.rng, dtype, &[])),
+            _ => {}
+        }
+        let ins: Vec<usize> = ins.into_iter().map(|tensor| self.add_constant(tensor)).collect();
+        let (axis, block_size) = (axis as i64, size as i64);
+        self.accept(Proposal {
+            op: Op::DequantizeLinear(DequantizeLinear { axis, block_size, to: DType::F32 }),
+            wanted: ins.into_iter().map(Wanted::Entry).collect(),
             precision: Precision::Exact,
             jumps: false,
         })?;

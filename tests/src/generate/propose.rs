@@ -7,7 +7,7 @@ use windlass_ir::attrs::{AttrError, Slot};
 use windlass_ir::{DType, Late, Op, ScalarFn, Tensor, TypeRule};
 
 use super::values::{Values, is_dyadic};
-use super::{Growing, Precision, Proposal, Wanted};
+use super::{Growing, MOST_ELEMENTS, Precision, Proposal, Wanted};
 
 /// An attribute's value.
 pub(super) enum Set {
@@ -72,6 +72,7 @@ impl Growing<'_> {
                 };
                 (self.op(name, vec![("axes", Ints(axes))]), vec![x], precision, false)
             }
+            "matmul" if self.rng.one_in(3) => return self.few_rows(),
             "matmul" => {
                 let dtype = self.dtype(is_number);
                 let [m, k, n] = [self.size(), self.size(), self.size()];
@@ -563,7 +564,7 @@ impl Growing<'_> {
         let domain = domain(dtype);
         let fits = match &main {
             Wanted::Entry(i) => domain[0].hold(&self.entries[*i].tensor),
-            New(..) | Wanted::Dequantized(..) => false,
+            New(..) | Wanted::Dequantized(..) | Wanted::InBlocks(..) => false,
         };
         let first = if fits { main } else { New(dtype, shape.clone(), domain[0].clone()) };
         let mut wanted = vec![first];
@@ -634,6 +635,22 @@ impl Growing<'_> {
             return vec![New(dtype, x, Values::Any), New(dtype, w, Values::Any)];
         }
         vec![Wanted::Dequantized(x, None), Wanted::Dequantized(w, Some(out))]
+    }
+
+    /// A product of few rows with a quantized weight that is large enough to stay so.
+    fn few_rows(&mut self) -> Option<Proposal> {
+        let rows = 1 + self.rng.below(5);
+        let (steps, block) = *self.rng.choose(&[(32, 32), (32, 16), (48, 16), (24, 8), (33, 11), (30, 16)]);
+        let columns = 1 + self.rng.below(MOST_ELEMENTS / steps);
+        let transposed = self.rng.flag();
+        let shape = if transposed { vec![columns, steps] } else { vec![steps, columns] };
+        let weight = match self.rng.one_in(3) {
+            true => Wanted::Dequantized(shape, Some(usize::from(!transposed))),
+            false => Wanted::InBlocks(shape, usize::from(transposed), block),
+        };
+        let wanted = vec![New(DType::F32, vec![rows, steps], Values::Any), weight];
+        let op = self.op("matmul", vec![("trans_b", Bool(transposed))]);
+        Some(Proposal { op, wanted, precision: Sums, jumps: false })
     }
 
     fn pool(&mut self, name: &str) -> Option<Proposal> {

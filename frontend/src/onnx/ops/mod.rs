@@ -8,6 +8,7 @@ mod convolution;
 mod elementwise;
 mod linear;
 mod loss;
+mod microsoft;
 mod movement;
 mod normalization;
 mod quantization;
@@ -19,7 +20,7 @@ mod vision;
 
 use super::registry::Entry;
 
-/// Every family's table.
+/// Every family's table, of the default domain.
 pub(super) const FAMILIES: &[&[Entry]] = &[
     activation::ENTRIES,
     attention::ENTRIES,
@@ -38,3 +39,6 @@ pub(super) const FAMILIES: &[&[Entry]] = &[
     signal::ENTRIES,
     vision::ENTRIES,
 ];
+
+/// The table of the domain `com.microsoft`.
+pub(super) const MICROSOFT: &[Entry] = microsoft::ENTRIES;

@@ -15,6 +15,7 @@ mod blocks;
 mod depth;
 mod elementwise;
 mod emit;
+pub mod knobs;
 pub mod rows;
 pub mod split;
 pub mod tile;
@@ -28,7 +29,7 @@ pub use emit::Emit;
 use crate::lower::formula::{flatten_operands, free_vars, merge_loops, point_cost};
 
 /// What schedules may assume about the machine. Nothing here changes the bits of results.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Machine {
     /// Rows of a contraction's register tile.
     pub tile_rows: usize,

@@ -50,6 +50,10 @@ pub struct Plan {
     packed: Option<Val>,
     /// Whether operands may be read past the last lane, up to a whole tile.
     padded: bool,
+    /// Whether a factor is made from integers at each step, for all rows of a tile and several steps at once.
+    computed: bool,
+    /// The innermost variable of the reduction, if it chooses how a factor is made.
+    choice: Option<Var>,
 }
 
 /// A sum of products, or of products of pairs: the reduction with its two factors, casts aside.
@@ -85,6 +89,45 @@ pub fn as_contraction(nest: &Nest) -> Option<Contraction> {
     Some(Contraction { reduce, factors: [load(factors[0])?, load(factors[1])?] })
 }
 
+/// Like [`as_contraction`], also where factors are made from integers: then these are the formulas.
+fn as_product(nest: &Nest) -> Option<(Contraction, bool)> {
+    if let Some(contraction) = as_contraction(nest) {
+        return Some((contraction, false));
+    }
+    let is_reduction = |&val: &Val| matches!(nest.expr(val), Expr::Reduce { .. });
+    let reductions: Vec<Val> = nest.needed(&nest.roots).into_iter().filter(is_reduction).collect();
+    let [reduce] = *reductions.as_slice() else { return None };
+    let Expr::Reduce { kind: Reduction::Sum, arg, .. } = nest.expr(reduce) else { return None };
+    let Expr::Apply(ScalarFn::Mul, factors) = nest.expr(*arg) else { return None };
+    let inside = nest.needed(&[*arg]);
+    let from_integer = |&val: &Val| match nest.expr(val) {
+        Expr::Apply(ScalarFn::Cast(to), of) => to.is_float() && nest.dtype(of[0]).is_int(),
+        _ => false,
+    };
+    let guarded = |val: &Val| matches!(nest.expr(*val), Expr::Load { guards, .. } if !guards.is_empty());
+    let made = nest.dtype(*arg).is_float() && inside.iter().any(from_integer) && !inside.iter().any(guarded);
+    made.then_some((Contraction { reduce, factors: [factors[0], factors[1]] }, true))
+}
+
+/// Whether the nest is a sum of products.
+pub fn is_product(nest: &Nest) -> bool {
+    as_product(nest).is_some()
+}
+
+/// The innermost variable of a reduction if it chooses between formulas and has few values.
+fn as_choice(nest: &Nest, reduction: Val) -> Option<Var> {
+    let Expr::Reduce { vars, .. } = nest.expr(reduction) else { return None };
+    let last = vars.last().filter(|var| var.extent <= MOST_CHOICES)?;
+    let chooses = |&val: &Val| match nest.expr(val) {
+        Expr::Inside(guards) => guards.iter().any(|guard| guard.index.mentions(*last)),
+        _ => false,
+    };
+    nest.needed(&[reduction]).iter().any(chooses).then_some(*last)
+}
+
+/// The most values of a variable for each of which a formula is written out.
+const MOST_CHOICES: usize = 8;
+
 /// A variable of its own for lanes within a tile; no nest has as many variables.
 const LANE: u32 = u32::MAX;
 
@@ -104,7 +147,9 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     if !depends.contains(&lane) || reductions.iter().any(|&r| !free[r].contains(&lane)) {
         return None;
     }
-    let contraction = as_contraction(nest);
+    let (contraction, computed) = as_product(nest).unzip();
+    let computed = computed.unwrap_or(false);
+    let choice = if computed { as_choice(nest, reductions[0]) } else { None };
     let size = reductions.iter().map(|&r| nest.dtype(r).size()).max()?;
     let vars_outside = |keep: &[Var]| -> Vec<Var> {
         nest.domain.iter().copied().filter(|v| *v != lane && !keep.contains(v)).collect()
@@ -137,7 +182,8 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     let batch = vars_outside(&in_rows);
     let tile_rows = if rows.is_empty() { 1 } else { machine.tile_rows };
     let packed = shared.filter(|&load| is_packed(nest, reductions[0], load, lane, lanes));
-    Some(Plan { reductions: reductions.to_vec(), lane, rows, batch, inner, tile_rows, lanes, packed, padded })
+    let reductions = reductions.to_vec();
+    Some(Plan { reductions, lane, rows, batch, inner, tile_rows, lanes, packed, padded, computed, choice })
 }
 
 /// Below this many lanes, and as many rows, a tile is not worth it.
@@ -369,7 +415,13 @@ impl Tile<'_> {
                 emit.bind(*var, start.add(&index));
                 vars = self.depth.inner.clone();
             }
+            if self.plan.computed {
+                vars.retain(|&var| Some(var) != self.plan.choice);
+            }
             emit.over_all(&vars, false, &[], &mut |emit| {
+                if self.plan.computed {
+                    return self.steps(emit, reduction, acc);
+                }
                 self.over_rows(emit, |emit, row| {
                     emit.unswitch(&[reduction], &mut |emit| {
                         self.over_lanes(emit, self.lanes, &done, &row, |emit, lane| {
@@ -393,6 +445,22 @@ impl Tile<'_> {
         } else {
             self.results(emit, &done);
         }
+    }
+
+    /// The steps of the choices, for all rows, written out for each lane: what rows and choices share is computed once.
+    fn steps(&self, emit: &mut Emit<'_>, reduction: Val, acc: Buffer) {
+        let lane = emit.enter(LoopKind::Vector, self.lanes);
+        emit.bind(self.plan.lane, self.panel.mul(self.plan.lanes as i64).add(&lane));
+        for step in 0..self.plan.choice.map_or(1, |var| var.extent) {
+            if let Some(var) = self.plan.choice {
+                emit.bind_anew(var, Index::constant(step as i64));
+            }
+            for row in 0..self.rows {
+                self.bind_row(emit, &Index::constant(row as i64));
+                emit.accumulate(reduction, acc, lane.add_const((row * self.lanes) as i64));
+            }
+        }
+        emit.leave();
     }
 
     /// Runs `body` for each element of the tile.
@@ -490,7 +558,7 @@ impl Tile<'_> {
         let extents: Vec<usize> = self.plan.rows.iter().map(|v| v.extent).collect();
         let position = Index::unflatten(&self.first_row.add(row), &extents);
         for (&var, index) in self.plan.rows.iter().zip(position) {
-            emit.bind(var, index);
+            emit.bind_anew(var, index);
         }
     }
 

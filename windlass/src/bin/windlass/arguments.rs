@@ -1,7 +1,7 @@
 //! Arguments that several subcommands take.
 
 use clap::{Args, ValueEnum};
-use windlass::{Engine, Limits, Options};
+use windlass::{Engine, Limits, Options, Tuning};
 
 /// What runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,6 +35,12 @@ pub struct SessionArgs {
     /// Keep 3x3 convolutions as they are, in place of products of transformed tiles, which round otherwise
     #[arg(long)]
     pub no_winograd: bool,
+    /// Choose schedules of products by their times on this machine, and remember them; results do not depend on it
+    #[arg(long)]
+    pub tune: bool,
+    /// The file that remembers them; one in the user's folder for caches if not given
+    #[arg(long, value_name = "PATH", requires = "tune")]
+    pub tune_cache: Option<std::path::PathBuf>,
     #[command(flatten)]
     pub limits: LimitArgs,
 }
@@ -53,8 +59,18 @@ impl SessionArgs {
             vector_bits: self.vectors,
             winograd: !self.no_winograd,
             limits: self.limits.limits(),
+            tune: self.tuning(),
             ..Options::default()
         }
+    }
+
+    /// What tuning is asked for; warns of a file that it cannot use.
+    fn tuning(&self) -> Option<Tuning> {
+        let tuning = self.tune.then(|| Tuning { cache: self.tune_cache.clone() })?;
+        if let Some(warning) = tuning.warning() {
+            eprintln!("warning: {warning}");
+        }
+        Some(tuning)
     }
 }
 

@@ -69,7 +69,11 @@ impl Compile {
             false => ProgressBar::hidden(),
         };
         progress.enable_steady_tick(Duration::from_millis(100));
-        let options = self.session.options();
+        let mut options = self.session.options();
+        let elsewhere = self.target.is_some() || !self.cpu.is_empty();
+        if elsewhere && options.tune.take().is_some() {
+            eprintln!("warning: schedules can only be timed on the machine they are for; none is tuned");
+        }
         progress.set_message("loading");
         let model = Model::load(&self.model, &options.limits)?;
         let graph = bind_all(&model.graph, &self.dims)?;

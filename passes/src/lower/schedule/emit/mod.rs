@@ -168,6 +168,14 @@ impl<'n> Emit<'n> {
         self.bound.insert(var, (index, self.builder.depth()));
     }
 
+    /// Like [`Self::bind`], for a variable that may have been something else in the same block: what was computed from
+    /// that is forgotten.
+    pub fn bind_anew(&mut self, var: Var, index: Index) {
+        let free = &self.free;
+        self.scopes.iter_mut().for_each(|scope| scope.retain(|&val, _| !free[val].contains(&var)));
+        self.bind(var, index);
+    }
+
     /// The nest's index in terms of kernel variables and values.
     pub fn index(&mut self, index: &Index) -> Index {
         let values: FxHashMap<Val, Val> = index.values().into_iter().map(|v| (v, self.value(v))).collect();
@@ -307,7 +315,10 @@ impl<'n> Emit<'n> {
             && self.nest.dtype(arg).is_float()
         {
             let ((a, at_a), (b, at_b)) = (self.value_at(factors[0]), self.value_at(factors[1]));
-            let (a, b) = if at_a < at_b { (b, a) } else { (a, b) };
+            let lane = self.nest.domain.last();
+            let varies = |factor: Val| lane.is_some_and(|lane| self.free[factor].contains(lane));
+            let swapped = at_a < at_b || at_a == at_b && !varies(factors[0]) && varies(factors[1]);
+            let (a, b) = if swapped { (b, a) } else { (a, b) };
             return self.apply(ScalarFn::Fma, &[a, b, acc]);
         }
         let arg = self.value(arg);

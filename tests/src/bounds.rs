@@ -202,16 +202,19 @@ fn differences(op: &Op, ins: &[&Inexact], outs: &[Tensor]) -> Vec<Vec<f64>> {
             broadcast_to(&tensor, outs[0].shape())
         };
         for group in groups {
-            let mut sides = [x.clone(), x.clone()];
-            for &j in &group {
-                sides[0][j] += step[j];
-                sides[1][j] -= step[j];
-            }
-            let [up, down] = sides.map(|side| {
-                let mut ins = wide.clone();
-                ins[at] = Tensor::from_f64s(DType::F64, tensor.shape(), &side);
-                eval(&ins)
-            });
+            let moved_by = |by: &[f64]| {
+                [1.0, -1.0].map(|sign| {
+                    let mut side = x.clone();
+                    group.iter().for_each(|&j| side[j] += sign * by[j]);
+                    let mut ins = wide.clone();
+                    ins[at] = Tensor::from_f64s(DType::F64, tensor.shape(), &side);
+                    eval(&ins)
+                })
+            };
+            let [up, down] = moved_by(&step);
+            // Where zero lies inside the error, a jump there is as large however small the error is.
+            let at_zero = group.iter().any(|&j| x[j].abs() <= errors[j] && errors[j] < step[j]);
+            let jumps = at_zero.then(|| moved_by(errors));
             let all = at_once.then(|| [broadcast(&x), broadcast(&step), broadcast(errors)]);
             for (out, sums) in sums.iter_mut().enumerate() {
                 for (i, &y) in center[out].iter().enumerate() {
@@ -225,8 +228,10 @@ fn differences(op: &Op, ins: &[&Inexact], outs: &[Tensor]) -> Vec<Vec<f64>> {
                         continue;
                     }
                     let slope = moved / step;
+                    let jump =
+                        jumps.iter().flatten().map(|side| (side[out][i] - y).abs()).fold(0.0, f64::max);
                     sums.conditioned[i] += slope * x.abs();
-                    sums.inherited[i] += slope * error;
+                    sums.inherited[i] += (slope * error).max(jump);
                     sums.count[i] += 1.0;
                     let keeps = unit_roundoff(outs[out].dtype()) <= unit_roundoff(tensor.dtype());
                     sums.moved[i] = keeps && y.abs() == x.abs() && (slope - 1.0).abs() < 1e-6;
@@ -373,6 +378,16 @@ mod tests {
 
     fn exact(values: &[f32], shape: &[usize]) -> Inexact {
         (Tensor::new::<f32>(shape, values), vec![0.0; values.len()])
+    }
+
+    #[test]
+    fn a_jump_at_zero_counts_where_zero_is_inside_the_error() {
+        use windlass_ir::ops::LpNorm;
+        let op = Op::from(LpNorm { axis: 0, p: 2 });
+        let x = (Tensor::new(&[1], &[0.0f64]), vec![1e-17]);
+        let y = eval_op(&op, std::slice::from_ref(&x.0)).unwrap();
+        let found = op_errors(&op, &[&x], &y);
+        assert!(found[0][0] >= 1.0, "{found:?}");
     }
 
     #[test]

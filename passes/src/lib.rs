@@ -38,6 +38,7 @@ mod manager;
 pub mod pattern;
 mod permutation;
 mod pipelines;
+mod range;
 mod reason;
 pub mod rewrite;
 pub mod stats;

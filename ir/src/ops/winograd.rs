@@ -5,8 +5,13 @@
 //! the input and the weights `g` give `A' ((G g G') * (B' d B)) A`, where `*` multiplies element by element: at each
 //! of the 36 positions the sum over channels is a product of matrices, tiles by channels by channels.
 //! Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), F(4x4, 3x3).
+//!
+//! Integers are exact: the fractions of `G` are taken out of its rows and put into the columns of `A'`, times 24, so
+//! that all three matrices are of integers and the result is 576 times what it should be, modulo 2^bits. It is divided
+//! by 9, an odd number, by multiplying by that number's inverse, and by 64 by a shift, which loses the 6 bits above.
+//! So a result is right if 6 bits fewer hold it, whatever overflows on the way.
 
-use super::winograd_lower::{input_kernel, output_kernel, weight_as_product};
+use super::winograd_lower::{input_kernel, output_kernel, weight_as_product, weight_kernel};
 use super::{Lowered, OpDef, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
@@ -50,6 +55,30 @@ pub(super) const OUTPUT: [[f64; IN]; OUT] = [
     [0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
 ];
 
+/// `G` without the fractions of its rows, which transforms integer weights.
+pub(super) const INTEGER_WEIGHT: [[f64; 3]; IN] = [
+    [1.0, 0.0, 0.0],
+    [-1.0, -1.0, -1.0],
+    [-1.0, 1.0, -1.0],
+    [1.0, 2.0, 4.0],
+    [1.0, -2.0, 4.0],
+    [0.0, 0.0, 1.0],
+];
+
+/// 24 times `A'` with those fractions, which transforms sums of integers.
+pub(super) const INTEGER_OUTPUT: [[f64; IN]; OUT] = [
+    [6.0, 4.0, 4.0, 1.0, 1.0, 0.0],
+    [0.0, 4.0, -4.0, 2.0, -2.0, 0.0],
+    [0.0, 4.0, 4.0, 4.0, 4.0, 0.0],
+    [0.0, 4.0, -4.0, 8.0, -8.0, 24.0],
+];
+
+/// What undoes a multiplication by 9 modulo 2^32, and modulo every smaller power of 2.
+pub(super) const A_NINTH: i32 = 954_437_177;
+
+/// How many bits of a transformed integer are shifted out: 576 is 9 times 2 to this power.
+pub(super) const SHIFT: u32 = 6;
+
 /// Which of the three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WinogradPart {
@@ -65,7 +94,10 @@ pub enum WinogradPart {
 ///
 /// Tiles are numbered by image, then row, then column; the last of a row or column may reach past the result.
 ///
-/// - (C1) operands are all f32 or all f64, of the ranks above;
+/// Of integers all arithmetic is modulo 2^bits. The weight and the sums are those of the scaled matrices, and a result
+/// is right if an integer of 6 bits fewer holds it: see [`Winograd::holds`].
+///
+/// - (C1) operands are all f32, all f64, all i16 or all i32, of the ranks above;
 /// - (C2) pads are empty or four numbers of 0 or more, and the padded input is 3x3 at least;
 /// - (C3) the shape is three sizes, and the sums have its tiles;
 /// - (C4) the bias has M elements.
@@ -100,6 +132,15 @@ impl Winograd {
     pub fn tiles([images, height, width]: [usize; 3]) -> usize {
         images * height.div_ceil(OUT) * width.div_ceil(OUT)
     }
+
+    /// Whether an output of integers of this type is right for results between these.
+    pub fn holds(dtype: DType, least: i128, greatest: i128) -> bool {
+        let (low, high) = dtype.int_range();
+        low >> SHIFT <= least && greatest <= high >> SHIFT
+    }
+
+    /// How many times larger than the largest operand a transformed weight and a transformed input may be.
+    pub const GROWTH: [i128; 2] = [7 * 7, 10 * 10];
 
     pub(super) fn pad(&self, at: usize) -> i64 {
         self.pads.get(at).copied().unwrap_or(0)
@@ -150,7 +191,7 @@ impl OpDef for Winograd {
         arity(ins, if self.part == WinogradPart::Output { 1..=2 } else { 1..=1 })?;
         let x = ins[0];
         let rank = if self.part == WinogradPart::Output { 3 } else { 4 };
-        let fits = matches!(x.dtype, DType::F32 | DType::F64) && x.rank() == rank;
+        let fits = matches!(x.dtype, DType::F32 | DType::F64 | DType::I16 | DType::I32) && x.rank() == rank;
         require!(fits, "C1", "{} of {x}", self.name());
         let fixed = |d: usize| x.dims[d].as_fixed();
         let dims = match self.part {
@@ -193,13 +234,15 @@ impl OpDef for Winograd {
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let out = self.infer(&[&ins[0].ty()]).map_err(|v| v.to_string())?.remove(0).shape();
         let (x, shape) = (ins[0].to_f64s(), ins[0].shape());
-        let mut y = vec![0.0; out.iter().product()];
+        // Integers are exact in f64.
+        let (dtype, mut y) = (ins[0].dtype(), vec![0.0; out.iter().product()]);
         match self.part {
             WinogradPart::Weight => {
                 let each = shape[2] * shape[3];
                 for at in 0..each {
                     let tile: Vec<f64> = (0..9).map(|tap| x[tap * each + at]).collect();
-                    for (p, value) in both_sides(&WEIGHT, &tile).into_iter().enumerate() {
+                    let matrix = if dtype.is_int() { &INTEGER_WEIGHT } else { &WEIGHT };
+                    for (p, value) in both_sides(matrix, &tile).into_iter().enumerate() {
                         y[p * each + at] = value;
                     }
                 }
@@ -233,7 +276,9 @@ impl OpDef for Winograd {
                     for c in 0..channels {
                         let tile: Vec<f64> =
                             (0..POSITIONS).map(|p| x[(p * tiles + t) * channels + c]).collect();
-                        for (p, value) in both_sides(&OUTPUT, &tile).into_iter().enumerate() {
+                        let matrix = if dtype.is_int() { &INTEGER_OUTPUT } else { &OUTPUT };
+                        for (p, value) in both_sides(matrix, &tile).into_iter().enumerate() {
+                            let value = if dtype.is_int() { divided(dtype, value) } else { value };
                             let (h, w) = (row + p / OUT, column + p % OUT);
                             if h < out[1] && w < out[2] {
                                 let at = ((n * out[1] + h) * out[2] + w) * channels + c;
@@ -244,7 +289,11 @@ impl OpDef for Winograd {
                 }
             }
         }
-        Ok(vec![Tensor::from_f64s(ins[0].dtype(), &out, &y)])
+        if dtype.is_int() {
+            let y: Vec<i128> = y.into_iter().map(|value| value as i128).collect();
+            return Ok(vec![Tensor::from_i128s(dtype, &out, &y)]);
+        }
+        Ok(vec![Tensor::from_f64s(dtype, &out, &y)])
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
@@ -252,6 +301,9 @@ impl OpDef for Winograd {
             return Ok(Lowered::Interpret);
         }
         match self.part {
+            WinogradPart::Weight if ins[0].dtype.is_int() => {
+                Ok(Lowered::Kernel(Box::new(weight_kernel(&ins[0]))))
+            }
             WinogradPart::Weight => Lowered::graph(ins, weight_as_product),
             WinogradPart::Input => Ok(Lowered::Kernel(Box::new(input_kernel(self, &ins[0])))),
             WinogradPart::Output => Ok(Lowered::Kernel(Box::new(output_kernel(self, ins)))),
@@ -264,6 +316,14 @@ fn places([images, height, width]: [usize; 3]) -> impl Iterator<Item = [usize; 3
     let (rows, columns) = (height.div_ceil(OUT), width.div_ceil(OUT));
     (0..images * rows * columns)
         .map(move |t| [t / columns / rows, t / columns % rows * OUT, t % columns * OUT])
+}
+
+/// An integer times the inverse of 9, and its lower bits shifted out, modulo 2^bits.
+fn divided(dtype: DType, value: f64) -> f64 {
+    let bits = 8 * dtype.size() as u32;
+    let product = (value as i128 * i128::from(A_NINTH)).rem_euclid(1 << bits);
+    let signed = if product >> (bits - 1) == 1 { product - (1 << bits) } else { product };
+    (signed >> SHIFT) as f64
 }
 
 /// `m x m'`
@@ -301,6 +361,41 @@ mod tests {
             let y = check(Winograd::output([out[0], out[1], out[2]]), &[sums, bias]).remove(0);
             for (found, expected) in y.to_f64s().iter().zip(expected.to_f64s()) {
                 assert!((found - expected).abs() < 1e-11 * (1.0 + expected.abs()), "{found}, {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn integers_are_exact_although_sums_overflow() {
+        for (x, to, pads) in [
+            ([1, 8, 8, 4], 3, [1, 1, 1, 1]),
+            ([2, 7, 9, 40], 5, [1, 0, 2, 1]),
+            ([1, 3, 3, 1], 33, [0, 0, 0, 0]),
+        ] {
+            let channels = x[3];
+            let byte = |i: usize, seed: usize| (i * 7919 + seed).pow(2) / 31 % 256;
+            let x = Tensor::from_fn::<i16>(&x, |i| if i % 3 == 0 { 255 } else { byte(i, 5) as i16 });
+            let w = Tensor::from_fn::<i16>(&[3, 3, channels, to], |i| byte(i, 8) as i16 - 128);
+            let u = check(Winograd::weight(), std::slice::from_ref(&w)).remove(0);
+            let v = check(Winograd::input(&pads), std::slice::from_ref(&x)).remove(0);
+            let [x, w, u, v] = [x, w, u, v].map(|t| Tensor::from_i128s(DType::I32, t.shape(), &t.to_i128s()));
+            let conv = Conv { pads: pads.to_vec(), channels_last: true, ..Conv::plain() };
+            let expected = conv.eval(&[x, w]).unwrap().remove(0);
+            let product = MatMul { trans_a: false, trans_b: false };
+            let sums = product.eval(&[v, u]).unwrap().remove(0);
+            let out = expected.shape();
+            let y = check(Winograd::output([out[0], out[1], out[2]]), &[sums]).remove(0);
+            assert_eq!(y.to_ints(), expected.to_ints());
+        }
+    }
+
+    #[test]
+    fn results_of_integers_up_to_a_bound() {
+        for (dtype, bits) in [(DType::I32, 26), (DType::I16, 10)] {
+            let past: i128 = 1 << (bits - 1);
+            for y in [past - 1, past, -past, -past - 1, 0, 9, -7] {
+                let right = divided(dtype, (576 * y) as f64) == y as f64;
+                assert_eq!(right, Winograd::holds(dtype, y, y), "{y} as {dtype}");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The parts of a Winograd convolution as loops written out: a transform works on one side of a tile, keeps it on the
 //! stack, and then on the other, for a few channels at a time.
 
-use super::winograd::{IN, INPUT, OUT, OUTPUT, POSITIONS, WEIGHT};
+use super::winograd::{A_NINTH, IN, INPUT, OUT, OUTPUT, POSITIONS, SHIFT, WEIGHT};
 use super::{MatMul, OpDef, Reshape, Winograd};
 use crate::dtype::DType;
 use crate::error::Error;
@@ -90,10 +90,114 @@ impl Emit {
         sum.expect("no row is empty")
     }
 
-    /// The values of one row or column of the tile kept.
-    fn row(&mut self, at: impl Fn(&Index) -> Index) -> Vec<Val> {
-        (0..IN as i64).map(|k| self.b.load(self.scratch, at(&Index::constant(k)))).collect()
+    fn sum(&mut self, a: Val, b: Val) -> Val {
+        self.b.apply(ScalarFn::Add, &[a, b])
     }
+
+    fn difference(&mut self, a: Val, b: Val) -> Val {
+        self.b.apply(ScalarFn::Sub, &[a, b])
+    }
+
+    /// An integer times a power of 2.
+    fn times(&mut self, a: Val, power: u32) -> Val {
+        let count = self.b.constant(self.dtype, power.ilog2().into());
+        self.b.apply(ScalarFn::Shl, &[a, count])
+    }
+
+    /// One side of the transform of an input.
+    fn transform_input(&mut self, x: &[Val]) -> Vec<Val> {
+        if !self.dtype.is_int() {
+            return INPUT.iter().map(|row| self.combine(row, x)).collect();
+        }
+        let [four_1, four_2] = [x[1], x[2]].map(|v| self.times(v, 4));
+        let (a, b) = (self.difference(x[4], four_2), self.difference(x[3], four_1));
+        let (even, odd) = (self.difference(x[4], x[2]), self.difference(x[3], x[1]));
+        let twice = self.times(odd, 2);
+        let (first, last) = (self.difference(x[0], x[2]), self.difference(x[5], x[3]));
+        let (first, four_odd) = (self.times(first, 4), self.times(odd, 4));
+        vec![
+            self.sum(even, first),
+            self.sum(a, b),
+            self.difference(a, b),
+            self.sum(even, twice),
+            self.difference(even, twice),
+            self.difference(last, four_odd),
+        ]
+    }
+
+    /// One side of the transform of sums.
+    fn transform_sums(&mut self, s: &[Val]) -> Vec<Val> {
+        if !self.dtype.is_int() {
+            return OUTPUT.iter().map(|row| self.combine(row, s)).collect();
+        }
+        let (p, q) = (self.sum(s[1], s[2]), self.difference(s[1], s[2]));
+        let (r, t) = (self.sum(s[3], s[4]), self.difference(s[3], s[4]));
+        let (two_0, with_0) = (self.times(s[0], 2), self.sum(p, s[0]));
+        let (four, two_q) = (self.times(with_0, 4), self.times(q, 2));
+        let (first, second) = (self.sum(r, four), self.sum(two_q, t));
+        let (third, two_t) = (self.sum(p, r), self.times(t, 2));
+        let (two_5, four_5) = (self.times(s[5], 2), self.times(s[5], 4));
+        let six_5 = self.sum(two_5, four_5);
+        let fourth = self.sum(q, two_t);
+        let fourth = self.sum(fourth, six_5);
+        vec![self.sum(first, two_0), self.times(second, 2), self.times(third, 4), self.times(fourth, 4)]
+    }
+
+    /// One side of the transform of integer weights.
+    fn transform_weights(&mut self, w: &[Val]) -> Vec<Val> {
+        let (outer, four, middle) = (self.sum(w[0], w[2]), self.times(w[2], 4), self.times(w[1], 2));
+        let (all, wide) = (self.sum(outer, w[1]), self.sum(w[0], four));
+        vec![
+            w[0],
+            self.b.apply(ScalarFn::Neg, &[all]),
+            self.difference(w[1], outer),
+            self.sum(wide, middle),
+            self.difference(wide, middle),
+            w[2],
+        ]
+    }
+
+    /// The first values of one row or column of the tile kept.
+    fn row(&mut self, count: usize, at: impl Fn(&Index) -> Index) -> Vec<Val> {
+        (0..count as i64).map(|k| self.b.load(self.scratch, at(&Index::constant(k)))).collect()
+    }
+}
+
+/// The loops that transform integer weights.
+pub(super) fn weight_kernel(w: &TensorType) -> Kernel {
+    let shape = w.shape();
+    let (from, to) = (shape[2], shape[3]);
+    let mut buffers = None;
+    let mut e = Emit::new("winograd_weight", w.dtype, |b| {
+        let weights = b.buffer("w", w.dtype, shape.iter().product(), Role::In);
+        buffers = Some((weights, b.buffer("u", w.dtype, POSITIONS * from * to, Role::Out)));
+    });
+    let (weights, transformed) = buffers.expect("they are declared");
+    let channel = Index::var(e.b.begin_loop(LoopKind::Parallel, from));
+    let place = |tap: &Index, first: &Index, lane: &Index| {
+        tap.mul(from as i64).add(&channel).mul(to as i64).add(first).add(lane)
+    };
+    e.over_channels(to, |e, first, lanes| {
+        let column = Index::var(e.b.begin_loop(LoopKind::Serial, 3));
+        let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
+        let values: Vec<Val> =
+            (0..3).map(|i| e.b.load(weights, place(&column.add_const(3 * i), first, &lane))).collect();
+        for (row, value) in (0..).zip(e.transform_weights(&values)) {
+            e.b.store(e.scratch, Emit::kept(&Index::constant(row), &column, &lane), value);
+        }
+        e.b.end();
+        e.b.end();
+        let row = Index::var(e.b.begin_loop(LoopKind::Serial, IN));
+        let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
+        let values = e.row(3, |k| Emit::kept(&row, k, &lane));
+        for (column, value) in (0..).zip(e.transform_weights(&values)) {
+            e.b.store(transformed, place(&row.mul(IN as i64).add_const(column), first, &lane), value);
+        }
+        e.b.end();
+        e.b.end();
+    });
+    e.b.end();
+    e.b.finish()
 }
 
 /// The loops that transform an input.
@@ -124,17 +228,15 @@ pub(super) fn input_kernel(op: &Winograd, x: &TensorType) -> Kernel {
                 e.b.load_guarded(from, pixel.mul(channels as i64).add(first).add(&lane), open)
             })
             .collect();
-        for (row, coefficients) in (0..).zip(&INPUT) {
-            let value = e.combine(coefficients, &values);
+        for (row, value) in (0..).zip(e.transform_input(&values)) {
             e.b.store(e.scratch, Emit::kept(&Index::constant(row), &column, &lane), value);
         }
         e.b.end();
         e.b.end();
         let row = Index::var(e.b.begin_loop(LoopKind::Serial, IN));
         let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
-        let values = e.row(|k| Emit::kept(&row, k, &lane));
-        for (column, coefficients) in (0..).zip(&INPUT) {
-            let value = e.combine(coefficients, &values);
+        let values = e.row(IN, |k| Emit::kept(&row, k, &lane));
+        for (column, value) in (0..).zip(e.transform_input(&values)) {
             let at = row.mul(IN as i64).add_const(column).mul(tiles as i64).add(&tile);
             e.b.store(to, at.mul(channels as i64).add(first).add(&lane), value);
         }
@@ -169,8 +271,7 @@ pub(super) fn output_kernel(op: &Winograd, ins: &[TensorType]) -> Kernel {
                 e.b.load(from, at.mul(channels as i64).add(first).add(&lane))
             })
             .collect();
-        for (row, coefficients) in (0..).zip(&OUTPUT) {
-            let value = e.combine(coefficients, &values);
+        for (row, value) in (0..).zip(e.transform_sums(&values)) {
             e.b.store(e.scratch, Emit::kept(&Index::constant(row), &column, &lane), value);
         }
         e.b.end();
@@ -187,9 +288,16 @@ pub(super) fn output_kernel(op: &Winograd, ins: &[TensorType]) -> Kernel {
                 e.b.begin_if(&[Guard::new(w(column), width)]);
             }
             let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
-            let values = e.row(|k| Emit::kept(&row, k, &lane));
-            for (j, coefficients) in OUTPUT.iter().enumerate().skip(column).take(at_once) {
-                let mut value = e.combine(coefficients, &values);
+            let values = e.row(IN, |k| Emit::kept(&row, k, &lane));
+            let sums = e.transform_sums(&values);
+            for (j, mut value) in sums.into_iter().enumerate().skip(column).take(at_once) {
+                if dtype.is_int() {
+                    let ninth = if dtype == DType::I16 { f64::from(A_NINTH as i16) } else { A_NINTH.into() };
+                    let ninth = e.b.constant(dtype, ninth);
+                    let count = e.b.constant(dtype, SHIFT.into());
+                    value = e.b.apply(ScalarFn::Mul, &[value, ninth]);
+                    value = e.b.apply(ScalarFn::Shr, &[value, count]);
+                }
                 if let Some(bias) = bias {
                     let bias = e.b.load(bias, first.add(&lane));
                     value = e.b.apply(ScalarFn::Add, &[value, bias]);

@@ -1,16 +1,18 @@
 //! `winograd`: 3x3 convolutions of stride 1 as products of transformed tiles, where that is less work.
 //!
-//! It computes the same function with other roundings, of the size of those of a long sum. Where an input is
-//! infinite, more than its own neighbourhood of the result may be no number.
+//! Of floats it computes the same function with other roundings, of the size of those of a long sum. Where an input is
+//! infinite, more than its own neighbourhood of the result may be no number. Of integers it computes the same, where
+//! the transforms are known to fit 16 bits and the results 26.
 
 use windlass_ir::graph::Values;
 use windlass_ir::ops::{Conv, MatMul, Winograd};
-use windlass_ir::{DType, Graph, Op};
+use windlass_ir::{DType, Graph, Op, Value};
 
 use crate::cx::PassCx;
 use crate::error::Error;
 use crate::known::is_known;
 use crate::manager::Pass;
+use crate::range::{range, sums_of_products};
 use crate::reason::Reason;
 use crate::rewrite::rewrite;
 
@@ -34,6 +36,11 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
         if !has_form(op, x.dtype, &kernel) || !is_known(graph, data.ins[1]) {
             return Ok(None);
         }
+        let is_int = x.dtype == DType::I32;
+        if is_int && let Err(reason) = fits(graph, data.ins[0], data.ins[1]) {
+            cx.blocked(RULE, || graph.describe(node), || reason);
+            return Ok(None);
+        }
         let (shape, [from, to]) = ([result[0], result[1], result[2]], [kernel[2], kernel[3]]);
         let (direct, transformed) = (direct_work(shape, from, to), transformed_work(shape, from, to));
         if transformed >= direct {
@@ -49,19 +56,47 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
         }
         let ins = edit.map_all(&data.ins);
         let b = edit.builder();
-        let tiles = b.push1(Winograd::input(&op.pads), &[ins[0]])?;
-        let weights = b.push1(Winograd::weight(), &[ins[1]])?;
+        let [mut tiles, mut weights] = [ins[0], ins[1]];
+        if is_int {
+            [tiles, weights] = [b.cast(tiles, DType::I16)?, b.cast(weights, DType::I16)?];
+        }
+        tiles = b.push1(Winograd::input(&op.pads), &[tiles])?;
+        weights = b.push1(Winograd::weight(), &[weights])?;
+        if is_int {
+            [tiles, weights] = [b.cast(tiles, DType::I32)?, b.cast(weights, DType::I32)?];
+        }
         let sums = b.push1(MatMul { trans_a: false, trans_b: false }, &[tiles, weights])?;
         let operands: Values = std::iter::once(sums).chain(ins[2..].iter().copied()).collect();
         Ok(Some(Values::from_slice(&[b.push1(Winograd::output(shape), &operands)?])))
     })
 }
 
-/// Whether a convolution is one of f32 with a 3x3 kernel and nothing special.
+/// Whether the form of a convolution of integers gives the same results, or why that is not known.
+fn fits(graph: &Graph, x: Value, w: Value) -> Result<(), Reason> {
+    let limit = i16::MAX as u64;
+    for (value, growth) in [w, x].into_iter().zip(Winograd::GROWTH) {
+        let (least, greatest) = range(graph, value);
+        let found = (growth * greatest.max(-least)) as u64;
+        if found > limit {
+            return Err(Reason::Limit { what: "as the largest transformed operand", found, limit });
+        }
+    }
+    let (least, greatest) = sums_of_products(graph, x, w, 3);
+    match Winograd::holds(DType::I32, least, greatest) {
+        true => Ok(()),
+        false => {
+            let (found, limit) = (greatest.max(-least) as u64, i32::MAX as u64 / 64);
+            Err(Reason::Limit { what: "as the largest sum", found, limit })
+        }
+    }
+}
+
+/// Whether a convolution is one of f32, or of i32, with a 3x3 kernel and nothing special.
 fn has_form(op: &Conv, dtype: DType, kernel: &[usize]) -> bool {
     let plain = op.group == 1 && op.strides.iter().chain(&op.dilations).all(|&n| n == 1);
     let few = 4 * LEAST_CHANNELS;
-    dtype == DType::F32
+    let even = dtype == DType::I32 && kernel.len() == 4 && kernel[2].is_multiple_of(2);
+    (dtype == DType::F32 || even)
         && op.channels_last
         && plain
         && kernel.len() == 4
@@ -98,10 +133,11 @@ fn transformed_work(shape: [usize; 3], from: usize, to: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use smallvec::smallvec;
-    use windlass_ir::{Builder, Value};
+    use windlass_ir::ops::{QuantizeLinear, Transpose};
+    use windlass_ir::{Builder, Tensor, TensorType, Value, interpret};
 
     use super::*;
-    use crate::testing::{after, blocked, graph, ops, weights};
+    use crate::testing::{after, blocked, graph, ops, seeded, weights};
 
     fn conv(b: &mut Builder, x: Value, to: usize, op: Conv) -> Value {
         let from = b.ty(x).dims[3].as_fixed().unwrap();
@@ -116,6 +152,38 @@ mod tests {
         });
         let (after, _) = after(&g, &["winograd"]);
         assert_eq!(ops(&after), "matmul 1, winograd_input 1, winograd_output 1, winograd_weight 1");
+    }
+
+    /// A convolution of integers that are quantized from a float.
+    fn integers(b: &mut Builder, x: Value, shape: &[usize], to: DType) -> Value {
+        let scale = b.constant(Tensor::scalar(0.01f32));
+        let x = b.push1(QuantizeLinear { axis: 1, block_size: 0, to }, &[x, scale]).unwrap();
+        let x = b.cast(x, DType::I32).unwrap();
+        let w = b.constant(Tensor::from_fn::<i8>(shape, |i| (i * 37 % 251) as i8));
+        let w = b.push1(Transpose { perm: vec![2, 3, 1, 0] }, &[w]).unwrap();
+        let w = b.cast(w, DType::I32).unwrap();
+        let conv = Conv { pads: vec![1, 0, 1, 2], channels_last: true, ..Conv::plain() };
+        b.push1(conv, &[x, w]).unwrap()
+    }
+
+    #[test]
+    fn a_convolution_of_bytes_gives_the_same_integers() {
+        let g =
+            graph(&[&[1, 12, 10, 32]], |b, x| Ok(smallvec![integers(b, x[0], &[64, 32, 3, 3], DType::U8)]));
+        let (changed, _) = after(&g, &["winograd"]);
+        assert!(ops(&changed).contains("winograd_input 1"), "{}", ops(&changed));
+        let x = seeded(&TensorType::fixed(DType::F32, &[1, 12, 10, 32]), 9);
+        let [expected, found] = [&g, &changed].map(|g| interpret(g, std::slice::from_ref(&x)).unwrap());
+        assert_eq!(found[0].to_ints(), expected[0].to_ints());
+    }
+
+    #[test]
+    fn integers_that_may_be_too_large_block() {
+        for (shape, to) in [([64, 512, 3, 3], DType::U8), ([64, 32, 3, 3], DType::I16)] {
+            let g = graph(&[&[1, 12, 10, shape[1]]], |b, x| Ok(smallvec![integers(b, x[0], &shape, to)]));
+            let (_, records) = after(&g, &["winograd"]);
+            assert!(matches!(blocked(&records, RULE), Some(Reason::Limit { .. })));
+        }
     }
 
     #[test]

@@ -10,8 +10,10 @@ use super::{Growing, Precision, Proposal, Wanted};
 impl Growing<'_> {
     /// `winograd_weight`, `winograd_input` or `winograd_output`.
     pub(super) fn winograd(&mut self, name: &str) -> Option<Proposal> {
-        let dtype = self.dtype(|d| d == DType::F32 || d == DType::F64);
-        let of = |shape: Vec<usize>| Wanted::New(dtype, shape, Values::Within(-2.0, 2.0));
+        let dtype = self.dtype(|d| matches!(d, DType::F32 | DType::F64 | DType::I16 | DType::I32));
+        let (most, precision) =
+            if dtype.is_int() { (1e4, Precision::Exact) } else { (2.0, Precision::Approximate) };
+        let of = |shape: Vec<usize>| Wanted::New(dtype, shape, Values::Within(-most, most));
         // A tile has 36 elements, and each one's error is found by moving it alone: one tile of two channels, or two.
         let channels = 1 + self.rng.below(2);
         let [images, height, width] = [1, 1 + self.rng.below(4), 1 + self.rng.below(6 - channels)];
@@ -30,6 +32,6 @@ impl Growing<'_> {
             }
         };
         let op = self.op(name, sets);
-        Some(Proposal { op, wanted, precision: Precision::Approximate, jumps: false })
+        Some(Proposal { op, wanted, precision, jumps: false })
     }
 }

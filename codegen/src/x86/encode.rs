@@ -7,8 +7,8 @@
 //! vzeroupper; lea rsp, [rbp - k]; pop saved registers; pop rbp; ret
 //! ```
 
+use cranelift_codegen::gimli::X86_64;
 use cranelift_codegen::gimli::write::CallFrameInstruction;
-use cranelift_codegen::gimli::{self, X86_64};
 use cranelift_entity::SecondaryMap;
 use cranelift_entity::packed_option::PackedOption;
 use iced_x86::Code::{self, *};
@@ -21,6 +21,7 @@ use super::evex::evex;
 use super::flags::Flags;
 use super::inst::{Base, Imm, Inst, Machine, Mem, Slot, Width};
 use super::pool::Pool;
+use super::registers::{dwarf, general, physical};
 use crate::frames::Rules;
 use crate::listing::Lines;
 use crate::ssa::{self, Function, Line};
@@ -442,68 +443,4 @@ fn memory(instruction: &mut Instruction, at: u32, base: Register, index: Registe
         (_, Err(_)) => 8,
     };
     instruction.set_memory_displ_size(size);
-}
-
-/// A general register by its number.
-fn general(number: usize, width: Width) -> Register {
-    let first = match width {
-        Width::B1 => return BYTES[number],
-        Width::B2 => Register::AX,
-        Width::B4 => Register::EAX,
-        Width::B8 | Width::X | Width::Y | Width::Z => Register::RAX,
-    };
-    first + number as u32
-}
-
-/// The low bytes of the general registers, which do not stand in a row.
-const BYTES: [Register; 16] = [
-    Register::AL,
-    Register::CL,
-    Register::DL,
-    Register::BL,
-    Register::SPL,
-    Register::BPL,
-    Register::SIL,
-    Register::DIL,
-    Register::R8L,
-    Register::R9L,
-    Register::R10L,
-    Register::R11L,
-    Register::R12L,
-    Register::R13L,
-    Register::R14L,
-    Register::R15L,
-];
-
-/// The number that debuggers have for a general register.
-fn dwarf(register: Register) -> gimli::Register {
-    const NUMBERS: [gimli::Register; 16] = [
-        X86_64::RAX,
-        X86_64::RCX,
-        X86_64::RDX,
-        X86_64::RBX,
-        X86_64::RSP,
-        X86_64::RBP,
-        X86_64::RSI,
-        X86_64::RDI,
-        X86_64::R8,
-        X86_64::R9,
-        X86_64::R10,
-        X86_64::R11,
-        X86_64::R12,
-        X86_64::R13,
-        X86_64::R14,
-        X86_64::R15,
-    ];
-    NUMBERS[register as usize - Register::RAX as usize]
-}
-
-fn physical(preg: PReg, width: Width) -> Register {
-    let number = preg.hw_enc();
-    match width {
-        Width::X => Register::XMM0 + number as u32,
-        Width::Y => Register::YMM0 + number as u32,
-        Width::Z => Register::ZMM0 + number as u32,
-        Width::B1 | Width::B2 | Width::B4 | Width::B8 => general(number, width),
-    }
 }

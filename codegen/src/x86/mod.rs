@@ -23,6 +23,7 @@ mod lanes;
 mod lower;
 mod masks;
 mod pool;
+mod registers;
 mod scalar;
 mod table;
 mod vector;

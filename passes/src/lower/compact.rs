@@ -24,7 +24,8 @@ use windlass_ir::{DType, ScalarFn, Shape};
 use super::formula::{divisors, flatten_operands, free_vars};
 use super::narrow::{Range, ranges};
 use super::schedule::Machine;
-use super::schedule::tile::{Contraction, FEW_LANES, as_contraction, tile_bytes};
+use super::schedule::contraction::{Contraction, as_contraction};
+use super::schedule::tile::{FEW_LANES, tile_bytes};
 use super::units::{Buf, BufData, Unit, UnitWork, Units};
 
 /// The most rows that read a weight in few bits. Each row's products take about as long as the conversion, which a

@@ -11,8 +11,8 @@ use windlass_ir::{DType, ScalarFn};
 
 use super::formula::{free_vars, point_cost};
 use super::prepare::known_bufs;
+use super::schedule::contraction::{Contraction, as_contraction};
 use super::schedule::normalize;
-use super::schedule::tile::{Contraction, as_contraction};
 use super::units::{Buf, Unit, UnitWork, Units};
 
 /// Why a producer was not merged into a consumer.

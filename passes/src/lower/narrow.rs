@@ -9,7 +9,7 @@ use windlass_ir::loops::{Expr, Nest, NestBuilder, Reduction, Val};
 use windlass_ir::{DType, ScalarFn, Tensor};
 
 use super::schedule::Machine;
-use super::schedule::tile::as_contraction;
+use super::schedule::contraction::as_contraction;
 use super::units::{Buf, Unit, UnitWork, Units};
 
 /// What factors are multiplied as.

@@ -18,8 +18,9 @@ use super::compact;
 use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
 use super::prepare::known_bufs;
 use super::schedule::Machine;
+use super::schedule::contraction::{Contraction, as_contraction};
 use super::schedule::rows::LANES;
-use super::schedule::tile::{Contraction, FEW_LANES, as_contraction, tile_bytes};
+use super::schedule::tile::{FEW_LANES, tile_bytes};
 use super::units::{Buf, BufData, Unit, UnitWork, Units};
 
 /// Rows that read an operand of unit stride again before packing it while running pays.

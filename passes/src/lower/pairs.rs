@@ -17,7 +17,8 @@ use windlass_ir::{DType, ScalarFn, Shape};
 
 use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
 use super::schedule::Machine;
-use super::schedule::tile::{Contraction, FEW_LANES, as_contraction};
+use super::schedule::contraction::{Contraction, as_contraction};
+use super::schedule::tile::FEW_LANES;
 use super::units::{Buf, BufData, Unit, UnitWork, Units};
 
 /// Readers of each element that make a copy of an operand in words worth it.

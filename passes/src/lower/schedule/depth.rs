@@ -3,8 +3,8 @@
 use windlass_ir::loops::{Buffer, Guard, Index, LoopKind, Val, Var};
 
 use super::Emit;
+use super::contraction::as_contraction;
 use super::split::{Split, with_part};
-use super::tile::as_contraction;
 
 /// How the variables of a long reduction are cut into blocks.
 pub struct Depth {

@@ -5,6 +5,7 @@
 
 use windlass_ir::loops::Nest;
 
+use super::contraction::is_product;
 use super::{Machine, tile, top_reductions};
 
 /// Other values of one number each, in the order in which it pays to try them.
@@ -33,5 +34,5 @@ fn prefetches(machine: &Machine) -> Vec<Machine> {
 pub fn is_tunable(nest: &Nest, machine: &Machine) -> bool {
     let reductions = top_reductions(nest);
     let empty = nest.shape().contains(&0) || reductions.is_empty();
-    !empty && tile::is_product(nest) && tile::plan(nest, &reductions, machine).is_some()
+    !empty && is_product(nest) && tile::plan(nest, &reductions, machine).is_some()
 }

@@ -12,6 +12,7 @@
 //! never on the machine: the same model gives the same bits everywhere.
 
 mod blocks;
+pub mod contraction;
 mod depth;
 mod elementwise;
 mod emit;

@@ -21,9 +21,10 @@
 use std::collections::BTreeSet;
 
 use windlass_ir::ScalarFn;
-use windlass_ir::loops::{Buffer, Expr, Guard, Index, LoopKind, Nest, Reduction, Val, Var};
+use windlass_ir::loops::{Buffer, Expr, Guard, Index, LoopKind, Nest, Val, Var};
 
 use super::blocks::{Blocks, Footprint};
+use super::contraction::{Contraction, as_choice, as_product};
 use super::depth::{Depth, Part};
 use super::split::{Split, with_part};
 use super::{Emit, Machine, PARALLEL_ITERATIONS};
@@ -55,78 +56,6 @@ pub struct Plan {
     /// The innermost variable of the reduction, if it chooses how a factor is made.
     choice: Option<Var>,
 }
-
-/// A sum of products, or of products of pairs: the reduction with its two factors, casts aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Contraction {
-    /// The reduction.
-    pub reduce: Val,
-    /// The factors' loads.
-    pub factors: [Val; 2],
-}
-
-/// The nest's only reduction, if it is a sum of products (of pairs) of two unguarded loads.
-pub fn as_contraction(nest: &Nest) -> Option<Contraction> {
-    let mut reductions =
-        nest.needed(&nest.roots).into_iter().filter(|&v| matches!(nest.expr(v), Expr::Reduce { .. }));
-    let reduce = reductions.next()?;
-    if reductions.next().is_some() {
-        return None;
-    }
-    let Expr::Reduce { kind: Reduction::Sum, arg, .. } = nest.expr(reduce) else { return None };
-    let Expr::Apply(ScalarFn::Mul | ScalarFn::Dot2 | ScalarFn::Dot4, factors) = nest.expr(*arg) else {
-        return None;
-    };
-    let load = |mut val: Val| {
-        while let Expr::Apply(ScalarFn::Cast(_), args) = nest.expr(val) {
-            val = args[0];
-        }
-        match nest.expr(val) {
-            Expr::Load { guards, .. } if guards.is_empty() => Some(val),
-            _ => None,
-        }
-    };
-    Some(Contraction { reduce, factors: [load(factors[0])?, load(factors[1])?] })
-}
-
-/// Like [`as_contraction`], also where factors are made from integers: then these are the formulas.
-fn as_product(nest: &Nest) -> Option<(Contraction, bool)> {
-    if let Some(contraction) = as_contraction(nest) {
-        return Some((contraction, false));
-    }
-    let is_reduction = |&val: &Val| matches!(nest.expr(val), Expr::Reduce { .. });
-    let reductions: Vec<Val> = nest.needed(&nest.roots).into_iter().filter(is_reduction).collect();
-    let [reduce] = *reductions.as_slice() else { return None };
-    let Expr::Reduce { kind: Reduction::Sum, arg, .. } = nest.expr(reduce) else { return None };
-    let Expr::Apply(ScalarFn::Mul, factors) = nest.expr(*arg) else { return None };
-    let inside = nest.needed(&[*arg]);
-    let from_integer = |&val: &Val| match nest.expr(val) {
-        Expr::Apply(ScalarFn::Cast(to), of) => to.is_float() && nest.dtype(of[0]).is_int(),
-        _ => false,
-    };
-    let guarded = |val: &Val| matches!(nest.expr(*val), Expr::Load { guards, .. } if !guards.is_empty());
-    let made = nest.dtype(*arg).is_float() && inside.iter().any(from_integer) && !inside.iter().any(guarded);
-    made.then_some((Contraction { reduce, factors: [factors[0], factors[1]] }, true))
-}
-
-/// Whether the nest is a sum of products.
-pub fn is_product(nest: &Nest) -> bool {
-    as_product(nest).is_some()
-}
-
-/// The innermost variable of a reduction if it chooses between formulas and has few values.
-fn as_choice(nest: &Nest, reduction: Val) -> Option<Var> {
-    let Expr::Reduce { vars, .. } = nest.expr(reduction) else { return None };
-    let last = vars.last().filter(|var| var.extent <= MOST_CHOICES)?;
-    let chooses = |&val: &Val| match nest.expr(val) {
-        Expr::Inside(guards) => guards.iter().any(|guard| guard.index.mentions(*last)),
-        _ => false,
-    };
-    nest.needed(&[reduction]).iter().any(chooses).then_some(*last)
-}
-
-/// The most values of a variable for each of which a formula is written out.
-const MOST_CHOICES: usize = 8;
 
 /// A variable of its own for lanes within a tile; no nest has as many variables.
 const LANE: u32 = u32::MAX;

@@ -100,7 +100,7 @@ impl<'o> Tuner<'o> {
     }
 
     fn search(&self, nest: &Nest) -> Machine {
-        let kernel = |machine: &Machine| schedule(nest, "tuned", machine);
+        let kernel = |machine: &Machine| schedule(nest, None, "tuned", machine);
         let (mut best, mut chosen) = (self.machine, kernel(&self.machine));
         let Some(mut least) = self.time(nest, &chosen) else { return best };
         for knob in KNOBS {

@@ -25,7 +25,7 @@ pub use guard::Guard;
 pub use index::{Atom, Index, Var};
 pub use kernel::{Block, Buffer, BufferData, Kernel, KernelBuilder, Let, LoopKind, Rhs, Role, Stmt};
 pub use machine::{MachineFn, machine_fn};
-pub use nest::{Expr, Nest, NestBuilder, Operand, Reduction};
+pub use nest::{Expr, Nest, NestBuilder, Operand, Reduction, const_bits};
 pub use nest_interpret::interpret_nest;
 pub use program::{Place, Program, Step, Work};
 pub use text::{parse_kernel, print_kernel, print_lines, print_nest, print_program};

@@ -23,6 +23,7 @@ use windlass_ir::loops::{
 };
 
 use super::formula::flatten_operands;
+use super::margins::Margins;
 use super::schedule::split::Split;
 use super::schedule::{Emit, Machine, PARALLEL_OPERATIONS, fill, top_reductions};
 use super::units::{Buf, Unit, UnitWork, Units};
@@ -46,6 +47,8 @@ struct Link {
     unit: usize,
     /// The formula, its operands flat.
     nest: Nest,
+    /// What stands around its result; only of the last link.
+    margins: Option<Margins>,
     /// The operand that the link before it makes, and the number of the row read in terms of the domain.
     reads: Option<(u32, Index)>,
     /// How many dimensions of the domain count rows; the others are within a row. Not for the last link.
@@ -104,12 +107,16 @@ pub fn chain(units: &mut Units, machine: &Machine) {
 
 /// The formula of a unit as a link, if it reduces.
 fn as_link(units: &Units, unit: usize) -> Option<Link> {
-    let UnitWork::Nest(nest) = &units.units[unit].work else { return None };
+    let (nest, margins) = match &units.units[unit].work {
+        UnitWork::Nest(nest) => (nest, None),
+        UnitWork::Padded(nest, margins) => (nest, Some(margins.clone())),
+        UnitWork::Copy(_) | UnitWork::Kernel(_) | UnitWork::Interpret(_) => return None,
+    };
     let empty = nest.shape().contains(&0);
     if empty || nest.roots.len() != 1 || top_reductions(nest).is_empty() {
         return None;
     }
-    Some(Link { unit, nest: flatten_operands(nest), reads: None, row_dims: 0 })
+    Some(Link { unit, nest: flatten_operands(nest), margins, reads: None, row_dims: 0 })
 }
 
 /// The longest chain that ends with a unit, first link first.
@@ -126,7 +133,7 @@ fn links(
         for operand in 0..consumer.nest.operands.len() {
             let buf = units.units[consumer.unit].ins[operand];
             let Some(unit) = producer[buf].filter(|_| uses[buf] == 1) else { continue };
-            let Some(mut link) = as_link(units, unit) else { continue };
+            let Some(mut link) = as_link(units, unit).filter(|link| link.margins.is_none()) else { continue };
             let found = (1..link.nest.domain.len()).rev().find_map(|row_dims| {
                 link.row_dims = row_dims;
                 row_read(&consumer.nest, operand as u32, link.row_len())
@@ -279,7 +286,10 @@ impl<'l> Chain<'l> {
             }
         }
         let place = match link.row_dims {
-            0 => Index::flatten(&index, &nest.shape()),
+            0 => {
+                let flat = Index::flatten(&index, &nest.shape());
+                link.margins.as_ref().map_or_else(|| flat.clone(), |margins| margins.place(&flat))
+            }
             _ => Index::flatten(&own, &shape),
         };
         let made = link.reads.as_ref().map(|(operand, _)| (*operand, self.links[at - 1].row_len() as i64));
@@ -327,15 +337,24 @@ impl<'l> Chain<'l> {
         let mut results: Vec<Buffer> = Vec::new();
         for (at, link) in self.links.iter().enumerate() {
             let dtype = link.nest.dtype(link.nest.roots[0]);
+            let whole = || link.nest.shape().iter().product();
             results.push(match at + 1 == self.links.len() {
-                true => builder.buffer("y0", dtype, link.nest.shape().iter().product(), Role::Out),
+                true => {
+                    let len = link.margins.as_ref().map_or_else(whole, Margins::len);
+                    builder.buffer("y0", dtype, len, Role::Out)
+                }
                 false => builder.buffer(&format!("rows{at}"), dtype, largest * link.row_len(), Role::Stack),
             });
         }
         let mut shape: Vec<usize> = self.outer.iter().map(|v| v.extent).collect();
         shape.push(self.blocks.parts);
         let kind = if self.shared { LoopKind::Parallel } else { LoopKind::Serial };
-        let iteration = Index::var(builder.begin_loop(kind, shape.iter().product()));
+        let iterations = shape.iter().product();
+        let iteration = Index::var(builder.begin_loop(kind, iterations));
+        if let Some((last, margins)) = self.links.last().and_then(|l| Some((l, l.margins.as_ref()?))) {
+            let (y, dtype) = (results[self.links.len() - 1], last.nest.dtype(last.nest.roots[0]));
+            margins.fill(&mut builder, y, dtype, &iteration, iterations);
+        }
         let mut bound = Index::unflatten(&iteration, &shape);
         let block = bound.pop().expect("one more");
         let Split { size, larger, .. } = self.blocks;

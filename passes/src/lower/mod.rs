@@ -3,13 +3,15 @@
 //! Every node becomes a unit over buffers ([`units`]), formulas are merged into their users
 //! ([`mod@fuse`]), factors of integer products are stored in few bits (`narrow`) and multiplied several to a word
 //! ([`mod@pairs`]), right operands of contractions are packed ([`pack`]) or kept in few bits (`compact`), what depends on
-//! constants alone is set apart ([`mod@prepare`]), formulas that hand rows to each other become one kernel (`chain`),
-//! other formulas become loops ([`mod@schedule`]), and buffers get their places in memory ([`mod@place`]).
+//! constants alone is set apart ([`mod@prepare`]), results that are padded are written with their margins ([`margins`]),
+//! formulas that hand rows to each other become one kernel (`chain`), other formulas become loops ([`mod@schedule`]), and
+//! buffers get their places in memory ([`mod@place`]).
 
 mod chain;
 mod compact;
 pub mod formula;
 pub mod fuse;
+pub mod margins;
 mod narrow;
 pub mod pack;
 pub mod pairs;
@@ -24,6 +26,7 @@ use windlass_ir::loops::{Expr, Index, Kernel, Nest, NestBuilder, Place, Program,
 use windlass_ir::{Error, Graph, Tensor};
 
 use crate::lower::formula::{as_identity, flatten_operands};
+use crate::lower::margins::Margins;
 use crate::lower::pairs::as_words;
 use crate::lower::place::{Lifetime, check, place};
 use crate::lower::prepare::known_bufs;
@@ -96,6 +99,7 @@ fn lower_units(
         plan(prepare, &options.machine, &mut |_| options.machine)
     });
     if options.fuse {
+        margins::absorb(&mut units);
         chain::chain(&mut units, &options.machine);
     }
     let mut program = plan(units, &options.machine, choose);
@@ -208,7 +212,7 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
     program.arena_bytes = arena_bytes;
     program.constants = constants;
 
-    let mut known: FxHashMap<Nest, u32> = FxHashMap::default();
+    let mut known: FxHashMap<(Nest, Option<Margins>), u32> = FxHashMap::default();
     for unit in work {
         let args = unit.ins.iter().chain(&unit.outs).map(|&buf| {
             let buf = root(buf);
@@ -221,16 +225,17 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
         let args = args.collect();
         let types = |bufs: &[Buf]| bufs.iter().map(|&b| units.bufs[b].ty()).collect::<Vec<_>>();
         let next = program.kernels.len();
+        let mut scheduled = |nest: &Nest, margins: Option<Margins>| {
+            let kernel = *known.entry((normalize(nest), margins)).or_insert_with_key(|(nest, margins)| {
+                let (machine, name) = (choose(nest), kernel_name(next, &unit.origin));
+                program.kernels.push(schedule(nest, margins.as_ref(), &name, &machine));
+                next as u32
+            });
+            Work::Kernel(kernel)
+        };
         let work = match unit.work {
-            UnitWork::Nest(nest) | UnitWork::Copy(nest) => {
-                let nest = normalize(&nest);
-                let kernel = *known.entry(nest).or_insert_with_key(|nest| {
-                    let machine = choose(nest);
-                    program.kernels.push(schedule(nest, &kernel_name(next, &unit.origin), &machine));
-                    next as u32
-                });
-                Work::Kernel(kernel)
-            }
+            UnitWork::Nest(nest) | UnitWork::Copy(nest) => scheduled(&nest, None),
+            UnitWork::Padded(nest, margins) => scheduled(&nest, Some(margins)),
             UnitWork::Kernel(kernel) => {
                 let name = kernel_name(next, &unit.origin);
                 program.kernels.push(Kernel { name, ..*kernel });

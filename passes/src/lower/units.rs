@@ -9,6 +9,8 @@ use windlass_ir::loops::{Kernel, Nest};
 use windlass_ir::ops::{Lowered, Op};
 use windlass_ir::{DType, Error, Graph, Shape, Tensor, TensorType, Value};
 
+use super::margins::Margins;
+
 /// Identifies a buffer between units.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Buf(u32);
@@ -49,6 +51,8 @@ pub enum UnitWork {
     Nest(Box<Nest>),
     /// A copy that must be made, even if its formula is the identity: no other unit takes it in.
     Copy(Box<Nest>),
+    /// A formula whose result stands inside a larger array, yet to be scheduled.
+    Padded(Box<Nest>, Margins),
     /// Scheduled loops; parameters are the operands, then the results.
     Kernel(Box<Kernel>),
     /// An op that the interpreter runs.

@@ -28,6 +28,7 @@ use windlass_ir::loops::{Expr, Kernel, Nest, Val, Var};
 pub use emit::Emit;
 
 use crate::lower::formula::{flatten_operands, free_vars, merge_loops, point_cost};
+use crate::lower::margins::Margins;
 
 /// What schedules may assume about the machine. Nothing here changes the bits of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,9 +91,9 @@ pub fn normalize(nest: &Nest) -> Nest {
     merge_loops(flatten_operands(nest))
 }
 
-/// The loops for a normalized formula.
-pub fn schedule(nest: &Nest, name: &str, machine: &Machine) -> Kernel {
-    let mut emit = Emit::new(nest, name);
+/// The loops for a normalized formula, whose result may stand inside a padded array.
+pub fn schedule(nest: &Nest, margins: Option<&Margins>, name: &str, machine: &Machine) -> Kernel {
+    let mut emit = Emit::new(nest, margins, name);
     fill(&mut emit, machine);
     emit.finish()
 }

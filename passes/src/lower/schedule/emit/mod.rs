@@ -15,6 +15,7 @@ use windlass_ir::loops::{
 use windlass_ir::{DType, ScalarFn};
 
 use crate::lower::formula::{Vars, free_vars};
+use crate::lower::margins::Margins;
 
 /// The value of an expression, a finished reduction's most often, held in a register buffer, one element a lane.
 #[derive(Clone, Debug)]
@@ -58,11 +59,14 @@ pub struct Emit<'n> {
     place: Index,
     /// Whether the loops stand inside others, so that none of them is parallel.
     nested: bool,
+    /// What stands around the result and is not yet written.
+    margins: Option<&'n Margins>,
 }
 
 impl<'n> Emit<'n> {
-    /// An empty kernel with the nest's operands and results as parameters.
-    pub fn new(nest: &'n Nest, name: &str) -> Emit<'n> {
+    /// An empty kernel with the nest's operands and results as parameters. With margins, there is one result, inside
+    /// them.
+    pub fn new(nest: &'n Nest, margins: Option<&'n Margins>, name: &str) -> Emit<'n> {
         let mut builder = KernelBuilder::new(name);
         let ins = nest
             .operands
@@ -72,7 +76,7 @@ impl<'n> Emit<'n> {
                 builder.buffer(&format!("x{i}"), operand.dtype, operand.shape.iter().product(), Role::In)
             })
             .collect();
-        let len = nest.shape().iter().product();
+        let len = margins.map_or_else(|| nest.shape().iter().product(), Margins::len);
         let outs = nest
             .roots
             .iter()
@@ -81,7 +85,8 @@ impl<'n> Emit<'n> {
             .collect();
         let domain: Vec<Index> = nest.domain.iter().map(|&v| Index::var(v)).collect();
         let place = Index::flatten(&domain, &nest.shape());
-        Emit { nested: false, ..Emit::within(builder, nest, ins, outs, place) }
+        let place = margins.map_or_else(|| place.clone(), |margins| margins.place(&place));
+        Emit { nested: false, margins, ..Emit::within(builder, nest, ins, outs, place) }
     }
 
     /// Loops inside the open blocks of a kernel: from these buffers to those, each result at `place`.
@@ -109,6 +114,7 @@ impl<'n> Emit<'n> {
             bodies: 0,
             place,
             nested: true,
+            margins: None,
         }
     }
 
@@ -124,12 +130,25 @@ impl<'n> Emit<'n> {
 
     /// Opens a loop and returns its variable as an index.
     pub fn enter(&mut self, kind: LoopKind, extent: usize) -> Index {
+        if kind != LoopKind::Parallel {
+            self.fill_margins(&Index::constant(0), 1);
+        }
         let var = self.builder.begin_loop(kind, extent);
         self.scopes.push(FxHashMap::default());
         if kind == LoopKind::Parallel {
             self.outermost = self.builder.depth();
+            self.fill_margins(&Index::var(var), extent);
         }
         Index::var(var)
+    }
+
+    /// Writes one of `parts` parts of what stands around the result, if that is still to be written: before the first
+    /// loop, or in each iteration of a parallel one.
+    fn fill_margins(&mut self, part: &Index, parts: usize) {
+        if let Some(margins) = self.margins.take() {
+            let dtype = self.nest.dtype(self.nest.roots[0]);
+            margins.fill(&mut self.builder, self.outs[0], dtype, part, parts);
+        }
     }
 
     /// Closes the innermost loop or `if`.

@@ -1,0 +1,184 @@
+//! Margins: what pads a reduction's result for its only reader is written together with it.
+//!
+//! A convolution reads a padded image, so that its loops have no conditions. Where another convolution makes that image,
+//! it stores its results inside the padded array right away and fills the margins, and no copy is made.
+
+use cranelift_entity::SecondaryMap;
+use windlass_ir::loops::{Buffer, Expr, Guard, Index, KernelBuilder, LoopKind, Nest, Rhs, Val, const_bits};
+use windlass_ir::{DType, ScalarFn, Shape, Tensor};
+
+use super::schedule::top_reductions;
+use super::units::{Buf, Unit, UnitWork, Units};
+
+/// How a result stands inside a larger array whose other elements are all alike.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Margins {
+    /// The shape of the result.
+    inner: Shape,
+    /// The shape of the array.
+    outer: Shape,
+    /// How many elements of the array come before the result's in each dimension.
+    before: Shape,
+    /// The other elements' bits.
+    fill: u64,
+}
+
+/// A part of the margins: rows that are equally far apart, each without gaps.
+struct Strip {
+    /// The dimensions of the result before those that are within a row.
+    rows: usize,
+    /// Where a row begins within the part of the array that belongs to one index of those dimensions.
+    start: usize,
+    /// The elements of a row.
+    len: usize,
+}
+
+impl Margins {
+    /// The number of elements of the array.
+    pub fn len(&self) -> usize {
+        self.outer.iter().product()
+    }
+
+    /// Where in the array an element of the result stands.
+    pub fn place(&self, flat: &Index) -> Index {
+        let inner = Index::unflatten(flat, &self.inner);
+        let outer: Vec<Index> =
+            inner.iter().zip(&self.before).map(|(index, &before)| index.add_const(before as i64)).collect();
+        Index::flatten(&outer, &self.outer)
+    }
+
+    /// Fills one of `parts` parts of the margins.
+    pub fn fill(
+        &self,
+        builder: &mut KernelBuilder,
+        buffer: Buffer,
+        dtype: DType,
+        part: &Index,
+        parts: usize,
+    ) {
+        let fill = builder.define(dtype, Rhs::Const(self.fill));
+        for Strip { rows, start, len } in self.strips() {
+            let dims = rows;
+            let rows: usize = self.inner[..dims].iter().product();
+            if rows * len == 0 {
+                continue;
+            }
+            let share = rows.div_ceil(parts);
+            let row = Index::var(builder.begin_loop(LoopKind::Serial, share));
+            let row = part.mul(share as i64).add(&row);
+            let uneven = share * parts != rows;
+            if uneven {
+                builder.begin_if(&[Guard::new(row.clone(), rows)]);
+            }
+            let mut outer: Vec<Index> = Index::unflatten(&row, &self.inner[..dims]);
+            outer.iter_mut().zip(&self.before).for_each(|(i, &before)| *i = i.add_const(before as i64));
+            let row_len: usize = self.outer[dims..].iter().product();
+            let first =
+                Index::flatten(&outer, &self.outer[..dims]).mul(row_len as i64).add_const(start as i64);
+            let lane = Index::var(builder.begin_loop(LoopKind::Vector, len));
+            builder.store(buffer, first.add(&lane), fill);
+            builder.end();
+            if uneven {
+                builder.end();
+            }
+            builder.end();
+        }
+    }
+
+    /// The margins before and behind the result in each dimension.
+    fn strips(&self) -> impl Iterator<Item = Strip> {
+        (0..self.outer.len()).flat_map(|dim| {
+            let step: usize = self.outer[dim + 1..].iter().product();
+            let (before, end) = (self.before[dim], self.before[dim] + self.inner[dim]);
+            let behind = self.outer[dim] - end;
+            [(0, before), (end, behind)].map(|(first, count)| Strip {
+                rows: dim,
+                start: first * step,
+                len: count * step,
+            })
+        })
+    }
+}
+
+/// Lets formulas that reduce write their results with the margins that their only reader wants.
+pub fn absorb(units: &mut Units) {
+    let uses = units.use_counts();
+    let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
+    let mut absorbed = vec![false; units.units.len()];
+    for at in 0..units.units.len() {
+        units.units[at].outs.iter().for_each(|&b| producer[b] = Some(at));
+        let Some((operand, margins)) = as_padding(&units.units[at], units) else { continue };
+        let buf = units.units[at].ins[operand];
+        let Some(maker) = producer[buf].filter(|_| uses[buf] == 1) else { continue };
+        let (outs, origin) = (units.units[at].outs.clone(), units.units[at].origin.clone());
+        let unit = &mut units.units[maker];
+        let UnitWork::Nest(nest) = &unit.work else { continue };
+        if unit.outs.len() != 1 || top_reductions(nest).is_empty() {
+            continue;
+        }
+        unit.work = UnitWork::Padded(nest.clone(), margins);
+        producer[outs[0]] = Some(maker);
+        unit.outs = outs;
+        let new = origin.into_iter().filter(|node| !unit.origin.contains(node)).collect::<Vec<_>>();
+        unit.origin.extend(new);
+        absorbed[at] = true;
+    }
+    let mut absorbed = absorbed.into_iter();
+    units.units.retain(|_| !absorbed.next().unwrap_or(false));
+}
+
+/// The operand that a unit pads, and how, if it does nothing else.
+fn as_padding(unit: &Unit, units: &Units) -> Option<(usize, Margins)> {
+    let UnitWork::Nest(nest) = &unit.work else { return None };
+    let &[root] = nest.roots.as_slice() else { return None };
+    let (element, fill) = match nest.expr(root) {
+        Expr::Apply(ScalarFn::Select, args) => {
+            let (Expr::Inside(inside), Expr::Load { guards, .. }) = (nest.expr(args[0]), nest.expr(args[1]))
+            else {
+                return None;
+            };
+            let same = guards.is_empty() || guards == inside;
+            (args[1], same.then(|| known_bits(nest, args[2], unit, units))??)
+        }
+        _ => (root, 0),
+    };
+    let inside = match nest.expr(root) {
+        Expr::Apply(_, args) => nest.expr(args[0]),
+        load => load,
+    };
+    let (Expr::Inside(guards) | Expr::Load { guards, .. }) = inside else { return None };
+    let Expr::Load { operand, index, .. } = nest.expr(element) else { return None };
+    let inner = nest.operands[*operand as usize].shape.clone();
+    let outer = nest.shape();
+    if inner.len() != outer.len() || inner.contains(&0) || guards.is_empty() {
+        return None;
+    }
+    let mut before = Shape::new();
+    for (dim, index) in index.iter().enumerate() {
+        let own = Index::var(nest.domain[dim]);
+        let first = own.offset().checked_sub(index.offset()).and_then(|n| usize::try_from(n).ok())?;
+        let fits = *index == own.add_const(-(first as i64)) && first + inner[dim] <= outer[dim];
+        let guarded = guards.iter().any(|g| g.index == *index && g.size == inner[dim]);
+        if !fits || !(guarded || inner[dim] == outer[dim]) {
+            return None;
+        }
+        before.push(first);
+    }
+    let own = |guard: &Guard| index.iter().zip(&inner).any(|(i, &n)| guard.index == *i && guard.size == n);
+    guards.iter().all(own).then_some((*operand as usize, Margins { inner, outer, before, fill }))
+}
+
+/// The bits of an expression that is the same everywhere, if they are known.
+fn known_bits(nest: &Nest, val: Val, unit: &Unit, units: &Units) -> Option<u64> {
+    match nest.expr(val) {
+        Expr::Const(bits) => Some(*bits),
+        Expr::Load { operand, guards, .. } if guards.is_empty() => {
+            let tensor =
+                units.bufs[unit.ins[*operand as usize]].constant.as_ref().filter(|t| t.len() == 1)?;
+            let value = tensor.as_uniform_f64()?;
+            let same = Tensor::from_f64s(tensor.dtype(), tensor.shape(), &[value]).bytes() == tensor.bytes();
+            same.then(|| const_bits(tensor.dtype(), value))
+        }
+        _ => None,
+    }
+}

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::loops::{
-    Buffer, Expr, Guard, Index, Kernel, KernelBuilder, LoopKind, Nest, NestBuilder, Role, Var,
+    Buffer, Expr, Index, Kernel, KernelBuilder, LoopKind, Nest, NestBuilder, Role, Var,
 };
 
 use super::formula::flatten_operands;
@@ -177,6 +177,36 @@ fn row_read(nest: &Nest, operand: u32, row_len: usize) -> Option<Index> {
     found
 }
 
+/// The buffers that a kernel of several formulas reads, each once.
+#[derive(Default)]
+pub struct Operands {
+    /// The buffers.
+    pub bufs: Vec<Buf>,
+    params: Vec<Buffer>,
+}
+
+impl Operands {
+    /// The kernel's parameters for a formula's operands, but for that which the kernel makes itself.
+    pub fn of(
+        &mut self,
+        builder: &mut KernelBuilder,
+        units: &Units,
+        ins: &[Buf],
+        made: Option<usize>,
+    ) -> Vec<Option<Buffer>> {
+        let mut param = |buf: Buf| {
+            let at = self.bufs.iter().position(|&b| b == buf).unwrap_or_else(|| {
+                let (name, data) = (format!("x{}", self.bufs.len()), &units.bufs[buf]);
+                self.params.push(builder.buffer(&name, data.dtype, data.elements(), Role::In));
+                self.bufs.push(buf);
+                self.bufs.len() - 1
+            });
+            self.params[at]
+        };
+        ins.iter().enumerate().map(|(i, &buf)| (made != Some(i)).then(|| param(buf))).collect()
+    }
+}
+
 /// A chain that is worth running together.
 struct Chain<'l> {
     links: &'l [Link],
@@ -208,7 +238,7 @@ impl<'l> Chain<'l> {
         let shared = links.iter().map(|l| units.units[l.unit].flops).sum::<u64>() >= PARALLEL_OPERATIONS;
         let blocks = Split::even(row.extent, fits);
         let chain = Chain { links, outer, row, blocks, shared };
-        let affine = chain.sizes().all(|size| {
+        let affine = chain.blocks.sizes().all(|size| {
             (0..links.len()).all(|at| {
                 let restricted = chain.restricted(at, size);
                 affine_in_rows(&restricted.nest)
@@ -217,13 +247,6 @@ impl<'l> Chain<'l> {
         // What a block reads besides its rows, it reads again for each block.
         let read_again: usize = links.iter().map(|link| chain.shared_bytes(link)).sum();
         (affine && read_again <= machine.block_bytes).then_some(chain)
-    }
-
-    /// The sizes that blocks have.
-    fn sizes(&self) -> impl Iterator<Item = usize> {
-        let Split { size, larger, parts } = self.blocks;
-        let larger_size = (larger > 0).then_some(size + 1);
-        larger_size.into_iter().chain((larger < parts && size > 0).then_some(size))
     }
 
     /// The variables that the loops around the formulas bind: one for each of `outer`, and the first row.
@@ -307,33 +330,13 @@ impl<'l> Chain<'l> {
     /// The kernel, and the buffers it reads.
     fn kernel(&self, units: &Units, machine: &Machine) -> (Kernel, Vec<Buf>) {
         let mut builder = KernelBuilder::new("chain");
-        let mut ins: Vec<Buf> = Vec::new();
-        let mut params: Vec<Buffer> = Vec::new();
+        let mut shared = Operands::default();
         let mut operands: Vec<Vec<Option<Buffer>>> = Vec::new();
         for link in self.links {
             let made = link.reads.as_ref().map(|(operand, _)| *operand as usize);
-            let mut own = Vec::new();
-            for (i, &buf) in units.units[link.unit].ins.iter().enumerate() {
-                if made == Some(i) {
-                    own.push(None);
-                    continue;
-                }
-                let at = ins.iter().position(|&b| b == buf).unwrap_or_else(|| {
-                    let data = &units.bufs[buf];
-                    params.push(builder.buffer(
-                        &format!("x{}", ins.len()),
-                        data.dtype,
-                        data.elements(),
-                        Role::In,
-                    ));
-                    ins.push(buf);
-                    ins.len() - 1
-                });
-                own.push(Some(params[at]));
-            }
-            operands.push(own);
+            operands.push(shared.of(&mut builder, units, &units.units[link.unit].ins, made));
         }
-        let largest = self.sizes().max().unwrap_or(0);
+        let largest = self.blocks.sizes().max().unwrap_or(0);
         let mut results: Vec<Buffer> = Vec::new();
         for (at, link) in self.links.iter().enumerate() {
             let dtype = link.nest.dtype(link.nest.roots[0]);
@@ -353,28 +356,16 @@ impl<'l> Chain<'l> {
         let iteration = Index::var(builder.begin_loop(kind, iterations));
         if let Some((last, margins)) = self.links.last().and_then(|l| Some((l, l.margins.as_ref()?))) {
             let (y, dtype) = (results[self.links.len() - 1], last.nest.dtype(last.nest.roots[0]));
-            margins.fill(&mut builder, y, dtype, &iteration, iterations);
+            margins.fill(&mut builder, y, dtype, [&iteration, &Index::constant(0)], iterations);
         }
         let mut bound = Index::unflatten(&iteration, &shape);
         let block = bound.pop().expect("one more");
-        let Split { size, larger, .. } = self.blocks;
-        let rows = |builder: KernelBuilder, first: Index, size: usize| {
+        let mut builder = self.blocks.part(builder, &block, &mut |builder, first, size| {
             let values: Vec<Index> = bound.iter().cloned().chain([first]).collect();
             self.block(builder, size, &values, &operands, &results, machine)
-        };
-        if larger > 0 {
-            builder.begin_if(&[Guard::new(block.clone(), larger)]);
-            builder = rows(builder, block.mul(size as i64 + 1), size + 1);
-            builder.begin_else();
-        }
-        if size > 0 {
-            builder = rows(builder, block.mul(size as i64).add_const(larger as i64), size);
-        }
-        if larger > 0 {
-            builder.end();
-        }
+        });
         builder.end();
-        (builder.finish(), ins)
+        (builder.finish(), shared.bufs)
     }
 
     /// The formulas one after another for a block of rows.

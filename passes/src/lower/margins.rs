@@ -25,15 +25,56 @@ pub struct Margins {
 
 /// A part of the margins: rows that are equally far apart, each without gaps.
 struct Strip {
-    /// The dimensions of the result before those that are within a row.
-    rows: usize,
+    /// How many dimensions of the result count rows.
+    dims: usize,
     /// Where a row begins within the part of the array that belongs to one index of those dimensions.
-    start: usize,
+    first: usize,
     /// The elements of a row.
     len: usize,
 }
 
 impl Margins {
+    /// No margins around a result of this shape.
+    pub fn none(shape: &[usize]) -> Margins {
+        let shape = Shape::from_slice(shape);
+        Margins { before: shape.iter().map(|_| 0).collect(), inner: shape.clone(), outer: shape, fill: 0 }
+    }
+
+    /// Those of a block of the last dimension, within one index of the first `dims` dimensions.
+    pub fn block(&self, dims: usize, lanes: usize) -> Margins {
+        let tail = |shape: &Shape| shape[dims..].iter().copied().collect::<Shape>();
+        let mut block = Margins {
+            inner: tail(&self.inner),
+            outer: tail(&self.outer),
+            before: tail(&self.before),
+            fill: self.fill,
+        };
+        let (inner, outer) = (block.inner.last_mut(), block.outer.last_mut());
+        inner.into_iter().chain(outer).for_each(|extent| *extent = lanes);
+        block
+    }
+
+    /// Whether the first `dims` dimensions and the last have none.
+    pub fn is_only_between(&self, dims: usize) -> bool {
+        let last = self.inner.len() - 1;
+        (0..dims).chain([last]).all(|dim| self.inner[dim] == self.outer[dim])
+    }
+
+    /// The shape of the result.
+    pub fn inner(&self) -> &Shape {
+        &self.inner
+    }
+
+    /// The shape of the array.
+    pub fn outer(&self) -> &Shape {
+        &self.outer
+    }
+
+    /// How many elements of the array come before the result's in each dimension.
+    pub fn before(&self) -> &Shape {
+        &self.before
+    }
+
     /// The number of elements of the array.
     pub fn len(&self) -> usize {
         self.outer.iter().product()
@@ -47,18 +88,16 @@ impl Margins {
         Index::flatten(&outer, &self.outer)
     }
 
-    /// Fills one of `parts` parts of the margins.
+    /// Fills one of `parts` parts of the margins of an array that begins at `start`.
     pub fn fill(
         &self,
         builder: &mut KernelBuilder,
         buffer: Buffer,
         dtype: DType,
-        part: &Index,
+        [part, start]: [&Index; 2],
         parts: usize,
     ) {
-        let fill = builder.define(dtype, Rhs::Const(self.fill));
-        for Strip { rows, start, len } in self.strips() {
-            let dims = rows;
+        for Strip { dims, first, len } in self.strips() {
             let rows: usize = self.inner[..dims].iter().product();
             if rows * len == 0 {
                 continue;
@@ -73,16 +112,28 @@ impl Margins {
             let mut outer: Vec<Index> = Index::unflatten(&row, &self.inner[..dims]);
             outer.iter_mut().zip(&self.before).for_each(|(i, &before)| *i = i.add_const(before as i64));
             let row_len: usize = self.outer[dims..].iter().product();
-            let first =
-                Index::flatten(&outer, &self.outer[..dims]).mul(row_len as i64).add_const(start as i64);
-            let lane = Index::var(builder.begin_loop(LoopKind::Vector, len));
-            builder.store(buffer, first.add(&lane), fill);
-            builder.end();
+            let row = Index::flatten(&outer, &self.outer[..dims]).mul(row_len as i64);
+            self.fill_all(builder, buffer, dtype, &start.add(&row).add_const(first as i64), len);
             if uneven {
                 builder.end();
             }
             builder.end();
         }
+    }
+
+    /// Fills so many elements of a buffer as if they were margins.
+    pub fn fill_all(
+        &self,
+        builder: &mut KernelBuilder,
+        buffer: Buffer,
+        dtype: DType,
+        start: &Index,
+        len: usize,
+    ) {
+        let fill = builder.define(dtype, Rhs::Const(self.fill));
+        let lane = Index::var(builder.begin_loop(LoopKind::Vector, len));
+        builder.store(buffer, start.add(&lane), fill);
+        builder.end();
     }
 
     /// The margins before and behind the result in each dimension.
@@ -92,8 +143,8 @@ impl Margins {
             let (before, end) = (self.before[dim], self.before[dim] + self.inner[dim]);
             let behind = self.outer[dim] - end;
             [(0, before), (end, behind)].map(|(first, count)| Strip {
-                rows: dim,
-                start: first * step,
+                dims: dim,
+                first: first * step,
                 len: count * step,
             })
         })

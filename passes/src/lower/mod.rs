@@ -19,6 +19,7 @@ pub mod place;
 pub mod prepare;
 pub mod schedule;
 pub mod units;
+mod window;
 
 use cranelift_entity::SecondaryMap;
 use rustc_hash::FxHashMap;
@@ -100,6 +101,7 @@ fn lower_units(
     });
     if options.fuse {
         margins::absorb(&mut units);
+        window::join(&mut units, &options.machine);
         chain::chain(&mut units, &options.machine);
     }
     let mut program = plan(units, &options.machine, choose);

@@ -1,6 +1,6 @@
 //! Counts cut into parts: of nearly equal size, or of one size but for the last.
 
-use windlass_ir::loops::{Guard, Index, LoopKind};
+use windlass_ir::loops::{Guard, Index, KernelBuilder, LoopKind};
 
 use super::Emit;
 
@@ -28,6 +28,37 @@ impl Split {
         let size =
             (most.div_ceil(2).max(1)..=most).rev().find(|&size| count > 0 && count.is_multiple_of(size));
         size.map_or_else(|| Split::of(count, most), |size| Split { parts: count / size, size, larger: 0 })
+    }
+}
+
+impl Split {
+    /// The sizes that parts have.
+    pub fn sizes(&self) -> impl Iterator<Item = usize> + use<> {
+        let Split { size, larger, parts } = *self;
+        let larger_size = (larger > 0).then_some(size + 1);
+        larger_size.into_iter().chain((larger < parts && size > 0).then_some(size))
+    }
+
+    /// Runs `body` with the start and size of part `part`, in an `if` where sizes differ.
+    pub fn part(
+        &self,
+        mut builder: KernelBuilder,
+        part: &Index,
+        body: &mut dyn FnMut(KernelBuilder, Index, usize) -> KernelBuilder,
+    ) -> KernelBuilder {
+        let Split { size, larger, .. } = *self;
+        if larger > 0 {
+            builder.begin_if(&[Guard::new(part.clone(), larger)]);
+            builder = body(builder, part.mul(size as i64 + 1), size + 1);
+            builder.begin_else();
+        }
+        if size > 0 {
+            builder = body(builder, part.mul(size as i64).add_const(larger as i64), size);
+        }
+        if larger > 0 {
+            builder.end();
+        }
+        builder
     }
 }
 

@@ -147,7 +147,7 @@ impl<'n> Emit<'n> {
     fn fill_margins(&mut self, part: &Index, parts: usize) {
         if let Some(margins) = self.margins.take() {
             let dtype = self.nest.dtype(self.nest.roots[0]);
-            margins.fill(&mut self.builder, self.outs[0], dtype, part, parts);
+            margins.fill(&mut self.builder, self.outs[0], dtype, [part, &Index::constant(0)], parts);
         }
     }
 

@@ -184,7 +184,8 @@ impl<'u> Pair<'u> {
         let row_len: usize = image.outer()[window.dim + 1..].iter().product();
         let lanes = channels(window.channel.extent, tile_bytes(machine, row_len, 1) / size)?;
         let row_bytes = row_len / window.channel.extent * lanes * size;
-        let source_bytes = bytes_of_every_channel(&made).div_ceil(image.inner()[window.dim]);
+        let rows: usize = image.inner()[..=window.dim].iter().product();
+        let source_bytes = bytes_of_every_channel(&made).div_ceil(rows);
         let fits = |&count: &usize| {
             let rows = window.rows(count);
             rows * row_bytes <= SCRATCH_BYTES && rows * source_bytes <= machine.block_bytes

@@ -118,7 +118,7 @@ scalar_fns! {
     Max "max" 2 Number machine;
     /// `a * b + c`, rounded once.
     Fma "fma" 3 Float machine;
-    /// `min(max(x, low), high)`.
+    /// `low` if `x < low`, then `high` if that is more: NaN stays, and a bound that is NaN limits nothing.
     Clamp "clamp" 3 Number expanded;
     /// `-x`; integers wrap.
     Neg "neg" 1 Number machine;

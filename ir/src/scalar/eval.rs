@@ -83,7 +83,10 @@ fn eval_float(f: ScalarFn, dtype: DType, x: &[f64]) -> Operand {
             DType::F32 => f64::from((a as f32).mul_add(b as f32, c as f32)),
             _ => a.mul_add(b, c),
         },
-        ScalarFn::Clamp => min(max(a, b), c),
+        ScalarFn::Clamp => {
+            let raised = if a < b { b } else { a };
+            if raised > c { c } else { raised }
+        }
         ScalarFn::Neg => -a,
         ScalarFn::Abs => a.abs(),
         ScalarFn::Sign => {

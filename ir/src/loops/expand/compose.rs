@@ -40,6 +40,19 @@ pub(super) fn sign(s: &mut Scope<'_>, x: Val) -> Val {
     s.select(above, one, y)
 }
 
+/// `x` between two bounds; NaN stays.
+pub(super) fn clamp(s: &mut Scope<'_>, x: Val, low: Val, high: Val) -> Val {
+    if !s.dtype(x).is_float() {
+        let x = s.apply(ScalarFn::Max, &[x, low]);
+        return s.apply(ScalarFn::Min, &[x, high]);
+    }
+    // One instruction each where a machine selects the larger or the smaller.
+    let under = s.apply(ScalarFn::Gt, &[low, x]);
+    let x = s.select(under, low, x);
+    let over = s.apply(ScalarFn::Lt, &[high, x]);
+    s.select(over, high, x)
+}
+
 /// `max(x, 0)`: +0 for -0; NaN stays.
 pub(super) fn relu(s: &mut Scope<'_>, x: Val) -> Val {
     let zero = s.bits(s.dtype(x), 0);

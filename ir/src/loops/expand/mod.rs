@@ -302,10 +302,7 @@ fn expand_apply(s: &mut Scope<'_>, f: ScalarFn, args: &[Val], bits: &[Option<u64
         ScalarFn::Abs => x,
         ScalarFn::Rem => compose::rem(s, x, args[1]),
         ScalarFn::Mod => compose::modulo(s, x, args[1]),
-        ScalarFn::Clamp => {
-            let x = s.apply(ScalarFn::Max, &[x, args[1]]);
-            s.apply(ScalarFn::Min, &[x, args[2]])
-        }
+        ScalarFn::Clamp => compose::clamp(s, x, args[1], args[2]),
         ScalarFn::Sign => compose::sign(s, x),
         ScalarFn::Relu => compose::relu(s, x),
         ScalarFn::IsNan => s.ne(x, x),

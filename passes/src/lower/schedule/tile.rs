@@ -276,7 +276,7 @@ fn epilogue_cost(nest: &Nest) -> u64 {
             continue;
         }
         cost += match nest.expr(val) {
-            Expr::Apply(ScalarFn::Relu, _) => 2,
+            Expr::Apply(ScalarFn::Relu | ScalarFn::Clamp, _) => 2,
             // Limited first.
             Expr::Apply(ScalarFn::Cast(to), of) if to.size() < 4 && nest.dtype(of[0]).is_float() => 4,
             expr => own_cost(expr),

@@ -136,19 +136,23 @@ pub(super) fn exp(s: &mut Scope<'_>, x: Val) -> Val {
 
 /// `1 / (1 + e^-x)` within 4 ULP.
 ///
-/// With `e = e^-|x|`, which cannot overflow, it is `1 / (1 + e)`, or `e / (1 + e)` for negative `x`.
+/// It is `2^-k / (2^-k + 2^-k e^-x)`, with a `k` in the middle of the exponents that `e^-x` has before the result is 1 or
+/// less than half the smallest subnormal: so `2^-k e^-x` is a normal number, made by one factor.
 pub(super) fn sigmoid(s: &mut Scope<'_>, x: Val) -> Val {
     let (low, _) = limits(s.dtype(x));
-    let size = s.abs(x);
-    let size = s.at_most(size, -low);
-    let reduced = reduce(s, size, -1.0, 2 * Format::of(s.dtype(x)).bias);
+    // From `high` on the result is 1: `e^-x` is less than half of what the numbers below 1 are apart.
+    let (high, k) = match s.dtype(x) {
+        DType::F32 => (17.4, 63),
+        _ => (37.5, 540),
+    };
+    let limited = s.at_most(x, high);
+    let limited = s.at_least(limited, low);
+    let reduced = reduce(s, limited, -1.0, Format::of(s.dtype(x)).bias - k);
     let y = exp_reduced(s, reduced.r);
-    let e = scale_twice(s, y, reduced.shifted);
-    let below = s.add_k(e, 1.0);
-    let negative = s.lt_k(x, 0.0);
-    let one = s.number(x, 1.0);
-    let above = s.select(negative, e, one);
-    s.div(above, below)
+    let factor = power_of_two(s, reduced.shifted);
+    let small = s.number(x, (-(k as f64)).exp2());
+    let below = s.fma(y, factor, small);
+    s.div(small, below)
 }
 
 /// `e^x - 1` in f64, within 2 ULP.

@@ -1,4 +1,4 @@
-//! Weights that products of few rows read in 4 or 8 bits: the loop interpreter against the graph interpreter, and when.
+//! Weights that products of few rows read in 4, 8 or 16 bits: the loop interpreter against the graph interpreter, and when.
 
 mod common;
 
@@ -7,8 +7,10 @@ use windlass_ir::loops::Program;
 use windlass_ir::loops::interpret::run_program;
 use windlass_ir::ops::{DequantizeLinear, MatMul, Reshape};
 use windlass_ir::{Builder, DType, Graph, ScalarFn, Tensor, Value};
+use windlass_passes::graph::bf16_weights;
 use windlass_passes::lower::schedule::Machine;
 use windlass_passes::lower::{LowerOptions, lower};
+use windlass_passes::{Options, Stage};
 
 /// Integers from `low` to `high` without a simple period.
 fn integers(dtype: DType, shape: &[usize], (low, high): (i64, i64)) -> Tensor {
@@ -206,5 +208,27 @@ fn weights_of_packed_constants() {
             let w = b.push1(op, &[q, scale, zero]).unwrap();
             vec![b.push1(MatMul { trans_b: true, ..MatMul::default() }, &[x, w]).unwrap()]
         });
+    }
+}
+
+/// The pass that rounds weights, and what is read then: of few rows the halves, of many floats.
+#[test]
+fn few_rows_read_weights_in_bf16() {
+    for (rows, bits) in [(1, 16), (4, 16), (40, 32)] {
+        for transposed in [false, true] {
+            let mut b = Builder::new("bf16");
+            let x = b.input("x", f32s(&[rows, 96]));
+            let w = b.constant(ramp(if transposed { &[128, 96] } else { &[96, 128] }, 5));
+            let y = b.push1(MatMul { trans_b: transposed, ..MatMul::default() }, &[x, w]).unwrap();
+            b.output("y", y);
+            let graph = b.finish().unwrap();
+            let stages = [Stage::Pass(&bf16_weights::PASS)];
+            let (rounded, _) = windlass_passes::run(&graph, &stages, &Options::default()).unwrap();
+            check("bf16", &rounded);
+            assert_eq!(known_bytes(&lowered(&rounded)), 96 * 128 * bits / 8, "{rows} rows");
+            // What is rounded already stays as it is.
+            let (again, _) = windlass_passes::run(&rounded, &stages, &Options::default()).unwrap();
+            assert_eq!(again.node_count(), rounded.node_count());
+        }
     }
 }

@@ -7,9 +7,10 @@ use windlass_ir::attrs::Slot;
 use windlass_ir::graph::NodeData;
 use windlass_ir::loops::{Program, Work};
 use windlass_ir::{Graph, Late, Limits, Op, TensorType};
+use windlass_passes::graph::bf16_weights;
 use windlass_passes::lower::schedule::Machine;
 use windlass_passes::lower::{LowerOptions, lower, lower_choosing};
-use windlass_passes::pipeline;
+use windlass_passes::{Stage, pipeline};
 
 use crate::error::Error;
 use crate::options::Options;
@@ -130,9 +131,11 @@ pub(crate) fn late_operands(op: &Op) -> Vec<u32> {
 pub fn optimize(graph: &Graph, options: &Options) -> Result<Graph, Error> {
     let level = options.opt_level.min(Options::MAX_OPT_LEVEL);
     let stages = pipeline(["O0", "O1", "O2"][usize::from(level)]).map_or(&[][..], |pipeline| pipeline.stages);
+    let rounding = options.bf16_weights.then_some(Stage::Pass(&bf16_weights::PASS));
+    let stages: Vec<Stage> = stages.iter().copied().chain(rounding).collect();
     let passes =
         windlass_passes::Options { winograd: options.winograd, ..windlass_passes::Options::default() };
-    Ok(windlass_passes::run(graph, stages, &passes)?.0)
+    Ok(windlass_passes::run(graph, &stages, &passes)?.0)
 }
 
 /// The kernels of a graph and how to run them. Every dimension must be fixed.

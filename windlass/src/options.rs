@@ -37,6 +37,9 @@ pub struct Options {
     /// Whether 3x3 convolutions may be computed as products of transformed tiles, in less time and with other roundings
     /// of about the same size.
     pub winograd: bool,
+    /// Whether the weights of products are rounded to bf16, which products of few rows then read in half the time.
+    /// Arithmetic stays in f32.
+    pub bf16_weights: bool,
     /// How many compiled forms are kept, one for each set of input sizes in use.
     pub cache: usize,
     /// Whether each kernel's time is counted.
@@ -61,6 +64,7 @@ impl Default for Options {
             byte_products: None,
             little_endian: cfg!(target_endian = "little"),
             winograd: true,
+            bf16_weights: false,
             limits: Limits::default(),
             cache: 8,
             profile: false,

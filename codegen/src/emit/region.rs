@@ -90,9 +90,16 @@ impl Emitter<'_> {
 
     /// A cheap pure value, emitted where its operands are known.
     pub(super) fn pure(&mut self, op: Op, args: &[Value]) -> Value {
-        let region = args.iter().map(|&v| self.home[v] as usize).max().unwrap_or(0);
+        let known = args.iter().map(|&v| self.home[v] as usize).max().unwrap_or(0);
+        let region = self.sunk(known);
         let ty = self.func.result_type(op, args);
         self.cached(region, op, ty, args)
+    }
+
+    /// The innermost region that runs no more often than a given one: inside the branches that it ends with.
+    fn sunk(&self, region: usize) -> usize {
+        let inner = &self.regions[region + 1..];
+        region + inner.iter().take_while(|r| matches!(r.kind, RegionKind::Branch)).count()
     }
 
     /// The outermost region where arithmetic on these operands may go: not out of a branch, which may be

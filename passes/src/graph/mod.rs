@@ -3,6 +3,7 @@
 
 use crate::manager::Pass;
 
+pub mod bf16_weights;
 pub mod choose_layout;
 pub mod cse;
 pub mod dce;
@@ -19,6 +20,7 @@ pub mod winograd;
 
 /// Every pass over graphs, by name.
 pub const PASSES: &[&Pass] = &[
+    &bf16_weights::PASS,
     &choose_layout::PASS,
     &cse::PASS,
     &dce::PASS,

@@ -230,9 +230,11 @@ impl Weight {
         let (free, ranges) = (free_vars(&formula), ranges(&formula, range));
         let elements = |val: Val| free[val].iter().map(|v| v.extent).product::<usize>();
         let all: usize = formula.domain.iter().map(|v| v.extent).product();
-        let stored = |val: Val| {
-            let range = ranges[val].filter(|_| formula.dtype(val).is_int())?;
-            Some(Stored::of(range, formula.dtype(val), paired))
+        let stored = |val: Val| match formula.dtype(val) {
+            // The high half of an f32, so that making one is a shift.
+            DType::BF16 => Some(Stored::Whole(DType::BF16)),
+            dtype if dtype.is_int() => ranges[val].map(|range| Stored::of(range, dtype, paired)),
+            _ => None,
         };
         // From the root down to the values that differ from element to element, as long as that is one.
         let mut path: Vec<Val> = vec![formula.roots[0]];

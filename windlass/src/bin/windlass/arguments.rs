@@ -35,6 +35,9 @@ pub struct SessionArgs {
     /// Keep 3x3 convolutions as they are, in place of products of transformed tiles, which round otherwise
     #[arg(long)]
     pub no_winograd: bool,
+    /// Round the weights of products to bf16, which products of few rows read in half the time
+    #[arg(long)]
+    pub bf16_weights: bool,
     /// Choose schedules of products by their times on this machine, and remember them; results do not depend on it
     #[arg(long)]
     pub tune: bool,
@@ -58,6 +61,7 @@ impl SessionArgs {
             opt_level: self.opt_level,
             vector_bits: self.vectors,
             winograd: !self.no_winograd,
+            bf16_weights: self.bf16_weights,
             limits: self.limits.limits(),
             tune: self.tuning(),
             ..Options::default()

@@ -52,12 +52,17 @@ struct Measured {
     report: Report,
     compile: Duration,
     first: Duration,
-    /// In ascending order.
+    /// How many runs there were after the first.
+    count: usize,
+    /// Their times, or those of a part of them, in ascending order.
     runs: Vec<Duration>,
     profile: Vec<KernelProfile>,
     /// GFLOP/s of all threads in nothing but multiply-adds.
     peak: f64,
 }
+
+/// The most times of runs that are kept: when there are as many, every second is dropped, and of later runs as many are.
+const KEPT: usize = 1 << 15;
 
 /// How long the peak is measured.
 const PEAK_TIME: Duration = Duration::from_millis(50);
@@ -121,13 +126,23 @@ impl Bench {
         let budget = Duration::try_from_secs_f64(self.seconds)
             .map_err(|_| Failure::Usage(format!("{} is not a number of seconds", self.seconds)))?;
         let begin = Instant::now();
+        let (mut count, mut apart) = (0, 1);
         while runs.is_empty() || begin.elapsed() < budget {
-            runs.push(timed()?);
+            let run = timed()?;
+            if count % apart == 0 {
+                runs.push(run);
+            }
+            count += 1;
+            if runs.len() == KEPT {
+                let mut at = 0..;
+                runs.retain(|_| at.next().is_some_and(|at| at % 2 == 0));
+                apart *= 2;
+            }
         }
         runs.sort();
         let profile = session.profile();
         let peak = fma_peak(PEAK_TIME)? * f64::from(self.session.threads);
-        Ok(Measured { load, report, compile, first, runs, profile, peak })
+        Ok(Measured { load, report, compile, first, count, runs, profile, peak })
     }
 
     fn to_json(&self, model: &Path, measured: &Measured) -> Value {
@@ -145,7 +160,7 @@ impl Bench {
             "compile_seconds": seconds(measured.compile),
             "phases": phases,
             "first_run_seconds": seconds(measured.first),
-            "runs": measured.runs.len(),
+            "runs": measured.count,
             "median_seconds": seconds(measured.median()),
             "p90_seconds": seconds(measured.quantile(0.9)),
             "p99_seconds": seconds(measured.quantile(0.99)),
@@ -194,7 +209,7 @@ fn print(out: &mut impl Write, measured: &Measured) -> io::Result<()> {
     };
     row("ready in", format!("{} ({})", time(ready), phases.join(", ")));
     row("first run", time(measured.first));
-    row("median", format!("{} of {} runs", time(measured.median()), measured.runs.len()));
+    row("median", format!("{} of {} runs", time(measured.median()), measured.count));
     row("p90, p99", format!("{}, {}", time(measured.quantile(0.9)), time(measured.quantile(0.99))));
     if let Some(rate) = measured.rate() {
         let flops = measured.report.flops as f64 / 1e9;

@@ -116,13 +116,15 @@ struct Symbols(Arc<HashMap<u64, String>>);
 impl SymbolResolver for Symbols {
     fn symbol(
         &mut self,
-        _: &Instruction,
+        instruction: &Instruction,
         _: u32,
         _: Option<u32>,
         address: u64,
         _: u32,
     ) -> Option<SymbolResult<'_>> {
-        self.0.get(&address).map(|name| SymbolResult::with_str(address, name))
+        // Other numbers, such as displacements, are not places in the code.
+        let is_place = instruction.near_branch_target() != 0 || instruction.is_ip_rel_memory_operand();
+        self.0.get(&address).filter(|_| is_place).map(|name| SymbolResult::with_str(address, name))
     }
 }
 
@@ -179,6 +181,26 @@ mod tests {
                 assert!(found, "{bits} bits: {name}");
             }
         }
+    }
+
+    #[test]
+    fn displacements_are_numbers() {
+        // Every number that a block's address can be is a displacement too.
+        let text = "
+            kernel k(x: u8[1200] in, y: u8[1200] out) {
+              for i0 in 0..4 {
+                unroll for i1 in 0..300 {
+                  v0 = load x[300*i0 + i1]
+                  y[300*i0 + i1] = v0
+                }
+              }
+            }";
+        let kernel = parse_kernel(text).unwrap();
+        let target = Target::parse("x86_64-unknown-linux-gnu").unwrap();
+        let listed = asm_text(&kernel, &target, None).unwrap();
+        let named = |line: &&str| line.contains('[') && line.contains("block") && !line.starts_with(';');
+        assert!(listed.contains("block0:"));
+        assert_eq!(listed.lines().find(named), None);
     }
 
     #[test]

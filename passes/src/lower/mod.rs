@@ -3,9 +3,9 @@
 //! Every node becomes a unit over buffers ([`units`]), formulas are merged into their users
 //! ([`mod@fuse`]), factors of integer products are stored in few bits (`narrow`) and multiplied several to a word
 //! ([`mod@pairs`]), right operands of contractions are packed ([`pack`]) or kept in few bits (`compact`), what depends on
-//! constants alone is set apart ([`mod@prepare`]), results that are padded are written with their margins ([`margins`]),
-//! formulas that hand rows to each other become one kernel (`chain`), other formulas become loops ([`mod@schedule`]), and
-//! buffers get their places in memory ([`mod@place`]).
+//! constants alone is set apart ([`mod@prepare`]), and results that are padded are written with their margins
+//! ([`margins`]). Formulas that hand windows of rows (`window`) or whole rows (`chain`) to each other become one kernel,
+//! other formulas become loops ([`mod@schedule`]), and buffers get their places in memory ([`mod@place`]).
 
 mod chain;
 mod compact;

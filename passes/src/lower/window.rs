@@ -173,13 +173,14 @@ impl<'u> Pair<'u> {
         machine: &Machine,
     ) -> Option<Pair<'u>> {
         let (maker, reader) = (&units.units[maker], &units.units[reader]);
-        let (made, inside) = as_formula(maker)?;
-        let image = inside.cloned().unwrap_or_else(|| Margins::none(&units.bufs[maker.outs[0]].shape));
-        let (read, margins) = as_formula(reader)?;
-        let size = made.dtype(made.roots[0]).size();
-        if image.len() * size <= 2 * machine.block_bytes {
+        let written = &units.bufs[maker.outs[0]];
+        let size = written.dtype.size();
+        if written.elements() * size <= 2 * machine.block_bytes {
             return None;
         }
+        let (made, inside) = as_formula(maker)?;
+        let image = inside.cloned().unwrap_or_else(|| Margins::none(&written.shape));
+        let (read, margins) = as_formula(reader)?;
         let window = Window::of(&read, operand, image.outer())?;
         let row_len: usize = image.outer()[window.dim + 1..].iter().product();
         let lanes = channels(window.channel.extent, tile_bytes(machine, row_len, 1) / size)?;

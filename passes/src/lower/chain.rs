@@ -26,7 +26,7 @@ use super::formula::flatten_operands;
 use super::margins::Margins;
 use super::schedule::split::Split;
 use super::schedule::{Emit, Machine, PARALLEL_OPERATIONS, fill, top_reductions};
-use super::units::{Buf, Unit, UnitWork, Units};
+use super::units::{Buf, Unit, UnitWork, Units, origins};
 
 /// Rows between the formulas of a chain that take less than this stay in cache anyway.
 const SMALL_BYTES: usize = 32 << 10;
@@ -80,14 +80,10 @@ pub fn chain(units: &mut Units, machine: &Machine) {
         else {
             continue;
         };
-        let (mut origin, mut flops): (Vec<String>, u64) = (Vec::new(), 0);
+        let origin = origins(links.iter().map(|link| &units.units[link.unit]));
+        let mut flops = 0;
         for link in &links {
             let unit = &units.units[link.unit];
-            for node in &unit.origin {
-                if !origin.contains(node) {
-                    origin.push(node.clone());
-                }
-            }
             flops += unit.flops;
             unit.ins.iter().for_each(|&b| uses[b] -= 1);
             if link.unit != at {
@@ -98,11 +94,7 @@ pub fn chain(units: &mut Units, machine: &Machine) {
         let outs = units.units[at].outs.clone();
         units.units[at] = Unit { work: UnitWork::Kernel(Box::new(kernel)), ins, outs, origin, flops };
     }
-    let mut number = 0;
-    units.units.retain(|_| {
-        number += 1;
-        !dead.contains(&(number - 1))
-    });
+    units.remove(&dead);
 }
 
 /// The formula of a unit as a link, if it reduces.
@@ -343,7 +335,7 @@ impl<'l> Chain<'l> {
             let whole = || link.nest.shape().iter().product();
             results.push(match at + 1 == self.links.len() {
                 true => {
-                    let len = link.margins.as_ref().map_or_else(whole, Margins::len);
+                    let len = link.margins.as_ref().map_or_else(whole, Margins::elements);
                     builder.buffer("y0", dtype, len, Role::Out)
                 }
                 false => builder.buffer(&format!("rows{at}"), dtype, largest * link.row_len(), Role::Stack),

@@ -3,12 +3,14 @@
 //! A convolution reads a padded image, so that its loops have no conditions. Where another convolution makes that image,
 //! it stores its results inside the padded array right away and fills the margins, and no copy is made.
 
+use std::collections::BTreeSet;
+
 use cranelift_entity::SecondaryMap;
 use windlass_ir::loops::{Buffer, Expr, Guard, Index, KernelBuilder, LoopKind, Nest, Rhs, Val, const_bits};
 use windlass_ir::{DType, ScalarFn, Shape, Tensor};
 
 use super::schedule::top_reductions;
-use super::units::{Buf, Unit, UnitWork, Units};
+use super::units::{Buf, Unit, UnitWork, Units, origins};
 
 /// How a result stands inside a larger array whose other elements are all alike.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -76,7 +78,7 @@ impl Margins {
     }
 
     /// The number of elements of the array.
-    pub fn len(&self) -> usize {
+    pub fn elements(&self) -> usize {
         self.outer.iter().product()
     }
 
@@ -155,53 +157,40 @@ impl Margins {
 pub fn absorb(units: &mut Units) {
     let uses = units.use_counts();
     let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
-    let mut absorbed = vec![false; units.units.len()];
+    let mut absorbed: BTreeSet<usize> = BTreeSet::new();
     for at in 0..units.units.len() {
         units.units[at].outs.iter().for_each(|&b| producer[b] = Some(at));
         let Some((operand, margins)) = as_padding(&units.units[at], units) else { continue };
         let buf = units.units[at].ins[operand];
         let Some(maker) = producer[buf].filter(|_| uses[buf] == 1) else { continue };
-        let (outs, origin) = (units.units[at].outs.clone(), units.units[at].origin.clone());
-        let unit = &mut units.units[maker];
+        let (unit, padding) = (&units.units[maker], &units.units[at]);
         let UnitWork::Nest(nest) = &unit.work else { continue };
         if unit.outs.len() != 1 || top_reductions(nest).is_empty() {
             continue;
         }
-        unit.work = UnitWork::Padded(nest.clone(), margins);
+        let work = UnitWork::Padded(nest.clone(), margins);
+        let (outs, origin) = (padding.outs.clone(), origins([unit, padding]));
         producer[outs[0]] = Some(maker);
-        unit.outs = outs;
-        let new = origin.into_iter().filter(|node| !unit.origin.contains(node)).collect::<Vec<_>>();
-        unit.origin.extend(new);
-        absorbed[at] = true;
+        units.units[maker] = Unit { work, ins: unit.ins.clone(), outs, origin, flops: unit.flops };
+        absorbed.insert(at);
     }
-    let mut absorbed = absorbed.into_iter();
-    units.units.retain(|_| !absorbed.next().unwrap_or(false));
+    units.remove(&absorbed);
 }
 
 /// The operand that a unit pads, and how, if it does nothing else.
 fn as_padding(unit: &Unit, units: &Units) -> Option<(usize, Margins)> {
     let UnitWork::Nest(nest) = &unit.work else { return None };
     let &[root] = nest.roots.as_slice() else { return None };
-    let (element, fill) = match nest.expr(root) {
-        Expr::Apply(ScalarFn::Select, args) => {
-            let (Expr::Inside(inside), Expr::Load { guards, .. }) = (nest.expr(args[0]), nest.expr(args[1]))
-            else {
-                return None;
-            };
-            let same = guards.is_empty() || guards == inside;
-            (args[1], same.then(|| known_bits(nest, args[2], unit, units))??)
-        }
-        _ => (root, 0),
+    let (inside, element, fill) = match nest.expr(root) {
+        Expr::Apply(ScalarFn::Select, args) => (args[0], args[1], known_bits(nest, args[2], unit, units)?),
+        _ => (root, root, 0),
     };
-    let inside = match nest.expr(root) {
-        Expr::Apply(_, args) => nest.expr(args[0]),
-        load => load,
-    };
-    let (Expr::Inside(guards) | Expr::Load { guards, .. }) = inside else { return None };
-    let Expr::Load { operand, index, .. } = nest.expr(element) else { return None };
+    let (Expr::Inside(guards) | Expr::Load { guards, .. }) = nest.expr(inside) else { return None };
+    let Expr::Load { operand, index, guards: own } = nest.expr(element) else { return None };
     let inner = nest.operands[*operand as usize].shape.clone();
     let outer = nest.shape();
-    if inner.len() != outer.len() || inner.contains(&0) || guards.is_empty() {
+    let same = own.is_empty() || own == guards;
+    if inner.len() != outer.len() || inner.contains(&0) || guards.is_empty() || !same {
         return None;
     }
     let mut before = Shape::new();

@@ -4,6 +4,8 @@
 //! the buffers between them, scheduling turns each formula into a kernel, and planning gives every
 //! buffer its place.
 
+use std::collections::BTreeSet;
+
 use cranelift_entity::{PrimaryMap, SecondaryMap, entity_impl};
 use windlass_ir::loops::{Kernel, Nest};
 use windlass_ir::ops::{Lowered, Op};
@@ -74,6 +76,17 @@ pub struct Unit {
     pub flops: u64,
 }
 
+/// The graph nodes that units came from, each once.
+pub fn origins<'u>(units: impl IntoIterator<Item = &'u Unit>) -> Vec<String> {
+    let mut origins: Vec<String> = Vec::new();
+    for node in units.into_iter().flat_map(|unit| &unit.origin) {
+        if !origins.contains(node) {
+            origins.push(node.clone());
+        }
+    }
+    origins
+}
+
 /// A lowered graph: units in order, operands before users.
 #[derive(Clone, Debug, Default)]
 pub struct Units {
@@ -113,6 +126,12 @@ impl Units {
             counts[buf] += 1;
         }
         counts
+    }
+
+    /// Removes units by their positions.
+    pub fn remove(&mut self, dead: &BTreeSet<usize>) {
+        let mut at = 0..;
+        self.units.retain(|_| at.next().is_some_and(|at| !dead.contains(&at)));
     }
 
     fn add_buf(&mut self, ty: &TensorType, subject: &str) -> Result<Buf, Error> {

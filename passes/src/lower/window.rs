@@ -14,6 +14,8 @@
 //! Rows that windows of two blocks share are made twice. An image that fits as it is, for a block of channels, is made
 //! in one go. The order of arithmetic is that of the formulas by themselves.
 
+use std::collections::BTreeSet;
+
 use cranelift_entity::SecondaryMap;
 use windlass_ir::Shape;
 use windlass_ir::loops::{Buffer, Expr, Guard, Index, KernelBuilder, LoopKind, Nest, NestBuilder, Role, Var};
@@ -24,7 +26,7 @@ use super::margins::Margins;
 use super::schedule::split::Split;
 use super::schedule::tile::{self, tile_bytes};
 use super::schedule::{Emit, Machine, PARALLEL_OPERATIONS, fill, top_reductions};
-use super::units::{Buf, Unit, UnitWork, Units};
+use super::units::{Buf, Unit, UnitWork, Units, origins};
 
 /// Bytes of the stack for the part of an image that a block reads.
 const SCRATCH_BYTES: usize = 128 << 10;
@@ -40,25 +42,23 @@ const PARAMETERS: u32 = 1 << 24;
 pub fn join(units: &mut Units, machine: &Machine) {
     let uses = units.use_counts();
     let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
-    let mut joined = vec![false; units.units.len()];
+    let mut joined: BTreeSet<usize> = BTreeSet::new();
     for at in 0..units.units.len() {
         units.units[at].outs.iter().for_each(|&b| producer[b] = Some(at));
         let found = (0..units.units[at].ins.len()).find_map(|operand| {
             let buf = units.units[at].ins[operand];
-            let maker = producer[buf].filter(|&maker| uses[buf] == 1 && !joined[maker])?;
+            let maker = producer[buf].filter(|maker| uses[buf] == 1 && !joined.contains(maker))?;
             Some((maker, Pair::new(units, maker, at, operand, machine)?))
         });
         let Some((maker, pair)) = found else { continue };
         let (work, ins) = pair.kernel(units, machine);
         let (first, second) = (&units.units[maker], &units.units[at]);
-        let mut origin = first.origin.clone();
-        origin.extend(second.origin.iter().filter(|node| !first.origin.contains(node)).cloned());
+        let origin = origins([first, second]);
         let (outs, flops) = (second.outs.clone(), first.flops + second.flops);
         units.units[at] = Unit { work, ins, outs, origin, flops };
-        joined[maker] = true;
+        joined.insert(maker);
     }
-    let mut joined = joined.into_iter();
-    units.units.retain(|_| !joined.next().unwrap_or(false));
+    units.remove(&joined);
 }
 
 /// A formula with one result, and how that stands in what is written.
@@ -244,7 +244,7 @@ impl<'u> Pair<'u> {
             unreachable!()
         };
         let place = piece.place(&Index::flatten(&own, piece.inner()));
-        let place = Index::var(*line).mul(piece.len() as i64).add(&place);
+        let place = Index::var(*line).mul(piece.elements() as i64).add(&place);
         let channel = own.last_mut().expect("channels are a dimension");
         *channel = Index::var(*block).mul(self.lanes as i64).add(channel);
         let mut batch = batch.iter();
@@ -322,7 +322,7 @@ impl<'u> Pair<'u> {
         let dtype = self.made.dtype(self.made.roots[0]);
         let most = self.blocks.sizes().max().unwrap_or(0);
         let image = builder.buffer("image", dtype, self.scratch(most).iter().product(), Role::Stack);
-        let y_len = self.margins.map_or_else(|| self.read.shape().iter().product(), Margins::len);
+        let y_len = self.margins.map_or_else(|| self.read.shape().iter().product(), Margins::elements);
         let y_dtype = self.read.dtype(self.read.roots[0]);
         let y = builder.buffer("y0", y_dtype, y_len, Role::Out);
 
@@ -373,7 +373,7 @@ impl<'u> Pair<'u> {
         }
         let scratch = self.scratch(size);
         let row = Index::var(builder.begin_loop(LoopKind::Serial, scratch[0]));
-        let start = row.mul(piece.len() as i64);
+        let start = row.mul(piece.elements() as i64);
         let Window { dim, stride, first: offset, .. } = self.window;
         let above = offset as i64 - self.image.before()[dim] as i64;
         let number = first.mul(stride as i64).add(&row).add_const(above);
@@ -386,7 +386,7 @@ impl<'u> Pair<'u> {
         let mut builder = part.emit(builder, ins, image, values(&number, &row), machine);
         if open {
             builder.begin_else();
-            self.image.fill_all(&mut builder, image, dtype, &start, piece.len());
+            self.image.fill_all(&mut builder, image, dtype, &start, piece.elements());
             builder.end();
         }
         builder.end();

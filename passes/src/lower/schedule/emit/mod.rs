@@ -76,7 +76,7 @@ impl<'n> Emit<'n> {
                 builder.buffer(&format!("x{i}"), operand.dtype, operand.shape.iter().product(), Role::In)
             })
             .collect();
-        let len = margins.map_or_else(|| nest.shape().iter().product(), Margins::len);
+        let len = margins.map_or_else(|| nest.shape().iter().product(), Margins::elements);
         let outs = nest
             .roots
             .iter()

@@ -101,3 +101,25 @@ fn one_session_serves_many_threads() {
         }
     });
 }
+
+/// What is rounded is the weight and nothing else.
+#[test]
+fn weights_in_bf16_are_those_rounded_to_it() {
+    let product = |round: bool| {
+        let mut b = Builder::new("product");
+        let x = b.input("x", TensorType::fixed(DType::F32, &[2, 64]));
+        let w = b.constant(Tensor::from_fn::<f32>(&[64, 48], |i| (i as f32).sin()));
+        let w = if round { b.cast(w, DType::BF16).unwrap() } else { w };
+        let w = b.cast(w, DType::F32).unwrap();
+        let y = b.push1(ops::MatMul::default(), &[x, w]).unwrap();
+        b.output("y", y);
+        b.finish().unwrap()
+    };
+    let x = Tensor::from_fn::<f32>(&[2, 64], |i| (i as f32).cos());
+    let run = |graph: Graph, bf16_weights: bool| {
+        let session = Session::new(graph, Options { bf16_weights, ..Options::default() }).unwrap();
+        session.run([x.clone()]).unwrap()["y"].clone()
+    };
+    assert_eq!(run(product(false), true), run(product(true), false));
+    assert_ne!(run(product(false), true), run(product(false), false));
+}

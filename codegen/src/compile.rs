@@ -1,8 +1,8 @@
 //! Kernels to bytes: emitted and compiled on several threads, each distinct kernel once.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cranelift_codegen::control::ControlPlane;
@@ -122,9 +122,9 @@ pub(crate) fn compile(
     let results: Vec<Mutex<Option<Result<Code, Error>>>> =
         distinct.iter().map(|_| Mutex::new(None)).collect();
     let backend = Backend::new(&**isa, options.vector_bits);
+    let known = Arc::<x86::Allocations>::default();
     let work = || {
-        // Working memory that is used again for the next kernel.
-        let mut context = Context::new();
+        let mut memory = Memory::new(known.clone());
         let (mut emitting, mut compiling) = (Duration::ZERO, Duration::ZERO);
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
@@ -133,7 +133,7 @@ pub(crate) fn compile(
             let kernel = &kernels[kernel];
             let function = verified(kernel).and_then(|kernel| emit(kernel, backend.machine(&**isa)));
             let emitted = Instant::now();
-            let code = function.and_then(|f| backend.compile(&f, isa, &kernel.name, &mut context));
+            let code = function.and_then(|f| backend.compile(&f, isa, &kernel.name, &mut memory));
             emitting += emitted - start;
             compiling += emitted.elapsed();
             *results[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(code);
@@ -166,6 +166,20 @@ pub(crate) fn compile(
         return Err(Error::Module(format!("{found} bytes of code exceed the limit of {limit}")));
     }
     Ok((codes, positions))
+}
+
+/// What making the code of one kernel leaves for the next.
+pub(crate) struct Memory {
+    /// Cranelift's.
+    context: Context,
+    /// The registers of kernels so far, which threads share.
+    known: Arc<x86::Allocations>,
+}
+
+impl Memory {
+    pub(crate) fn new(known: Arc<x86::Allocations>) -> Memory {
+        Memory { context: Context::new(), known }
+    }
 }
 
 /// Who makes bytes of a kernel's SSA.
@@ -203,13 +217,16 @@ impl Backend {
         ssa: &ssa::Function,
         isa: &SharedIsa,
         name: &str,
-        context: &mut Context,
+        memory: &mut Memory,
     ) -> Result<Code, Error> {
         match self {
-            Backend::Cranelift => compile_function(context, cranelift::function(ssa, &**isa), isa, name),
+            Backend::Cranelift => {
+                compile_function(&mut memory.context, cranelift::function(ssa, &**isa), isa, name)
+            }
             Backend::X86(machine) => {
-                let x86::Assembled { bytes, end, lines, rules } = x86::compile(ssa, machine)
-                    .map_err(|message| Error::Compile { kernel: name.to_string(), message })?;
+                let x86::Assembled { bytes, end, lines, rules } =
+                    x86::compile(ssa, machine, &memory.known)
+                        .map_err(|message| Error::Compile { kernel: name.to_string(), message })?;
                 let frame = Frame::Rules(rules);
                 Ok(Code { bytes, alignment: machine.vector_bytes as u64, lines, end, frame })
             }

@@ -19,7 +19,7 @@ use iced_x86::{SymbolResolver, SymbolResult};
 use target_lexicon::Architecture;
 use windlass_ir::loops::{Kernel, print_lines};
 
-use crate::compile::{Backend, Code, lower};
+use crate::compile::{Backend, Code, Memory, lower};
 use crate::emit::emit_with_lines;
 use crate::error::Error;
 use crate::isa::{self, SharedIsa, Target};
@@ -37,7 +37,7 @@ pub fn asm_text(kernel: &Kernel, target: &Target, vector_bits: Option<usize>) ->
     let ssa = emit_with_lines(kernel, backend.machine(&*isa))?;
     match target.triple.architecture {
         Architecture::X86_64 => {
-            let code = backend.compile(&ssa, &isa, &kernel.name, &mut Context::new())?;
+            let code = backend.compile(&ssa, &isa, &kernel.name, &mut Memory::new(Arc::default()))?;
             Ok(listing(&code, &print_lines(kernel)))
         }
         _ => other_text(kernel, &ssa, &isa),
@@ -167,8 +167,9 @@ mod tests {
         for bits in [128, 256, 512] {
             let backend = Backend::new(&*isa, Some(bits));
             let machine = backend.machine(&*isa);
-            let [plain, traced] = [emit(&kernel, machine), emit_with_lines(&kernel, machine)]
-                .map(|ssa| backend.compile(&ssa.unwrap(), &isa, "k", &mut Context::new()).unwrap());
+            let [plain, traced] = [emit(&kernel, machine), emit_with_lines(&kernel, machine)].map(|ssa| {
+                backend.compile(&ssa.unwrap(), &isa, "k", &mut Memory::new(Arc::default())).unwrap()
+            });
             assert!(plain.bytes == traced.bytes, "{bits} bits");
             assert!(plain.lines.is_empty());
             // Every statement has code, but for the loads that became part of another's instruction, and what is only

@@ -5,9 +5,9 @@
 //! [`WHOLE_BYTES`] are sampled: hashing every weight after every pass would take longer than the
 //! passes. So different fingerprints mean different graphs, and equal ones almost surely equal graphs.
 
-use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
+use rustc_hash::FxHasher;
 use windlass_ir::attrs::Slot;
 use windlass_ir::{Graph, Op, Tensor};
 
@@ -19,20 +19,19 @@ const SAMPLES: usize = 64;
 
 /// The fingerprint of a graph.
 pub fn fingerprint(graph: &Graph) -> u64 {
-    // `DefaultHasher::new` has fixed keys, unlike the hasher of a default `HashMap`.
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = FxHasher::default();
     hash_graph(graph, &mut hasher);
     hasher.finish()
 }
 
 /// The fingerprint of an op with its attributes.
 pub fn op_fingerprint(op: &Op) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = FxHasher::default();
     hash_op(op, &mut hasher);
     hasher.finish()
 }
 
-fn hash_graph(graph: &Graph, hasher: &mut DefaultHasher) {
+fn hash_graph(graph: &Graph, hasher: &mut FxHasher) {
     graph.name.hash(hasher);
     for (name, value) in graph.inputs() {
         (name, graph.ty(*value)).hash(hasher);
@@ -47,7 +46,7 @@ fn hash_graph(graph: &Graph, hasher: &mut DefaultHasher) {
     graph.outputs().hash(hasher);
 }
 
-fn hash_op(op: &Op, hasher: &mut DefaultHasher) {
+fn hash_op(op: &Op, hasher: &mut FxHasher) {
     op.name().hash(hasher);
     // Constants are read in place; `attrs` takes a mutable op only because it also serves parsers.
     if let Op::Constant(constant) = op {
@@ -74,7 +73,7 @@ fn hash_op(op: &Op, hasher: &mut DefaultHasher) {
     op.clone().attrs(&mut visit).expect("reading attributes cannot fail");
 }
 
-fn hash_tensor(tensor: &Tensor, hasher: &mut DefaultHasher) {
+fn hash_tensor(tensor: &Tensor, hasher: &mut FxHasher) {
     tensor.dtype().hash(hasher);
     tensor.shape().hash(hasher);
     let bytes = tensor.raw_bytes();

@@ -18,7 +18,7 @@ pub fn rewrite<'g>(
     let before = cx.fired();
     let mut edit = Edit::new(graph);
     for (node, data) in graph.nodes() {
-        edit.builder().set_name(data.name.clone());
+        edit.set_name(data.name.clone());
         match rule(&mut edit, node, cx)? {
             Some(outs) => edit.replace(node, &outs)?,
             None => edit.copy(node)?,

@@ -4,6 +4,7 @@
 //! up from the outermost loop inwards, so each partial sum is computed in the loop that completes it,
 //! once for all accesses that share it; the constant becomes a displacement.
 
+use smallvec::{SmallVec, smallvec};
 use windlass_ir::loops::{Atom, Buffer, Guard, Index};
 
 use super::{Binding, Emitter, Number};
@@ -13,7 +14,7 @@ use crate::ssa::{Condition, Op, Type, Value};
 /// A sum of scaled values and a constant.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Linear {
-    terms: Vec<(Value, i64)>,
+    terms: SmallVec<[(Value, i64); 4]>,
     constant: i64,
 }
 
@@ -36,7 +37,7 @@ impl Linear {
 impl Emitter<'_> {
     /// The index under the current bindings.
     pub(super) fn linear(&mut self, index: &Index) -> Result<Linear, Error> {
-        let mut linear = Linear { terms: Vec::new(), constant: index.offset() };
+        let mut linear = Linear { terms: SmallVec::new(), constant: index.offset() };
         for (atom, scale) in index.terms() {
             match atom {
                 Atom::Var(var) => {
@@ -87,10 +88,10 @@ impl Emitter<'_> {
             return self.linear(&folded.div(divisor));
         }
         match self.index(x)? {
-            Number::Known(n) => Ok(Linear { terms: Vec::new(), constant: n.div_euclid(divisor) }),
+            Number::Known(n) => Ok(Linear { terms: SmallVec::new(), constant: n.div_euclid(divisor) }),
             Number::Value(value) => {
                 let quotient = self.div(value, x.range(), divisor);
-                Ok(Linear { terms: vec![(quotient, 1)], constant: 0 })
+                Ok(Linear { terms: smallvec![(quotient, 1)], constant: 0 })
             }
         }
     }
@@ -101,14 +102,14 @@ impl Emitter<'_> {
         }
         let mut rest = self.linear(x)?;
         match self.sum(rest.clone()) {
-            Number::Known(n) => Ok(Linear { terms: Vec::new(), constant: n.rem_euclid(divisor) }),
+            Number::Known(n) => Ok(Linear { terms: SmallVec::new(), constant: n.rem_euclid(divisor) }),
             Number::Value(value) => {
                 let quotient = self.div(value, x.range(), divisor);
                 rest.push(quotient, -divisor);
                 // One value, so that whatever it is added to does not repeat the multiplication.
                 let value = self.sum(rest);
                 let value = self.number(value);
-                Ok(Linear { terms: vec![(value, 1)], constant: 0 })
+                Ok(Linear { terms: smallvec![(value, 1)], constant: 0 })
             }
         }
     }

@@ -79,7 +79,7 @@ impl Emitter<'_> {
 
     /// A value of a given type, remembered in a region.
     pub(super) fn cached(&mut self, region: usize, op: Op, ty: Type, args: &[Value]) -> Value {
-        let key: Key = (op, ty, args.into());
+        let key: Key = (op, ty, SmallVec::from_slice(args));
         if let Some(&value) = self.regions[region].cache.get(&key) {
             return value;
         }

@@ -307,14 +307,20 @@ impl Function {
     /// Adds an instruction with a result at a block's end.
     pub fn push(&mut self, block: Block, op: Op, ty: Type, args: &[Value]) -> Value {
         let result = self.values.push(ValueData { ty, def: Def::Inst(Inst::new(self.insts.len())) });
-        let inst = self.insts.push(InstData { op, args: args.into(), result: Some(result), line: self.line });
+        let inst = self.insts.push(InstData {
+            op,
+            args: SmallVec::from_slice(args),
+            result: Some(result),
+            line: self.line,
+        });
         self.blocks[block].insts.push(inst);
         result
     }
 
     /// Adds an instruction without a result at a block's end.
     pub fn push_effect(&mut self, block: Block, op: Op, args: &[Value]) {
-        let inst = self.insts.push(InstData { op, args: args.into(), result: None, line: self.line });
+        let inst =
+            self.insts.push(InstData { op, args: SmallVec::from_slice(args), result: None, line: self.line });
         self.blocks[block].insts.push(inst);
     }
 

@@ -28,6 +28,7 @@ mod scalar;
 mod table;
 mod vector;
 
+pub use self::allocate::Allocations;
 use crate::emit::Machine;
 use crate::frames::Rules;
 use crate::listing::Lines;
@@ -52,8 +53,8 @@ pub struct Assembled {
 
 /// The code of a function with the vectors of a machine, of 32 or 64 bytes. Code is aligned to a vector, so that the
 /// constants behind it are aligned to their size.
-pub fn compile(ssa: &Function, machine: Machine) -> Result<Assembled, String> {
+pub fn compile(ssa: &Function, machine: Machine, known: &Allocations) -> Result<Assembled, String> {
     let (code, pool) = lower::lower(ssa, machine)?;
-    let output = allocate::allocate(&code)?;
+    let output = allocate::allocate(&code, known)?;
     encode::encode(ssa, &code, &output, &pool)
 }

@@ -103,7 +103,7 @@ impl Builder {
         name: Option<Arc<str>>,
     ) -> Result<Values, Error> {
         let mut op = op.into();
-        let mut ins: Values = ins.into();
+        let mut ins = Values::from_slice(ins);
         let node = self.graph.nodes.next_key();
         if !late_operands(&op).is_empty() {
             let graph = &self.graph;
@@ -112,19 +112,19 @@ impl Builder {
         let violation = |violation| Error::Infer { node: describe(&op, name.as_deref(), node), violation };
         let in_types: Vec<&TensorType> = ins.iter().map(|&v| self.graph.ty(v)).collect();
         let types = op.infer(&in_types).map_err(violation)?;
-        self.push_typed(op, ins, name, types)
+        self.limits.check_node(self.graph.nodes.len(), &types, || describe(&op, name.as_deref(), node))?;
+        Ok(self.push_typed(op, ins, name, types))
     }
 
-    /// Adds a node whose results have these types.
+    /// Adds a node whose results have these types, which are within the limits.
     pub(super) fn push_typed(
         &mut self,
         op: Op,
         ins: Values,
         name: Option<Arc<str>>,
-        types: Vec<TensorType>,
-    ) -> Result<Values, Error> {
+        types: impl IntoIterator<Item = TensorType>,
+    ) -> Values {
         let node = self.graph.nodes.next_key();
-        self.limits.check_node(self.graph.nodes.len(), &types, || describe(&op, name.as_deref(), node))?;
         let outs: Values = types
             .into_iter()
             .enumerate()
@@ -133,8 +133,24 @@ impl Builder {
                 self.graph.values.push(ValueData { def, ty })
             })
             .collect();
-        self.graph.nodes.push(NodeData { op, ins, outs: outs.clone(), name });
-        Ok(outs)
+        self.graph.nodes.push(NodeData { op, ins, outs: Values::from_slice(&outs), name });
+        outs
+    }
+
+    /// Adds the first nodes of another graph, of which this one has the inputs, and gives them back. Their values have the
+    /// same numbers there: that graph [is in order](Graph::is_in_order).
+    pub(super) fn append<'g>(
+        &mut self,
+        from: &'g Graph,
+        count: usize,
+    ) -> impl Iterator<Item = &'g NodeData> + use<'g> {
+        let nodes = || from.nodes.values().take(count);
+        for NodeData { op, ins, outs, name } in nodes() {
+            self.graph.values.extend(outs.iter().map(|&out| from.values[out].clone()));
+            let (ins, outs) = (Values::from_slice(ins), Values::from_slice(outs));
+            self.graph.nodes.push(NodeData { op: op.clone(), ins, outs, name: name.clone() });
+        }
+        nodes()
     }
 
     /// Adds a node of one result.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{EntityRef, SecondaryMap};
 
-use super::{Builder, Graph, Node, NodeData, Value, Values};
+use super::{Builder, Def, Graph, Node, NodeData, Value, Values, late_operands};
 use crate::error::Error;
 use crate::types::TensorType;
 
@@ -22,6 +22,9 @@ pub struct Edit<'g> {
     counts: SecondaryMap<Value, u32>,
     uses: SecondaryMap<Value, u32>,
     retyped: bool,
+    /// How many of the old graph's nodes are carried over without being written yet. Up to the first change the new
+    /// graph is the beginning of the old one, value for value, and most rewrites find nothing to change.
+    unwritten: Option<usize>,
 }
 
 impl<'g> Edit<'g> {
@@ -30,6 +33,7 @@ impl<'g> Edit<'g> {
         let types: Vec<TensorType> = old.inputs.iter().map(|(_, v)| old.ty(*v).clone()).collect();
         let mut edit = Edit::with_input_types(old, &types).expect("the number of inputs is the same");
         edit.retyped = false;
+        edit.unwritten = old.is_in_order().then_some(0);
         edit
     }
 
@@ -47,7 +51,7 @@ impl<'g> Edit<'g> {
             map[*value] = new.into();
             uses[new] = counts[*value];
         }
-        Ok(Edit { old, builder, map, counts, uses, retyped: true })
+        Ok(Edit { old, builder, map, counts, uses, retyped: true, unwritten: None })
     }
 
     /// The graph being rewritten.
@@ -57,12 +61,39 @@ impl<'g> Edit<'g> {
 
     /// The builder of the new graph.
     pub fn builder(&mut self) -> &mut Builder {
+        self.write();
         &mut self.builder
     }
 
-    /// The graph built so far.
+    /// Names the nodes that the builder's short forms add, as [`Builder::set_name`] does.
+    pub fn set_name(&mut self, name: Option<Arc<str>>) {
+        self.builder.set_name(name);
+    }
+
+    /// The graph built so far; it may have other nodes that nothing here stands for.
     pub fn graph(&self) -> &Graph {
-        self.builder.graph()
+        match self.unwritten {
+            Some(_) => self.old,
+            None => self.builder.graph(),
+        }
+    }
+
+    /// Writes what was carried over.
+    fn write(&mut self) {
+        let Some(count) = self.unwritten.take() else { return };
+        for data in self.builder.append(self.old, count) {
+            for &out in &data.outs {
+                self.map[out] = out.into();
+                self.uses[out] = self.counts[out];
+            }
+        }
+    }
+
+    /// Whether carrying a node over changes nothing of it: no late attribute has become known.
+    fn stays(&self, data: &NodeData) -> bool {
+        let is_known =
+            |&value: &Value| self.old.ty(value).dtype.is_int() && self.old.as_constant(value).is_some();
+        !data.ins.iter().any(is_known) || late_operands(&data.op).is_empty()
     }
 
     /// The new value that stands for an old one.
@@ -70,7 +101,14 @@ impl<'g> Edit<'g> {
     /// # Panics
     /// If the old value's node was neither copied nor replaced yet.
     pub fn map(&self, old: Value) -> Value {
-        self.map[old].expect("operands are mapped before their users")
+        let is_carried = |count: usize| match self.old.def(old) {
+            Def::Input(_) => true,
+            Def::Output { node, .. } => node.index() < count,
+        };
+        match self.unwritten {
+            Some(count) if is_carried(count) => old,
+            _ => self.map[old].expect("operands are mapped before their users"),
+        }
     }
 
     /// [`Self::map`] over a list.
@@ -80,29 +118,45 @@ impl<'g> Edit<'g> {
 
     /// How many readers the old values that `new` stands for had; 0 for values the rewrite made.
     pub fn old_uses(&self, new: Value) -> u32 {
-        self.uses[new]
+        match self.unwritten {
+            Some(_) => self.counts[new],
+            None => self.uses[new],
+        }
     }
 
     /// Carries an old node over unchanged.
     pub fn copy(&mut self, node: Node) -> Result<(), Error> {
         let data: &NodeData = self.old.node(node);
+        if self.unwritten == Some(node.index()) && self.stays(data) {
+            self.unwritten = Some(node.index() + 1);
+            return Ok(());
+        }
+        self.write();
         let ins = self.map_all(&data.ins);
         // Of operands of the same types come results of the same types, unless one is an attribute's value.
         let same = data.ins.iter().zip(&ins).all(|(&old, &new)| {
             let (old, new) = (self.old.ty(old), self.builder.ty(new));
             old == new && !new.dtype.is_int()
         });
-        let types = same.then(|| data.outs.iter().map(|&out| self.old.ty(out).clone()).collect());
+        let types: Option<Vec<TensorType>> =
+            same.then(|| data.outs.iter().map(|&out| self.old.ty(out).clone()).collect());
         let (op, name) = (data.op.clone(), data.name.clone());
-        let outs = match types {
-            Some(types) => self.builder.push_typed(op, ins, name, types)?,
-            None => self.builder.push(op, &ins, name)?,
-        };
-        self.replace(node, &outs)
+        match types {
+            Some(types) => {
+                let outs = self.builder.push_typed(op, ins, name, types);
+                self.stand_for(node, &outs);
+                Ok(())
+            }
+            None => {
+                let outs = self.builder.push(op, &ins, name)?;
+                self.replace(node, &outs)
+            }
+        }
     }
 
     /// Lets new values stand for an old node's results.
     pub fn replace(&mut self, node: Node, outs: &[Value]) -> Result<(), Error> {
+        self.write();
         let data = self.old.node(node);
         assert_eq!(outs.len(), data.outs.len(), "every result of {node} needs a replacement");
         for (&old, &new) in data.outs.iter().zip(outs) {
@@ -117,14 +171,21 @@ impl<'g> Edit<'g> {
                     to: to.clone(),
                 });
             }
-            self.map[old] = new.into();
-            self.uses[new] += self.counts[old];
         }
+        self.stand_for(node, outs);
         Ok(())
     }
 
+    fn stand_for(&mut self, node: Node, outs: &[Value]) {
+        for (&old, &new) in self.old.node(node).outs.iter().zip(outs) {
+            self.map[old] = new.into();
+            self.uses[new] += self.counts[old];
+        }
+    }
+
     /// Finishes the new graph, leaving out nodes that no output depends on.
-    pub fn finish(self) -> Result<Graph, Error> {
+    pub fn finish(mut self) -> Result<Graph, Error> {
+        self.write();
         let mut builder = self.builder;
         for (name, value) in &self.old.outputs {
             let new = self.map[*value].expand().ok_or_else(|| Error::NoOutputs { graph: name.clone() })?;
@@ -165,7 +226,7 @@ fn drop_dead(graph: Graph) -> Graph {
         let ins = data.ins.iter().map(|&v| map[v].unwrap()).collect();
         let mut outs = Values::new();
         for (index, &out) in data.outs.iter().enumerate() {
-            let def = super::Def::Output { node, index: index as u32 };
+            let def = Def::Output { node, index: index as u32 };
             let new = kept.values.push(super::ValueData { def, ty: graph.values[out].ty.clone() });
             map[out] = new.into();
             outs.push(new);

@@ -151,6 +151,13 @@ impl Graph {
         }
     }
 
+    /// Whether values are numbered as they come: the inputs, then the results of one node after the other.
+    pub(crate) fn is_in_order(&self) -> bool {
+        let inputs = self.inputs.iter().map(|(_, value)| value);
+        let values = inputs.chain(self.nodes.values().flat_map(|data| &data.outs));
+        values.eq(&self.values.keys().collect::<Vec<_>>())
+    }
+
     /// How often each value is read, graph outputs included.
     pub fn use_counts(&self) -> SecondaryMap<Value, u32> {
         let mut counts = SecondaryMap::with_capacity(self.values.len());

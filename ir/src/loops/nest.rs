@@ -195,7 +195,7 @@ impl NestBuilder {
 
     /// Declares the next operand and returns its number.
     pub fn operand(&mut self, dtype: DType, shape: &[usize]) -> u32 {
-        self.nest.operands.push(Operand { dtype, shape: shape.into() });
+        self.nest.operands.push(Operand { dtype, shape: Shape::from_slice(shape) });
         self.nest.operands.len() as u32 - 1
     }
 
@@ -298,7 +298,7 @@ impl NestBuilder {
         {
             return if condition != 0 { args[1] } else { args[2] };
         }
-        self.intern(Expr::Apply(f, args.into()), dtype)
+        self.intern(Expr::Apply(f, SmallVec::from_slice(args)), dtype)
     }
 
     /// A conversion without one that it makes needless, if there is one.

@@ -348,13 +348,16 @@ impl Verifier<'_> {
                 guard.index.values().is_empty() && (eval(&guard.index) as u64) < guard.size as u64
             };
             let unknown = |guards: &[Guard]| guards.iter().any(|g| !g.index.values().is_empty());
+            let value = eval(index);
+            if value >= 0 && (value as u64) < size as u64 {
+                continue;
+            }
             let reached = guards.iter().all(holds)
                 && self.assumed.iter().all(|assumption| match assumption {
                     Assumption::All(guards) => guards.iter().all(holds),
                     Assumption::NotAll(guards) => !unknown(guards) && !guards.iter().all(holds),
                 });
-            let value = eval(index);
-            if reached && (value < 0 || value as u64 >= size as u64) {
+            if reached {
                 let found: Vec<String> =
                     vars.iter().zip(&values).map(|(v, x)| format!("{v} = {x}")).collect();
                 return Some(match found.is_empty() {

@@ -1,7 +1,6 @@
 //! `cse`: computes equal things once. Equal constants become one.
 
-use std::collections::HashMap;
-
+use rustc_hash::FxHashMap;
 use windlass_ir::graph::Values;
 use windlass_ir::{Graph, Node};
 
@@ -16,7 +15,7 @@ pub const PASS: Pass = Pass { name: "cse", help: "compute equal things once", ru
 
 fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     // Keyed by hash and operands of the new graph; the ops themselves are compared before use.
-    let mut seen: HashMap<(u64, Values), Vec<Node>> = HashMap::new();
+    let mut seen: FxHashMap<(u64, Values), Vec<Node>> = FxHashMap::default();
     rewrite(graph, cx, |edit, node, cx| {
         let op = &graph.node(node).op;
         if !op.is_pure() {

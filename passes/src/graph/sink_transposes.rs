@@ -205,7 +205,7 @@ fn build(graph: &Graph, plan: &Analysis<'_>, in_accepted: impl Fn(Value) -> bool
     let mut builder =
         Rebuild { edit: Edit::new(graph), bases: SecondaryMap::new(), changed: BTreeMap::new() };
     for (node, data) in graph.nodes() {
-        builder.edit.builder().set_name(data.name.clone());
+        builder.edit.set_name(data.name.clone());
         if let Op::Transpose(op) = &data.op
             && in_accepted(data.outs[0])
         {

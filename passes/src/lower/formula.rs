@@ -121,22 +121,23 @@ fn index_cost(nest: &Nest) -> usize {
     total
 }
 
-/// Whether maps that have no division now need none if two neighbouring variables become one. Only then is building
-/// the merged nest worth it; where there are divisions, its maps tell.
-fn may_merge(nest: &Nest, outer: Var, inner: Var) -> bool {
+/// Whether maps that have no division now need none if the two of each of these pairs of neighbouring variables become
+/// one. Only then is building the merged nest worth it; where there are divisions, its maps tell.
+fn may_merge(nest: &Nest, pairs: &[(Var, Var)]) -> bool {
     // Maps do not mention what has one value.
-    if outer.extent <= 1 || inner.extent <= 1 {
+    if pairs.iter().any(|(outer, inner)| outer.extent <= 1 || inner.extent <= 1) {
         return true;
     }
     let (mut plain, mut same) = (true, true);
     for val in nest.needed(&nest.roots) {
-        visit_indices(
-            nest.expr(val),
-            &mut |index| match (index.coefficient(outer), index.coefficient(inner)) {
-                (Some(outer), Some(own)) => same &= outer == own.wrapping_mul(inner.extent as i64),
-                _ => plain = false,
-            },
-        );
+        visit_indices(nest.expr(val), &mut |index| {
+            for &(outer, inner) in pairs {
+                match (index.coefficient(outer), index.coefficient(inner)) {
+                    (Some(outer), Some(own)) => same &= outer == own.wrapping_mul(inner.extent as i64),
+                    _ => plain = false,
+                }
+            }
+        });
     }
     same || !plain
 }
@@ -150,7 +151,7 @@ pub fn merge_loops(nest: Nest) -> Nest {
     let mut at = nest.domain.len().saturating_sub(1);
     while at > 0 {
         at -= 1;
-        if !may_merge(&nest, nest.domain[at], nest.domain[at + 1]) {
+        if !may_merge(&nest, &[(nest.domain[at], nest.domain[at + 1])]) {
             continue;
         }
         let mut shape = nest.shape();
@@ -229,6 +230,17 @@ fn merge_reductions(mut nest: Nest) -> Nest {
     let mut at = longest(&nest).saturating_sub(1);
     while at > 0 {
         at -= 1;
+        let needed = nest.needed(&nest.roots);
+        let pairs: SmallVec<[(Var, Var); 4]> = needed
+            .iter()
+            .filter_map(|&val| match nest.expr(val) {
+                Expr::Reduce { vars, .. } => Some((*vars.get(at)?, *vars.get(at + 1)?)),
+                _ => None,
+            })
+            .collect();
+        if !may_merge(&nest, &pairs) {
+            continue;
+        }
         let shape = nest.shape();
         let merged = over_domain(&nest, &shape, <[Index]>::to_vec, &mut |b, vars| {
             if vars.len() <= at + 1 {

@@ -15,6 +15,7 @@ pub mod margins;
 mod narrow;
 pub mod pack;
 pub mod pairs;
+mod parallel;
 pub mod place;
 pub mod prepare;
 pub mod schedule;
@@ -24,7 +25,7 @@ mod window;
 use cranelift_entity::SecondaryMap;
 use rustc_hash::FxHashMap;
 use windlass_ir::loops::{Expr, Index, Kernel, Nest, NestBuilder, Place, Program, Step, Val, Work};
-use windlass_ir::{Error, Graph, Tensor};
+use windlass_ir::{Error, Graph, Op, Tensor};
 
 use crate::lower::formula::{as_identity, flatten_operands};
 use crate::lower::margins::Margins;
@@ -214,8 +215,9 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
     program.arena_bytes = arena_bytes;
     program.constants = constants;
 
-    let mut known: FxHashMap<(Nest, Option<Margins>), u32> = FxHashMap::default();
-    for unit in work {
+    let (kernels, runs) = kernels(&work, choose);
+    program.kernels = kernels;
+    for (unit, run) in work.iter().zip(runs) {
         let args = unit.ins.iter().chain(&unit.outs).map(|&buf| {
             let buf = root(buf);
             match (places[buf], life_of[buf]) {
@@ -226,28 +228,62 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
         });
         let args = args.collect();
         let types = |bufs: &[Buf]| bufs.iter().map(|&b| units.bufs[b].ty()).collect::<Vec<_>>();
-        let next = program.kernels.len();
-        let mut scheduled = |nest: &Nest, margins: Option<Margins>| {
-            let kernel = *known.entry((normalize(nest), margins)).or_insert_with_key(|(nest, margins)| {
-                let (machine, name) = (choose(nest), kernel_name(next, &unit.origin));
-                program.kernels.push(schedule(nest, margins.as_ref(), &name, &machine));
-                next as u32
-            });
-            Work::Kernel(kernel)
-        };
-        let work = match unit.work {
-            UnitWork::Nest(nest) | UnitWork::Copy(nest) => scheduled(&nest, None),
-            UnitWork::Padded(nest, margins) => scheduled(&nest, Some(margins)),
-            UnitWork::Kernel(kernel) => {
-                let name = kernel_name(next, &unit.origin);
-                program.kernels.push(Kernel { name, ..*kernel });
-                Work::Kernel(next as u32)
+        let work = match run {
+            Run::Kernel(kernel) => Work::Kernel(kernel),
+            Run::Interpret(op) => {
+                Work::Interpret { op: op.clone(), ins: types(&unit.ins), outs: types(&unit.outs) }
             }
-            UnitWork::Interpret(op) => Work::Interpret { op, ins: types(&unit.ins), outs: types(&unit.outs) },
         };
-        program.steps.push(Step { work, args, origin: unit.origin, flops: unit.flops });
+        program.steps.push(Step { work, args, origin: unit.origin.clone(), flops: unit.flops });
     }
     program
+}
+
+/// What a unit runs.
+enum Run<'u> {
+    Kernel(u32),
+    Interpret(&'u Box<Op>),
+}
+
+/// What a kernel is made from.
+enum Source<'u> {
+    Formula(&'u Nest, Option<&'u Margins>, Machine),
+    Written(&'u Kernel),
+}
+
+/// The kernels of units, and what each unit runs. Formulas of one normal form have one kernel.
+fn kernels<'u>(work: &'u [Unit], choose: &mut dyn FnMut(&Nest) -> Machine) -> (Vec<Kernel>, Vec<Run<'u>>) {
+    let normal = parallel::map(work, |unit| match &unit.work {
+        UnitWork::Nest(nest) | UnitWork::Copy(nest) | UnitWork::Padded(nest, _) => Some(normalize(nest)),
+        UnitWork::Kernel(_) | UnitWork::Interpret(_) => None,
+    });
+    let mut known: FxHashMap<(&Nest, Option<&Margins>), u32> = FxHashMap::default();
+    let mut sources: Vec<(String, Source<'_>)> = Vec::new();
+    let mut runs = Vec::with_capacity(work.len());
+    for (unit, nest) in work.iter().zip(&normal) {
+        let mut add = |source| {
+            let number = sources.len();
+            sources.push((kernel_name(number, &unit.origin), source));
+            number as u32
+        };
+        runs.push(match (&unit.work, nest) {
+            (work, Some(nest)) => {
+                let margins = if let UnitWork::Padded(_, margins) = work { Some(margins) } else { None };
+                let make = || add(Source::Formula(nest, margins, choose(nest)));
+                Run::Kernel(*known.entry((nest, margins)).or_insert_with(make))
+            }
+            (UnitWork::Kernel(kernel), None) => Run::Kernel(add(Source::Written(kernel))),
+            (UnitWork::Interpret(op), None) => Run::Interpret(op),
+            (UnitWork::Nest(_) | UnitWork::Copy(_) | UnitWork::Padded(..), None) => {
+                unreachable!("every formula has a normal form")
+            }
+        });
+    }
+    let kernels = parallel::map(&sources, |(name, source)| match source {
+        Source::Formula(nest, margins, machine) => schedule(nest, *margins, name, machine),
+        Source::Written(kernel) => Kernel { name: name.clone(), ..Kernel::clone(kernel) },
+    });
+    (kernels, runs)
 }
 
 /// An operand of as many elements that each element of the only result reads at its own place alone.

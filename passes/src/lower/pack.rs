@@ -16,6 +16,7 @@ use windlass_ir::{ScalarFn, Shape};
 
 use super::compact;
 use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
+use super::parallel;
 use super::prepare::known_bufs;
 use super::schedule::Machine;
 use super::schedule::contraction::{Contraction, as_contraction};
@@ -33,11 +34,14 @@ const ROWS_TO_TRANSPOSE: usize = 4;
 pub fn pack(units: &mut Units, machine: &Machine) {
     let known = known_bufs(units);
     let mut result: Vec<Unit> = Vec::new();
-    for mut unit in std::mem::take(&mut units.units) {
-        if let UnitWork::Nest(nest) = &unit.work
-            && as_contraction(nest).is_some()
-        {
-            let nest = merge_loops(split_loops(flatten_operands(nest)));
+    let contractions = parallel::map(&units.units, |unit| match &unit.work {
+        UnitWork::Nest(nest) if as_contraction(nest).is_some() => {
+            Some(merge_loops(split_loops(flatten_operands(nest))))
+        }
+        _ => None,
+    });
+    for (mut unit, contraction) in std::mem::take(&mut units.units).into_iter().zip(contractions) {
+        if let Some(nest) = contraction {
             unit.flops += contraction_flops(&nest);
             let compact = compact::plan(&nest, &unit, units, &result, &known, machine);
             if let Some(compact) = compact.filter(|_| !known[unit.outs[0]]) {

@@ -1,6 +1,7 @@
 //! Code uses no instruction that its variant does not ask the processor for.
 
-use cranelift_codegen::Context;
+use std::sync::Arc;
+
 use cranelift_object::object::{Object, ObjectSection, ObjectSymbol, SymbolKind, read::File};
 use iced_x86::{CpuidFeature, Decoder, DecoderOptions};
 use target_lexicon::Triple;
@@ -9,7 +10,7 @@ use windlass_ir::{DType, ScalarFn, TensorType};
 
 use super::*;
 use crate::aot::{ObjectOptions, Variant, object_of_variants};
-use crate::compile::Backend;
+use crate::compile::{Backend, Memory};
 use crate::emit::emit_with_lines;
 use crate::isa::{SharedIsa, Target};
 
@@ -134,14 +135,14 @@ fn kernels_use_only_what_their_variant_asks_for() {
     for cpu in ["x86-64-v3", "x86-64-v4", "cascadelake", "znver3", "znver4"] {
         let isa = isa(cpu);
         let needs = Needs::new(&*isa).unwrap();
-        let mut context = Context::new();
+        let mut memory = Memory::new(Arc::default());
         let widest = isa::vector_bits(&*isa);
         for bits in [128, 256, 512].into_iter().filter(|&bits| bits <= widest) {
             let backend = Backend::new(&*isa, Some(bits));
             let mut count = 0;
             for kernel in &kernels {
                 let ssa = emit_with_lines(kernel, backend.machine(&*isa)).unwrap();
-                let code = backend.compile(&ssa, &isa, &kernel.name, &mut context).unwrap();
+                let code = backend.compile(&ssa, &isa, &kernel.name, &mut memory).unwrap();
                 let what = format!("{} for {cpu}, {bits} bits", kernel.name);
                 count += check(&what, &code.bytes[..code.end], &needs);
             }

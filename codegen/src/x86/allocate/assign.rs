@@ -6,7 +6,7 @@
 //! has a place on the stack, where it is stored when it gets its value, and which is right from there on: loops load
 //! it where they are entered, single instructions before they read it.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap};
 
 use fixedbitset::FixedBitSet;
 use regalloc2::{
@@ -15,7 +15,7 @@ use regalloc2::{
 use smallvec::SmallVec;
 
 use super::bundle::{Bundle, Bundles, start_earlier};
-use super::live::{Live, Point, Range, Ranges, copied, reads, writes};
+use super::live::{Live, Mentions, Point, Range, Ranges, copied, reads, writes};
 use super::{Code, registers};
 
 /// What wants a register.
@@ -134,6 +134,8 @@ struct Assign<'c> {
     registers: Vec<Register>,
     /// Of each virtual register, the instructions that name it, in order.
     mentions: Mentions,
+    /// The block of each instruction.
+    block_of: Vec<u32>,
     /// The virtual registers that are split, each with the bundle it comes from.
     split: Vec<(VReg, usize)>,
 }
@@ -143,47 +145,48 @@ struct Register {
     busy: FixedBitSet,
     /// Where an instruction wants this very register.
     reserved: FixedBitSet,
-    /// Who holds it: from each range's start, to its end, and the piece.
-    holders: BTreeMap<Point, (Point, usize)>,
+    /// Who holds it: ranges that do not meet, in order, and the piece that each is of.
+    holders: Vec<(Range, usize)>,
 }
 
 impl Register {
     /// The pieces that hold it at any of these points.
     fn holders(&self, ranges: &Ranges) -> impl Iterator<Item = usize> {
         ranges.iter().flat_map(|range| {
-            let before_end = self.holders.range(..range.end).rev();
-            before_end.take_while(|(_, (end, _))| *end > range.start).map(|(_, (_, piece))| *piece)
+            let before_end = self.holders[..self.behind(range.end)].iter().rev();
+            before_end.take_while(|(held, _)| held.end > range.start).map(|(_, piece)| *piece)
         })
     }
-}
 
-/// For each virtual register, the instructions that read or write it.
-struct Mentions {
-    starts: Vec<u32>,
-    insts: Vec<u32>,
-}
+    /// The number of ranges that start before a point.
+    fn behind(&self, point: Point) -> usize {
+        self.holders.partition_point(|(held, _)| held.start < point)
+    }
 
-impl Mentions {
-    fn of(code: &Code) -> Mentions {
-        let mut starts = vec![0u32; code.registers + 1];
-        let all = || {
-            (0..code.insts.len()).flat_map(|i| code.inst_operands(Inst::new(i)).iter().map(move |o| (i, o)))
-        };
-        all().for_each(|(_, operand)| starts[operand.vreg().vreg() + 1] += 1);
-        (1..starts.len()).for_each(|at| starts[at] += starts[at - 1]);
-        let (mut next, mut insts) = (starts.clone(), vec![0; starts[code.registers] as usize]);
-        for (inst, operand) in all() {
-            let next = &mut next[operand.vreg().vreg()];
-            insts[*next as usize] = inst as u32;
-            *next += 1;
+    fn give(&mut self, piece: usize, ranges: &Ranges) {
+        for range in ranges {
+            self.busy.insert_range(range.start..range.end);
+            let at = self.behind(range.start);
+            self.holders.insert(at, (*range, piece));
         }
-        Mentions { starts, insts }
     }
 
-    fn of_register(&self, register: VReg) -> &[u32] {
-        let at = register.vreg();
-        &self.insts[self.starts[at] as usize..self.starts[at + 1] as usize]
+    fn take_back(&mut self, ranges: &Ranges) {
+        for range in ranges {
+            self.busy.remove_range(range.start..range.end);
+            let at = self.behind(range.start);
+            self.holders.remove(at);
+        }
     }
+}
+
+/// The block of each instruction.
+fn block_of(code: &Code) -> Vec<u32> {
+    let mut block_of = vec![0; code.insts.len()];
+    for (number, block) in code.blocks.iter().enumerate() {
+        block_of[block.range.0..block.range.1].fill(number as u32);
+    }
+    block_of
 }
 
 /// Finds a place for every virtual register.
@@ -193,7 +196,7 @@ pub fn assign(code: &Code, live: &Live, bundles: Bundles) -> Result<Assignment, 
         name,
         busy: FixedBitSet::with_capacity(points),
         reserved: FixedBitSet::with_capacity(points),
-        holders: BTreeMap::new(),
+        holders: Vec::new(),
     });
     let mut assign = Assign {
         code,
@@ -202,6 +205,7 @@ pub fn assign(code: &Code, live: &Live, bundles: Bundles) -> Result<Assignment, 
         queue: BinaryHeap::new(),
         registers: registers.collect(),
         mentions: Mentions::of(code),
+        block_of: block_of(code),
         split: Vec::new(),
     };
     let hints = assign.fixed();
@@ -251,22 +255,20 @@ impl Assign<'_> {
 
     /// How often instructions at these points name a register.
     fn frequency(&self, register: VReg, ranges: &Ranges) -> f32 {
-        let within = |&inst: &u32| {
+        let mut left = ranges.iter().copied().peekable();
+        let within = |&&inst: &&u32| {
             let both = Range { start: reads(inst as usize), end: writes(inst as usize) + 1 };
-            ranges.iter().any(|range| range.intersection(both).is_some())
+            while left.next_if(|range| range.end <= both.start).is_some() {}
+            left.peek().is_some_and(|range| range.start < both.end)
         };
-        let insts = self.mentions.of_register(register).iter().filter(|inst| within(inst));
-        insts.map(|&inst| self.live.frequencies[self.block_of(inst as usize)]).sum()
-    }
-
-    fn block_of(&self, inst: usize) -> usize {
-        self.code.blocks.partition_point(|block| block.range.1 <= inst)
+        let insts = self.mentions.of_register(register).iter().filter(within);
+        insts.map(|&inst| self.live.frequencies[self.block_of[inst as usize] as usize]).sum()
     }
 
     fn wait(&mut self, piece: usize) {
         let Piece { ranges, part, .. } = &self.pieces[piece];
         let (start, end) = (ranges[0].start, ranges[ranges.len() - 1].end);
-        let block = self.block_of(start / 2);
+        let block = self.block_of[start / 2] as usize;
         let first = match part {
             Part::Point(_) => usize::MAX,
             _ if end <= reads(self.code.blocks[block].range.1) => 0,
@@ -284,32 +286,36 @@ impl Assign<'_> {
             self.take(piece, register);
             return Ok(());
         }
-        let cheapest = (0..self.registers.len()).filter_map(|at| Some((at, self.cost(at, *class, ranges)?)));
-        match cheapest.min_by(|a, b| a.1.total_cmp(&b.1)) {
-            Some((register, cost)) if cost < *weight => {
+        // The first of those whose dearest holder is cheapest, if that is cheaper than the piece.
+        let (mut cheapest, mut bound) = (None, *weight);
+        for at in 0..self.registers.len() {
+            if let Some(cost) = self.cost(at, *class, ranges, bound) {
+                (cheapest, bound) = (Some(at), cost);
+            }
+        }
+        match cheapest {
+            Some(register) => {
                 self.clear(register, piece);
                 self.take(piece, register);
                 Ok(())
             }
-            _ => self.split(piece),
+            None => self.split(piece),
         }
     }
 
-    /// The greatest weight of those that would have to leave a register.
-    fn cost(&self, register: usize, class: RegClass, ranges: &Ranges) -> Option<f32> {
+    /// The greatest weight of those that would have to leave a register, if it is below a bound.
+    fn cost(&self, register: usize, class: RegClass, ranges: &Ranges, bound: f32) -> Option<f32> {
         let register = &self.registers[register];
         if register.name.class() != class || any(&register.reserved, ranges) {
             return None;
         }
-        register.holders(ranges).map(|holder| self.pieces[holder].weight).max_by(f32::total_cmp)
+        let mut weights = register.holders(ranges).map(|holder| self.pieces[holder].weight);
+        weights.try_fold(0.0, |most: f32, weight| (weight < bound).then(|| most.max(weight)))
     }
 
     fn take(&mut self, piece: usize, register: usize) {
         let register = &mut self.registers[register];
-        for range in &self.pieces[piece].ranges {
-            register.busy.insert_range(range.start..range.end);
-            register.holders.insert(range.start, (range.end, piece));
-        }
+        register.give(piece, &self.pieces[piece].ranges);
         self.pieces[piece].register = Some(register.name);
     }
 
@@ -318,10 +324,7 @@ impl Assign<'_> {
         let register = &mut self.registers[register];
         let leave: BTreeSet<usize> = register.holders(&self.pieces[piece].ranges).collect();
         for &piece in &leave {
-            for range in &self.pieces[piece].ranges {
-                register.busy.remove_range(range.start..range.end);
-                register.holders.remove(&range.start);
-            }
+            register.take_back(&self.pieces[piece].ranges);
             self.pieces[piece].register = None;
         }
         leave.into_iter().for_each(|piece| self.wait(piece));

@@ -150,11 +150,11 @@ fn live_out(code: &Code) -> Vec<FixedBitSet> {
     }
     let mut live_in = read;
     let mut live_out: Vec<FixedBitSet> = code.blocks.iter().map(|_| none()).collect();
-    let mut changes = true;
+    let (mut changes, mut out) = (true, none());
     while changes {
         changes = false;
         for (at, block) in code.blocks.iter().enumerate().rev() {
-            let mut out = none();
+            out.clear();
             block.successors.iter().for_each(|next| out.union_with(&live_in[next.index()]));
             if out != live_out[at] {
                 changes = true;
@@ -211,12 +211,42 @@ fn ranges(code: &Code, live_out: &[FixedBitSet]) -> (Vec<Ranges>, Vec<Point>) {
             }
         }
     }
-    for backwards in &mut ranges {
+    for backwards in ranges.iter_mut().filter(|ranges| ranges.len() > 1) {
         let mut forwards = Ranges::new();
         backwards.iter().rev().for_each(|&range| append(&mut forwards, range));
         *backwards = forwards;
     }
     (ranges, defined)
+}
+
+/// For each virtual register, the instructions that read or write it.
+pub struct Mentions {
+    starts: Vec<u32>,
+    insts: Vec<u32>,
+}
+
+impl Mentions {
+    pub fn of(code: &Code) -> Mentions {
+        let mut starts = vec![0u32; code.registers + 1];
+        let all = || {
+            (0..code.insts.len()).flat_map(|i| code.inst_operands(Inst::new(i)).iter().map(move |o| (i, o)))
+        };
+        all().for_each(|(_, operand)| starts[operand.vreg().vreg() + 1] += 1);
+        (1..starts.len()).for_each(|at| starts[at] += starts[at - 1]);
+        let (mut next, mut insts) = (starts.clone(), vec![0; starts[code.registers] as usize]);
+        for (inst, operand) in all() {
+            let next = &mut next[operand.vreg().vreg()];
+            insts[*next as usize] = inst as u32;
+            *next += 1;
+        }
+        Mentions { starts, insts }
+    }
+
+    /// In order, as often as they name it.
+    pub fn of_register(&self, register: VReg) -> &[u32] {
+        let at = register.vreg();
+        &self.insts[self.starts[at] as usize..self.starts[at + 1] as usize]
+    }
 }
 
 /// The operand that a written operand starts as a copy of.

@@ -9,6 +9,9 @@ mod assign;
 mod bundle;
 mod live;
 mod moves;
+mod shape;
+
+use std::sync::Arc;
 
 use cranelift_entity::packed_option::PackedOption;
 use regalloc2::checker::Checker;
@@ -18,6 +21,7 @@ use regalloc2::{
 
 use self::bundle::Bundles;
 use self::live::Live;
+pub use self::shape::Allocations;
 use super::inst;
 use crate::ssa::Line;
 
@@ -70,16 +74,20 @@ fn registers(vector_bytes: usize) -> impl Iterator<Item = PReg> {
     general.chain((0..vectors).map(|number| PReg::new(number, RegClass::Float)))
 }
 
-/// Chooses registers.
-pub fn allocate(code: &Code) -> Result<Output, String> {
-    let live = Live::of(code);
-    let bundles = Bundles::of(code, &live);
-    let assignment = assign::assign(code, &live, bundles)?;
-    let output = moves::write(code, &live, assignment);
+/// Chooses registers, those that code of the same shape has if there was any.
+pub fn allocate(code: &Code, known: &Allocations) -> Result<Arc<Output>, String> {
+    let output = known.obtain(code, || choose(code))?;
     if cfg!(debug_assertions) {
         check(code, &output)?;
     }
     Ok(output)
+}
+
+fn choose(code: &Code) -> Result<Output, String> {
+    let live = Live::of(code);
+    let bundles = Bundles::of(code, &live);
+    let assignment = assign::assign(code, &live, bundles)?;
+    Ok(moves::write(code, &live, assignment))
 }
 
 /// Follows every value through the moves to where it is read.

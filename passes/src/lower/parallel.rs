@@ -1,0 +1,48 @@
+//! Independent pieces of work on all of the machine's threads.
+
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// The fewest items that are worth another thread: a formula takes about as long as a thread takes to start.
+const ITEMS_A_THREAD: usize = 8;
+
+/// What `work` gives for each item, in order.
+pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    if items.len() < 2 * ITEMS_A_THREAD {
+        return items.iter().map(work).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut done: Vec<(usize, R)> = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else { return done };
+            done.push((at, work(item)));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(items.len() / ITEMS_A_THREAD);
+    let mut done = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+        let mut done = run();
+        for other in others {
+            done.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_in_order() {
+        for count in [0, 1, 15, 16, 1000] {
+            let items: Vec<usize> = (0..count).collect();
+            assert!(map(&items, |item| item * item).into_iter().eq(items.iter().map(|item| item * item)));
+        }
+    }
+}

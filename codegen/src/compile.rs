@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::Function;
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, CompiledCode, Context};
-use windlass_ir::loops::{Kernel, verify_kernel};
+use windlass_ir::loops::{Block, Kernel, LoopKind, Stmt, verify_kernel};
 
 use crate::emit::{Machine, emit};
 use crate::error::Error;
@@ -40,10 +40,10 @@ impl Default for Options {
 impl Options {
     /// The number of threads that compile.
     pub(crate) fn threads(&self) -> usize {
-        match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n,
-        }
+        // Asking reads files.
+        static OF_MACHINE: LazyLock<usize> =
+            LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+        if self.threads == 0 { *OF_MACHINE } else { self.threads }
     }
 }
 
@@ -116,6 +116,9 @@ pub(crate) fn compile(
     statistics: &mut Statistics,
 ) -> Result<(Vec<Code>, Vec<usize>), Error> {
     let (distinct, positions) = distinct(kernels);
+    // The largest first, so that no thread is left with it in the end.
+    let mut order: Vec<usize> = (0..distinct.len()).collect();
+    order.sort_by_cached_key(|&at| std::cmp::Reverse(statements(&kernels[distinct[at]].body)));
     let threads = options.threads();
     let next = AtomicUsize::new(0);
     let times = Mutex::new((Duration::ZERO, Duration::ZERO));
@@ -127,10 +130,9 @@ pub(crate) fn compile(
         let mut memory = Memory::new(known.clone());
         let (mut emitting, mut compiling) = (Duration::ZERO, Duration::ZERO);
         loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(&kernel) = distinct.get(at) else { break };
+            let Some(&at) = order.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
             let start = Instant::now();
-            let kernel = &kernels[kernel];
+            let kernel = &kernels[distinct[at]];
             let function = verified(kernel).and_then(|kernel| emit(kernel, backend.machine(&**isa)));
             let emitted = Instant::now();
             let code = function.and_then(|f| backend.compile(&f, isa, &kernel.name, &mut memory));
@@ -241,6 +243,23 @@ fn verified(kernel: &Kernel) -> Result<&Kernel, Error> {
         Err(e) => Err(Error::Kernel { kernel: kernel.name.clone(), message: e.to_string() }),
     }
 }
+
+/// About how many statements code is made for: those of loops that are written out count as often as they come.
+fn statements(block: &Block) -> usize {
+    let of = |stmt: &Stmt| match stmt {
+        Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => 1,
+        Stmt::If { then, otherwise, .. } => 1 + statements(then) + statements(otherwise),
+        Stmt::For { extent, kind: LoopKind::Unroll | LoopKind::Vector, body, .. } => {
+            let rounds = extent.as_constant().map_or(1, |n| n.clamp(1, WRITTEN_OUT) as usize);
+            statements(body) * rounds
+        }
+        Stmt::For { kind: LoopKind::Serial | LoopKind::Parallel, body, .. } => 1 + statements(body),
+    };
+    block.iter().map(of).sum()
+}
+
+/// Loops of more rounds than this are not written out as often.
+const WRITTEN_OUT: i64 = 64;
 
 /// The positions of kernels that differ, and for each kernel which of them it is.
 fn distinct(kernels: &[Kernel]) -> (Vec<usize>, Vec<usize>) {

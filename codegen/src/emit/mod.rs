@@ -28,7 +28,8 @@ use cranelift_entity::packed_option::PackedOption;
 use rustc_hash::FxHashMap;
 use windlass_ir::DType;
 use windlass_ir::loops::{
-    Block, Buffer, Guard, Index, Kernel, LoopKind, Role, Stmt, Val, Var, expand_kernel, expand_with_origins,
+    Block, Buffer, Guard, Index, Kernel, LoopKind, Role, Stmt, Val, Var, check_expanded, expand_kernel,
+    expand_with_origins,
 };
 
 use self::lines::Lines;
@@ -62,8 +63,8 @@ impl Machine {
 /// The function of a kernel. It takes a table of pointers to the kernel's parameters, and the range of the
 /// parallel loop.
 pub fn emit(kernel: &Kernel, machine: Machine) -> Result<Function, Error> {
-    let kernel = expand_kernel(kernel);
-    let mut emitter = Emitter::new(&kernel, machine, Lines::default())?;
+    let expanded = check_expanded(kernel).is_err().then(|| expand_kernel(kernel));
+    let mut emitter = Emitter::new(expanded.as_ref().unwrap_or(kernel), machine, Lines::default())?;
     emitter.kernel()?;
     Ok(emitter.func)
 }
@@ -281,21 +282,15 @@ impl<'k> Emitter<'k> {
     /// factor, not the sum), so going round costs a move per vector of the tile. Eight rounds measured no faster
     /// than four (`cargo bench --bench products`).
     fn rounds_at_once(&self, body: &'k Block) -> i64 {
+        let at_once = match registers::straight_length(body) {
+            Some(0..=160) => 4,
+            Some(161..=400) => 2,
+            Some(_) | None => return 1,
+        };
         let (carried, _) = self.carried(&[body]);
-        let vectors: usize = carried
-            .iter()
-            .map(|b| &self.registers[b])
-            .filter(|file| file.lanes() > 1)
-            .map(|file| file.chunks.len())
-            .sum();
-        match registers::straight_length(body) {
-            Some(length) if vectors > 1 => match length {
-                0..=160 => 4,
-                161..=400 => 2,
-                _ => 1,
-            },
-            _ => 1,
-        }
+        let files = carried.iter().map(|b| &self.registers[b]).filter(|file| file.lanes() > 1);
+        let vectors: usize = files.map(|file| file.chunks.len()).sum();
+        if vectors > 1 { at_once } else { 1 }
     }
 
     /// Opens a loop from `start` while below `end`. `known` is a positive number of iterations' bound if

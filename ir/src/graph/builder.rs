@@ -113,44 +113,26 @@ impl Builder {
         let in_types: Vec<&TensorType> = ins.iter().map(|&v| self.graph.ty(v)).collect();
         let types = op.infer(&in_types).map_err(violation)?;
         self.limits.check_node(self.graph.nodes.len(), &types, || describe(&op, name.as_deref(), node))?;
-        Ok(self.push_typed(op, ins, name, types))
+        let mut outs = Values::new();
+        for (index, ty) in types.into_iter().enumerate() {
+            let def = Def::Output { node, index: index as u32 };
+            outs.push(self.graph.values.push(ValueData { def, ty }));
+        }
+        self.graph.nodes.push(NodeData { op, ins, outs: Values::from_slice(&outs), name });
+        Ok(outs)
     }
 
-    /// Adds a node whose results have these types, which are within the limits.
-    pub(super) fn push_typed(
-        &mut self,
-        op: Op,
-        ins: Values,
-        name: Option<Arc<str>>,
-        types: impl IntoIterator<Item = TensorType>,
-    ) -> Values {
+    /// Adds a node of another graph, with these operands, and returns its results, which have the types they have there.
+    pub(super) fn push_copy(&mut self, from: &Graph, data: &NodeData, ins: Values) -> Values {
         let node = self.graph.nodes.next_key();
-        let outs: Values = types
-            .into_iter()
-            .enumerate()
-            .map(|(index, ty)| {
-                let def = Def::Output { node, index: index as u32 };
-                self.graph.values.push(ValueData { def, ty })
-            })
-            .collect();
+        let mut outs = Values::new();
+        for (index, &out) in data.outs.iter().enumerate() {
+            let def = Def::Output { node, index: index as u32 };
+            outs.push(self.graph.values.push(ValueData { def, ty: from.ty(out).clone() }));
+        }
+        let (op, name) = (data.op.clone(), data.name.clone());
         self.graph.nodes.push(NodeData { op, ins, outs: Values::from_slice(&outs), name });
         outs
-    }
-
-    /// Adds the first nodes of another graph, of which this one has the inputs, and gives them back. Their values have the
-    /// same numbers there: that graph [is in order](Graph::is_in_order).
-    pub(super) fn append<'g>(
-        &mut self,
-        from: &'g Graph,
-        count: usize,
-    ) -> impl Iterator<Item = &'g NodeData> + use<'g> {
-        let nodes = || from.nodes.values().take(count);
-        for NodeData { op, ins, outs, name } in nodes() {
-            self.graph.values.extend(outs.iter().map(|&out| from.values[out].clone()));
-            let (ins, outs) = (Values::from_slice(ins), Values::from_slice(outs));
-            self.graph.nodes.push(NodeData { op: op.clone(), ins, outs, name: name.clone() });
-        }
-        nodes()
     }
 
     /// Adds a node of one result.

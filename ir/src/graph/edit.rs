@@ -81,11 +81,9 @@ impl<'g> Edit<'g> {
     /// Writes what was carried over.
     fn write(&mut self) {
         let Some(count) = self.unwritten.take() else { return };
-        for data in self.builder.append(self.old, count) {
-            for &out in &data.outs {
-                self.map[out] = out.into();
-                self.uses[out] = self.counts[out];
-            }
+        for (node, data) in self.old.nodes().take(count) {
+            let outs = self.builder.push_copy(self.old, data, Values::from_slice(&data.ins));
+            self.stand_for(node, &outs);
         }
     }
 
@@ -138,20 +136,13 @@ impl<'g> Edit<'g> {
             let (old, new) = (self.old.ty(old), self.builder.ty(new));
             old == new && !new.dtype.is_int()
         });
-        let types: Option<Vec<TensorType>> =
-            same.then(|| data.outs.iter().map(|&out| self.old.ty(out).clone()).collect());
-        let (op, name) = (data.op.clone(), data.name.clone());
-        match types {
-            Some(types) => {
-                let outs = self.builder.push_typed(op, ins, name, types);
-                self.stand_for(node, &outs);
-                Ok(())
-            }
-            None => {
-                let outs = self.builder.push(op, &ins, name)?;
-                self.replace(node, &outs)
-            }
+        if same {
+            let outs = self.builder.push_copy(self.old, data, ins);
+            self.stand_for(node, &outs);
+            return Ok(());
         }
+        let outs = self.builder.push(data.op.clone(), &ins, data.name.clone())?;
+        self.replace(node, &outs)
     }
 
     /// Lets new values stand for an old node's results.

@@ -286,6 +286,9 @@ const SHAPE_ARITHMETIC_ELEMENTS: usize = 1024;
 /// The operands of `op` that hold late attributes, with the attribute's name.
 pub(crate) fn late_operands(op: &Op) -> Vec<(&'static str, u32)> {
     let mut found = Vec::new();
+    if let Op::Constant(_) | Op::Elementwise(_) = op {
+        return found;
+    }
     let mut op = op.clone();
     let mut visit = |name: &'static str, slot: crate::attrs::Slot<'_>| {
         if let crate::attrs::Slot::Late(Late::Operand(index)) = slot {

@@ -70,19 +70,22 @@ impl OpDef for Elementwise {
         {
             return Ok(vec![with_element!(out.dtype, T => apply_rows::<T>(f, x, y, &shape))]);
         }
+        let alike = ins.iter().all(|tensor| tensor.shape() == &*shape);
         let mut positions = Broadcast::new(ins.iter().map(Tensor::shape), &shape);
         let columns: Vec<Vec<Operand>> = ins.iter().map(to_operands).collect();
         // For select and comparisons the type that matters is that of the last operand.
         let dtype = ins[ins.len() - 1].dtype();
         let mut args: SmallVec<[Operand; 3]> = smallvec![Operand::Int(0); ins.len()];
-        let mut element = || {
+        let mut element = |number: usize| {
             for ((arg, column), &at) in args.iter_mut().zip(&columns).zip(&positions.at) {
-                *arg = column[at];
+                *arg = column[if alike { number } else { at }];
             }
-            positions.advance(shape.len());
+            if !alike {
+                positions.advance(shape.len());
+            }
             scalar::eval(self.f, dtype, &args)
         };
-        Ok(vec![with_element!(out.dtype, T => Tensor::from_fn::<T>(&shape, |_| match element() {
+        Ok(vec![with_element!(out.dtype, T => Tensor::from_fn::<T>(&shape, |number| match element(number) {
             Operand::Float(x) => <T as Element>::from_f64(x),
             Operand::Int(x) => T::from_i128(x),
         }))])

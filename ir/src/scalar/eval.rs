@@ -41,12 +41,14 @@ pub fn eval(f: ScalarFn, dtype: DType, args: &[Operand]) -> Operand {
     }
     match args[0] {
         Operand::Float(_) => {
-            let x = args.iter().map(|a| a.float()).collect::<smallvec::SmallVec<[f64; 3]>>();
-            eval_float(f, dtype, &x)
+            let mut x = [0.0; 3];
+            x.iter_mut().zip(args).for_each(|(x, arg)| *x = arg.float());
+            eval_float(f, dtype, x)
         }
         Operand::Int(_) => {
-            let x = args.iter().map(|a| a.int()).collect::<smallvec::SmallVec<[i128; 3]>>();
-            eval_int(f, dtype, &x)
+            let mut x = [0; 3];
+            x.iter_mut().zip(args).for_each(|(x, arg)| *x = arg.int());
+            eval_int(f, dtype, x)
         }
     }
 }
@@ -55,10 +57,7 @@ fn truth(b: bool) -> Operand {
     Operand::Int(i128::from(b))
 }
 
-fn eval_float(f: ScalarFn, dtype: DType, x: &[f64]) -> Operand {
-    let a = x[0];
-    let b = x.get(1).copied().unwrap_or(0.0);
-    let c = x.get(2).copied().unwrap_or(0.0);
+fn eval_float(f: ScalarFn, dtype: DType, [a, b, c]: [f64; 3]) -> Operand {
     Operand::Float(match f {
         ScalarFn::Add => a + b,
         ScalarFn::Sub => a - b,
@@ -171,10 +170,7 @@ fn max(a: f64, b: f64) -> f64 {
     -min(-a, -b)
 }
 
-fn eval_int(f: ScalarFn, dtype: DType, x: &[i128]) -> Operand {
-    let a = x[0];
-    let b = x.get(1).copied().unwrap_or(0);
-    let c = x.get(2).copied().unwrap_or(0);
+fn eval_int(f: ScalarFn, dtype: DType, [a, b, c]: [i128; 3]) -> Operand {
     let bits = 8 * dtype.size() as i128;
     Operand::Int(match f {
         ScalarFn::Add => a + b,

@@ -25,8 +25,14 @@ pub const PASS: Pass = Pass {
     run,
 };
 
-static FORMULAS: LazyLock<Vec<(&Composite, Vec<Formula>)>> = LazyLock::new(|| {
-    COMPOSITES.iter().map(|&c| (c, c.formulas.iter().map(|f| Formula::new(f)).collect())).collect()
+/// The formulas of each composite, and the ops that their roots may be.
+static FORMULAS: LazyLock<Vec<(&Composite, Vec<(Formula, Vec<String>)>)>> = LazyLock::new(|| {
+    let parsed = |text: &&str| {
+        let formula = Formula::new(text);
+        let roots = formula.roots().into_iter().map(str::to_string).collect();
+        (formula, roots)
+    };
+    COMPOSITES.iter().map(|&c| (c, c.formulas.iter().map(parsed).collect())).collect()
 });
 
 fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
@@ -83,12 +89,12 @@ fn attempt<'f>(
     matcher: &Matcher<'_>,
     node: Node,
     composite: &Composite,
-    formulas: &'f [Formula],
+    formulas: &'f [(Formula, Vec<String>)],
 ) -> Result<(Match<'f>, Plan), Option<Reason>> {
     let graph = matcher.graph();
     let op = graph.node(node).op.name();
     let mut first_reason = None;
-    for formula in formulas.iter().filter(|f| f.roots().contains(&op)) {
+    for (formula, _) in formulas.iter().filter(|(_, roots)| roots.iter().any(|root| root == op)) {
         let tried = matcher.find(formula, node).and_then(|found| {
             let plan = (composite.plan)(graph, &found).map_err(Some)?;
             fits(graph, node, &found, &plan).map_err(Some)?;

@@ -201,7 +201,7 @@ pub fn assign(code: &Code, live: &Live, bundles: Bundles) -> Result<Assignment, 
     let mut assign = Assign {
         code,
         live,
-        pieces: Vec::new(),
+        pieces: Vec::with_capacity(2 * bundles.all.len()),
         queue: BinaryHeap::new(),
         registers: registers.collect(),
         mentions: Mentions::of(code),
@@ -212,7 +212,8 @@ pub fn assign(code: &Code, live: &Live, bundles: Bundles) -> Result<Assignment, 
     for (origin, Bundle { ranges, class, members }) in bundles.all.iter().enumerate() {
         if !ranges.is_empty() {
             let hint = hints.iter().find(|(register, _)| members.contains(register)).map(|(_, hint)| *hint);
-            assign.add(ranges.clone(), *class, Part::Whole(members.clone()), origin, hint);
+            let members = SmallVec::from_slice(members);
+            assign.add(Ranges::from_slice(ranges), *class, Part::Whole(members), origin, hint);
         }
     }
     while let Some((_, piece)) = assign.queue.pop() {

@@ -25,7 +25,8 @@ pub struct Bundles {
 
 impl Bundles {
     pub fn of(code: &Code, live: &Live) -> Bundles {
-        let mut bundles = Bundles { all: Vec::new(), of: vec![usize::MAX; code.registers] };
+        let mut bundles =
+            Bundles { all: Vec::with_capacity(code.registers), of: vec![usize::MAX; code.registers] };
         for block in &code.blocks {
             block.params.iter().for_each(|&param| bundles.add(param, live));
             for inst in block.range.0..block.range.1 {
@@ -71,7 +72,7 @@ impl Bundles {
 
     fn add(&mut self, register: VReg, live: &Live) {
         self.of[register.vreg()] = self.all.len();
-        let ranges = live.ranges[register.vreg()].clone();
+        let ranges = Ranges::from_slice(&live.ranges[register.vreg()]);
         self.all.push(Bundle { ranges, class: register.class(), members: smallvec![register] });
     }
 

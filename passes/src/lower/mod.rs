@@ -94,12 +94,20 @@ fn lower_units(
             fuse::fuse(&mut prepare, observe);
         }
         give_outputs_buffers(&mut prepare, &SecondaryMap::new(), &options.machine);
-        plan(prepare, &options.machine, &mut |_| options.machine)
+        prepare
     });
-    if options.fuse {
-        chain::chain(&mut units, &options.machine);
-    }
-    let mut program = plan(units, &options.machine, choose);
+    let are_many = prepare.as_ref().is_some_and(|prepare| prepare.units.len() >= parallel::ITEMS_A_THREAD);
+    let machine = &options.machine;
+    let (prepare, mut program) = parallel::join(
+        are_many,
+        || prepare.map(|prepare| plan(prepare, machine, &mut |_| *machine)),
+        || {
+            if options.fuse {
+                chain::chain(&mut units, machine);
+            }
+            plan(units, machine, choose)
+        },
+    );
     program.prepare = prepare.map(Box::new);
     program.prepare.iter().try_for_each(|prepare| check(prepare))?;
     check(&program)?;

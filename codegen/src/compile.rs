@@ -129,8 +129,7 @@ pub(crate) fn compile(
     let work = || {
         let mut memory = Memory::new(known.clone());
         let (mut emitting, mut compiling) = (Duration::ZERO, Duration::ZERO);
-        loop {
-            let Some(&at) = order.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+        while let Some(&at) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
             let start = Instant::now();
             let kernel = &kernels[distinct[at]];
             let function = verified(kernel).and_then(|kernel| emit(kernel, backend.machine(&**isa)));

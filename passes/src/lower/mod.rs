@@ -233,7 +233,7 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
         let work = match run {
             Run::Kernel(kernel) => Work::Kernel(kernel),
             Run::Interpret(op) => {
-                Work::Interpret { op: op.clone(), ins: types(&unit.ins), outs: types(&unit.outs) }
+                Work::Interpret { op: Box::new(op.clone()), ins: types(&unit.ins), outs: types(&unit.outs) }
             }
         };
         program.steps.push(Step { work, args, origin: unit.origin.clone(), flops: unit.flops });
@@ -244,7 +244,7 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
 /// What a unit runs.
 enum Run<'u> {
     Kernel(u32),
-    Interpret(&'u Box<Op>),
+    Interpret(&'u Op),
 }
 
 /// What a kernel is made from.

@@ -129,8 +129,7 @@ pub(crate) fn compile(
     let work = || {
         let mut memory = Memory::new(known.clone());
         let (mut emitting, mut compiling) = (Duration::ZERO, Duration::ZERO);
-        loop {
-            let Some(&at) = order.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+        while let Some(&at) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
             let start = Instant::now();
             let kernel = &kernels[distinct[at]];
             let function = verified(kernel).and_then(|kernel| emit(kernel, backend.machine(&**isa)));
@@ -248,14 +247,14 @@ fn verified(kernel: &Kernel) -> Result<&Kernel, Error> {
 fn statements(block: &Block) -> usize {
     let of = |stmt: &Stmt| match stmt {
         Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => 1,
-        Stmt::If { then, otherwise, .. } => 1 + statements(then) + statements(otherwise),
+        Stmt::If { then, otherwise, .. } => statements(then).saturating_add(statements(otherwise)),
         Stmt::For { extent, kind: LoopKind::Unroll | LoopKind::Vector, body, .. } => {
             let rounds = extent.as_constant().map_or(1, |n| n.clamp(1, WRITTEN_OUT) as usize);
-            statements(body) * rounds
+            statements(body).saturating_mul(rounds)
         }
-        Stmt::For { kind: LoopKind::Serial | LoopKind::Parallel, body, .. } => 1 + statements(body),
+        Stmt::For { kind: LoopKind::Serial | LoopKind::Parallel, body, .. } => statements(body),
     };
-    block.iter().map(of).sum()
+    block.iter().map(of).fold(0, usize::saturating_add)
 }
 
 /// Loops of more rounds than this are not written out as often.

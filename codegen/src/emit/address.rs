@@ -18,6 +18,22 @@ pub(super) struct Linear {
     constant: i64,
 }
 
+/// What a division gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Part {
+    Quotient,
+    Remainder,
+}
+
+/// A division of an index, whose variables are bound so.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Division {
+    x: Index,
+    divisor: i64,
+    part: Part,
+    bindings: SmallVec<[Binding; 4]>,
+}
+
 impl Linear {
     fn push(&mut self, value: Value, scale: i64) {
         match self.terms.iter_mut().find(|(v, _)| *v == value) {
@@ -59,17 +75,34 @@ impl Emitter<'_> {
                     }
                 },
                 Atom::Div(x, divisor) => {
-                    let quotient = self.quotient(x, *divisor)?;
+                    let quotient = self.divided(x, *divisor, Part::Quotient)?;
                     linear.plus(&quotient, *scale);
                 }
                 Atom::Mod(x, divisor) => {
-                    // x mod d = x - d * (x / d), and the division is shared.
-                    let rest = self.remainder(x, *divisor)?;
+                    let rest = self.divided(x, *divisor, Part::Remainder)?;
                     linear.plus(&rest, *scale);
                 }
             }
         }
         linear.terms.retain(|(_, scale)| *scale != 0);
+        Ok(linear)
+    }
+
+    /// A quotient or remainder, remembered in the current region: a tile's accesses share most of them.
+    fn divided(&mut self, x: &Index, divisor: i64, part: Part) -> Result<Linear, Error> {
+        let bindings = x.vars().iter().map(|v| self.vars.get(&v.id).copied().unwrap_or_default()).collect();
+        let division = Division { x: x.clone(), divisor, part, bindings };
+        if let Some(known) = self.top().divisions.get(&division) {
+            return Ok(known.clone());
+        }
+        let linear = match part {
+            Part::Quotient => self.quotient(x, divisor)?,
+            Part::Remainder => self.remainder(x, divisor)?,
+        };
+        // Values may be others next time.
+        if x.values().is_empty() {
+            self.top().divisions.insert(division, linear.clone());
+        }
         Ok(linear)
     }
 
@@ -96,6 +129,7 @@ impl Emitter<'_> {
         }
     }
 
+    /// x mod d = x - d * (x / d), and the division is shared.
     fn remainder(&mut self, x: &Index, divisor: i64) -> Result<Linear, Error> {
         if let Some(folded) = self.fold(x) {
             return self.linear(&folded.rem(divisor));

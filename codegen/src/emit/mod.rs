@@ -78,7 +78,7 @@ pub fn emit_with_lines(kernel: &Kernel, machine: Machine) -> Result<Function, Er
 }
 
 /// What a loop variable is bound to: `base + offset`, or just the offset.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Binding {
     base: Option<Value>,
     offset: i64,

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use windlass_ir::loops::Buffer;
 
+use super::address::{Division, Linear};
 use super::{Emitter, Number};
 use crate::ssa::{Block, End, Op, Type, Value};
 
@@ -21,6 +22,8 @@ pub(super) struct Region {
     /// The block that code is added to.
     pub block: Block,
     pub cache: FxHashMap<Key, Value>,
+    /// Divisions of indices made while this was the innermost region.
+    pub divisions: FxHashMap<Division, Linear>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,7 +56,7 @@ pub(super) struct LoopRegion {
 
 impl Region {
     pub fn new(kind: RegionKind, block: Block) -> Region {
-        Region { kind, block, cache: FxHashMap::default() }
+        Region { kind, block, cache: FxHashMap::default(), divisions: FxHashMap::default() }
     }
 }
 

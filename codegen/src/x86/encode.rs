@@ -13,7 +13,7 @@ use cranelift_entity::SecondaryMap;
 use cranelift_entity::packed_option::PackedOption;
 use iced_x86::Code::{self, *};
 use iced_x86::{Encoder, Instruction, OpKind, Register};
-use regalloc2::{Allocation, Edit, InstOrEdit, Output, PReg, RegClass};
+use regalloc2::{Allocation, Edit, InstOrEdit, Output, PReg, PRegSet, RegClass};
 
 use super::Assembled;
 use super::allocate::{self, SAVED};
@@ -123,10 +123,14 @@ pub(super) fn encode(
 
 /// The registers in use that the caller wants back.
 fn saved(output: &Output) -> Vec<Register> {
-    let edits = output.edits.iter().flat_map(|(_, Edit::Move { from, to })| [*from, *to]);
-    let used: Vec<PReg> = output.allocs.iter().copied().chain(edits).filter_map(Allocation::as_reg).collect();
-    let in_use = |number: usize| used.iter().any(|r| r.class() == RegClass::Int && r.hw_enc() == number);
-    SAVED.into_iter().filter(|&n| in_use(n)).map(|n| general(n, Width::B8)).collect()
+    let edits = output.edits.iter().flat_map(|(_, Edit::Move { from, to })| [from, to]);
+    let mut in_use = PRegSet::empty();
+    output.allocs.iter().chain(edits).filter_map(|place| place.as_reg()).for_each(|r| in_use.add(r));
+    SAVED
+        .into_iter()
+        .filter(|&n| in_use.contains(PReg::new(n, RegClass::Int)))
+        .map(|n| general(n, Width::B8))
+        .collect()
 }
 
 /// Where blocks start, and the code of each line of the kernel.

@@ -229,3 +229,57 @@ fn drop_dead(graph: Graph) -> Graph {
     debug_assert!(kept.nodes.keys().all(|n| n.index() < graph.nodes.len()));
     kept
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::ops::{Elementwise, Op};
+    use crate::scalar::ScalarFn;
+
+    /// `-x + exp(-x)`.
+    fn sum() -> Graph {
+        let mut b = Builder::new("sum");
+        let x = b.input("x", TensorType::fixed(DType::F32, &[4]));
+        let y = b.map(ScalarFn::Neg, &[x]).unwrap();
+        let z = b.map(ScalarFn::Exp, &[y]).unwrap();
+        let sum = b.map(ScalarFn::Add, &[y, z]).unwrap();
+        b.output("sum", sum);
+        b.finish().unwrap()
+    }
+
+    #[test]
+    fn copies_are_the_same_graph_whenever_they_are_written() {
+        let old = sum();
+        for early in [false, true] {
+            let mut edit = Edit::new(&old);
+            for (node, data) in old.nodes() {
+                if early {
+                    edit.builder();
+                }
+                edit.copy(node).unwrap();
+                assert_eq!(edit.map_all(&data.outs), data.outs);
+                assert_eq!(edit.old_uses(data.outs[0]), old.use_counts()[data.outs[0]]);
+            }
+            assert_eq!(edit.finish().unwrap(), old);
+        }
+    }
+
+    #[test]
+    fn what_stands_before_a_change_is_carried_over() {
+        let old = sum();
+        let mut edit = Edit::new(&old);
+        for (node, data) in old.nodes() {
+            match data.op {
+                Op::Elementwise(Elementwise { f: ScalarFn::Exp }) => {
+                    let operand = edit.map(data.ins[0]);
+                    edit.replace(node, &[operand]).unwrap();
+                }
+                _ => edit.copy(node).unwrap(),
+            }
+        }
+        let new = edit.finish().unwrap();
+        let (_, last) = new.nodes().last().unwrap();
+        assert_eq!((new.node_count(), last.ins[0]), (2, last.ins[1]));
+    }
+}

@@ -20,7 +20,8 @@
 //! - (N3) a reduction's variables occur in no other reduction and are not output variables;
 //! - (N4) every root has the free variables of the output domain only.
 
-use cranelift_entity::PrimaryMap;
+use cranelift_entity::packed_option::PackedOption;
+use cranelift_entity::{PrimaryMap, SecondaryMap};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -386,10 +387,14 @@ impl NestBuilder {
                 bound_by.insert(val, fresh);
             }
         }
-        let mut copies: FxHashMap<Val, Val> = FxHashMap::default();
+        let mut copies: SecondaryMap<Val, PackedOption<Val>> =
+            SecondaryMap::with_capacity(source.exprs.len());
+        let copied = |copies: &SecondaryMap<Val, PackedOption<Val>>, val: Val| {
+            copies[val].expect("operands come before their users")
+        };
         for &val in &needed {
             let (expr, dtype) = &source.exprs[val];
-            let map = |index: &Index| index.map(&|v| vars.get(&v).cloned(), &|v| copies[&v]);
+            let map = |index: &Index| index.map(&|v| vars.get(&v).cloned(), &|v| copied(&copies, v));
             let map_guards = |guards: &[Guard]| -> Vec<Guard> {
                 guards.iter().map(|g| Guard::new(map(&g.index), g.size)).collect()
             };
@@ -409,20 +414,21 @@ impl NestBuilder {
                     self.inside(&guards)
                 }
                 Expr::Apply(f, args) => {
-                    let args: SmallVec<[Val; 3]> = args.iter().map(|a| copies[a]).collect();
+                    let args: SmallVec<[Val; 3]> = args.iter().map(|&a| copied(&copies, a)).collect();
                     self.apply(*f, &args)
                 }
                 Expr::Reduce { kind, arg, .. } => {
                     let vars = bound_by.remove(&val).expect("bound above");
                     match vars.is_empty() {
-                        true => copies[arg],
-                        false => self.intern(Expr::Reduce { kind: *kind, vars, arg: copies[arg] }, *dtype),
+                        true => copied(&copies, *arg),
+                        false => self
+                            .intern(Expr::Reduce { kind: *kind, vars, arg: copied(&copies, *arg) }, *dtype),
                     }
                 }
             };
-            copies.insert(val, copy);
+            copies[val] = copy.into();
         }
-        roots.iter().map(|root| copies[root]).collect()
+        roots.iter().map(|&root| copied(&copies, root)).collect()
     }
 
     /// The nest with these results.
@@ -443,14 +449,16 @@ impl Nest {
                 expr.visit_operands(&mut |v| needed[at(v)] = true);
             }
         }
-        self.exprs.keys().filter(|&v| needed[at(v)]).collect()
+        let mut found = Vec::with_capacity(needed.iter().filter(|&&needed| needed).count());
+        found.extend(self.exprs.keys().filter(|&v| needed[at(v)]));
+        found
     }
 }
 
 impl Expr {
     /// Every value this one is computed from, including those in indices.
     pub fn visit_operands(&self, visit: &mut impl FnMut(Val)) {
-        let mut index = |i: &Index| i.values().into_iter().for_each(&mut *visit);
+        let mut index = |i: &Index| i.visit_extents(&mut |val, _| visit(val));
         match self {
             Expr::Load { index: parts, guards, .. } => {
                 parts.iter().for_each(&mut index);

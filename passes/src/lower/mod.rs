@@ -98,14 +98,22 @@ fn lower_units(
             fuse::fuse(&mut prepare, observe);
         }
         give_outputs_buffers(&mut prepare, &SecondaryMap::new(), &options.machine);
-        plan(prepare, &options.machine, &mut |_| options.machine)
+        prepare
     });
-    if options.fuse {
-        margins::absorb(&mut units);
-        window::join(&mut units, &options.machine);
-        chain::chain(&mut units, &options.machine);
-    }
-    let mut program = plan(units, &options.machine, choose);
+    let are_many = prepare.as_ref().is_some_and(|prepare| prepare.units.len() >= parallel::ITEMS_A_THREAD);
+    let machine = &options.machine;
+    let (prepare, mut program) = parallel::join(
+        are_many,
+        || prepare.map(|prepare| plan(prepare, machine, &mut |_| *machine)),
+        || {
+            if options.fuse {
+                margins::absorb(&mut units);
+                window::join(&mut units, machine);
+                chain::chain(&mut units, machine);
+            }
+            plan(units, machine, choose)
+        },
+    );
     program.prepare = prepare.map(Box::new);
     program.prepare.iter().try_for_each(|prepare| check(prepare))?;
     check(&program)?;
@@ -231,7 +239,7 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
         let work = match run {
             Run::Kernel(kernel) => Work::Kernel(kernel),
             Run::Interpret(op) => {
-                Work::Interpret { op: op.clone(), ins: types(&unit.ins), outs: types(&unit.outs) }
+                Work::Interpret { op: Box::new(op.clone()), ins: types(&unit.ins), outs: types(&unit.outs) }
             }
         };
         program.steps.push(Step { work, args, origin: unit.origin.clone(), flops: unit.flops });
@@ -242,7 +250,7 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
 /// What a unit runs.
 enum Run<'u> {
     Kernel(u32),
-    Interpret(&'u Box<Op>),
+    Interpret(&'u Op),
 }
 
 /// What a kernel is made from.

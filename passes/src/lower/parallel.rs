@@ -1,11 +1,28 @@
 //! Independent pieces of work on all of the machine's threads.
 
 use std::panic::resume_unwind;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 /// The fewest items that are worth another thread: a formula takes about as long as a thread takes to start.
-const ITEMS_A_THREAD: usize = 8;
+pub const ITEMS_A_THREAD: usize = 8;
+
+/// What two pieces of work give, done at the same time if the first is worth a thread.
+pub fn join<A: Send, B>(
+    is_worth_it: bool,
+    first: impl FnOnce() -> A + Send,
+    second: impl FnOnce() -> B,
+) -> (A, B) {
+    if !is_worth_it {
+        return (first(), second());
+    }
+    thread::scope(|scope| {
+        let first = scope.spawn(first);
+        let second = second();
+        (first.join().unwrap_or_else(|panic| resume_unwind(panic)), second)
+    })
+}
 
 /// What `work` gives for each item, in order.
 pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
@@ -21,7 +38,10 @@ pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<
             done.push((at, work(item)));
         }
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(items.len() / ITEMS_A_THREAD);
+    // Asking reads files.
+    static OF_MACHINE: LazyLock<usize> =
+        LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
+    let threads = (*OF_MACHINE).min(items.len() / ITEMS_A_THREAD);
     let mut done = thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
         let mut done = run();

@@ -7,9 +7,12 @@
 use std::collections::BTreeSet;
 
 use cranelift_entity::{PrimaryMap, SecondaryMap, entity_impl};
+use windlass_ir::graph::NodeData;
 use windlass_ir::loops::{Kernel, Nest};
 use windlass_ir::ops::{Lowered, Op};
-use windlass_ir::{DType, Error, Graph, Shape, Tensor, TensorType, Value};
+use windlass_ir::{DType, Error, Graph, Node, Shape, Tensor, TensorType, Value};
+
+use super::parallel;
 
 use super::margins::Margins;
 
@@ -148,7 +151,15 @@ impl Units {
         bufs: &mut SecondaryMap<Value, Option<Buf>>,
         within: Option<&str>,
     ) -> Result<(), Error> {
-        for (node, data) in graph.nodes() {
+        let types =
+            |values: &[Value]| -> Vec<TensorType> { values.iter().map(|&v| graph.ty(v).clone()).collect() };
+        let nodes: Vec<(Node, &NodeData)> = graph.nodes().collect();
+        let lowered = parallel::map(&nodes, |(_, data)| {
+            let are_bound = data.ins.iter().chain(&data.outs).all(|&v| graph.ty(v).as_shape().is_some());
+            let is_lowered = are_bound && !matches!(data.op, Op::Constant(_));
+            is_lowered.then(|| data.op.lower(&types(&data.ins), &types(&data.outs)))
+        });
+        for ((node, data), lowered) in nodes.into_iter().zip(lowered) {
             if let Op::Constant(constant) = &data.op {
                 let buf = self.add_buf(&constant.value.ty(), "constant")?;
                 self.bufs[buf].constant = Some(constant.value.clone());
@@ -156,17 +167,13 @@ impl Units {
                 continue;
             }
             let origin = within.map_or_else(|| graph.describe(node), str::to_string);
-            let types = |values: &[Value]| -> Vec<TensorType> {
-                values.iter().map(|&v| graph.ty(v).clone()).collect()
-            };
             let ins: Vec<Buf> = data.ins.iter().map(|&v| bufs[v].expect("operands come first")).collect();
-            let (in_types, out_types) = (types(&data.ins), types(&data.outs));
-            let unbound = in_types.iter().chain(&out_types).find(|ty| ty.as_shape().is_none());
-            if let Some(ty) = unbound {
+            let Some(lowered) = lowered.transpose()? else {
+                let open = data.ins.iter().chain(&data.outs).find(|&&v| graph.ty(v).as_shape().is_none());
+                let ty = open.map(|&v| graph.ty(v).to_string()).unwrap_or_default();
                 let message = format!("{origin}: {ty} has dimensions that are not bound");
                 return Err(Error::Verify { invariant: "U1", message });
-            }
-            let lowered = data.op.lower(&in_types, &out_types)?;
+            };
             if let Lowered::Graph(body) = lowered {
                 let mut inner: SecondaryMap<Value, Option<Buf>> = SecondaryMap::new();
                 for ((_, value), &buf) in body.inputs().iter().zip(&ins) {
@@ -179,8 +186,8 @@ impl Units {
                 continue;
             }
             let mut outs = Vec::new();
-            for (&value, ty) in data.outs.iter().zip(&out_types) {
-                let buf = self.add_buf(ty, &origin)?;
+            for &value in &data.outs {
+                let buf = self.add_buf(graph.ty(value), &origin)?;
                 bufs[value] = Some(buf);
                 outs.push(buf);
             }

@@ -3,7 +3,7 @@
 //! them.
 
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use regalloc2::{Function, Inst, Output};
 use rustc_hash::FxHashMap;
@@ -39,23 +39,18 @@ impl Shape {
 
 /// Registers by the shape of code, shared by the threads that compile.
 #[derive(Debug, Default)]
-pub struct Allocations(Mutex<FxHashMap<Shape, Arc<Output>>>);
+pub struct Allocations(Mutex<FxHashMap<Shape, Arc<OnceLock<Chosen>>>>);
+
+/// The registers, or why there are none.
+type Chosen = Result<Arc<Output>, String>;
 
 impl Allocations {
-    /// The registers for code, from `choose` unless code of its shape had them before. Two threads that ask for one
-    /// shape at once both choose, and choose the same.
-    pub fn obtain(
-        &self,
-        code: &Code,
-        choose: impl FnOnce() -> Result<Output, String>,
-    ) -> Result<Arc<Output>, String> {
+    /// The registers for code, from `choose` unless code of its shape had them before. A thread that asks for what
+    /// another is choosing waits for it.
+    pub fn obtain(&self, code: &Code, choose: impl FnOnce() -> Result<Output, String>) -> Chosen {
         let shape = Shape::of(code);
-        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&shape) {
-            return Ok(known.clone());
-        }
-        let output = Arc::new(choose()?);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(shape, output.clone());
-        Ok(output)
+        let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(shape).or_default().clone();
+        slot.get_or_init(|| choose().map(Arc::new)).clone()
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{build, f32s, ramp};
+use common::{build, check, f32s, ramp};
 use windlass_ir::loops::interpret::run_program;
 use windlass_ir::loops::{Program, Role, print_kernel, verify_kernel};
 use windlass_ir::ops::{Conv, MatMul, Pad, PadMode, Pool, PoolKind};
@@ -85,18 +85,7 @@ fn padded_results_are_written_in_place() {
     });
     let program = lowered(&padded, Machine::default());
     assert_eq!(program.steps.len(), 1, "a product and its margins are one kernel");
-    build("product", |b| {
-        let x = b.input("x", f32s(&[33, 20]));
-        let w = b.constant(ramp(&[20, 30], 1));
-        let y = b.push1(MatMul::default(), &[x, w]).unwrap();
-        let pad = Pad {
-            pads: [3, 0, 1, 5].as_slice().into(),
-            axes: [0, 1].as_slice().into(),
-            mode: PadMode::Constant,
-        };
-        let fill = b.scalar(DType::F32, -2.5);
-        vec![b.push1(pad, &[y, fill]).unwrap()]
-    });
+    check("product", &padded);
 }
 
 #[test]

@@ -23,9 +23,9 @@ use windlass_ir::loops::{
 };
 
 use super::formula::flatten_operands;
-use super::margins::Margins;
+use super::margins::{Margins, as_reduction};
 use super::schedule::split::Split;
-use super::schedule::{Emit, Machine, PARALLEL_OPERATIONS, fill, top_reductions};
+use super::schedule::{Emit, Machine, PARALLEL_OPERATIONS, fill};
 use super::units::{Buf, Unit, UnitWork, Units, origins};
 
 /// Rows between the formulas of a chain that take less than this stay in cache anyway.
@@ -37,9 +37,9 @@ const SCRATCH_BYTES: usize = 64 << 10;
 /// The most register tiles of rows in a block.
 const TILES: usize = 8;
 
-/// The number of the first variable that stands for what loops around a chain's formulas bind; nests have
+/// The number of the first variable that stands for what loops around a kernel's formulas bind; nests have
 /// fewer variables of their own.
-const PARAMETERS: u32 = 1 << 24;
+pub const PARAMETERS: u32 = 1 << 24;
 
 /// One formula of a chain.
 struct Link {
@@ -99,16 +99,8 @@ pub fn chain(units: &mut Units, machine: &Machine) {
 
 /// The formula of a unit as a link, if it reduces.
 fn as_link(units: &Units, unit: usize) -> Option<Link> {
-    let (nest, margins) = match &units.units[unit].work {
-        UnitWork::Nest(nest) => (nest, None),
-        UnitWork::Padded(nest, margins) => (nest, Some(margins.clone())),
-        UnitWork::Copy(_) | UnitWork::Kernel(_) | UnitWork::Interpret(_) => return None,
-    };
-    let empty = nest.shape().contains(&0);
-    if empty || nest.roots.len() != 1 || top_reductions(nest).is_empty() {
-        return None;
-    }
-    Some(Link { unit, nest: flatten_operands(nest), margins, reads: None, row_dims: 0 })
+    let (nest, margins) = as_reduction(&units.units[unit])?;
+    Some(Link { unit, nest: flatten_operands(nest), margins: margins.cloned(), reads: None, row_dims: 0 })
 }
 
 /// The longest chain that ends with a unit, first link first.
@@ -301,10 +293,7 @@ impl<'l> Chain<'l> {
             }
         }
         let place = match link.row_dims {
-            0 => {
-                let flat = Index::flatten(&index, &nest.shape());
-                link.margins.as_ref().map_or_else(|| flat.clone(), |margins| margins.place(&flat))
-            }
+            0 => Margins::placed(link.margins.as_ref(), Index::flatten(&index, &nest.shape())),
             _ => Index::flatten(&own, &shape),
         };
         let made = link.reads.as_ref().map(|(operand, _)| (*operand, self.links[at - 1].row_len() as i64));

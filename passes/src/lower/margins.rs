@@ -90,6 +90,11 @@ impl Margins {
         Index::flatten(&outer, &self.outer)
     }
 
+    /// Where an element of a result stands that may have margins.
+    pub fn placed(margins: Option<&Margins>, flat: Index) -> Index {
+        margins.map(|margins| margins.place(&flat)).unwrap_or(flat)
+    }
+
     /// Fills one of `parts` parts of the margins of an array that begins at `start`.
     pub fn fill(
         &self,
@@ -153,6 +158,17 @@ impl Margins {
     }
 }
 
+/// A formula of one result that reduces and has elements, and how its result stands in what is written.
+pub fn as_reduction(unit: &Unit) -> Option<(&Nest, Option<&Margins>)> {
+    let (nest, margins) = match &unit.work {
+        UnitWork::Nest(nest) => (nest, None),
+        UnitWork::Padded(nest, margins) => (nest, Some(margins)),
+        UnitWork::Copy(_) | UnitWork::Kernel(_) | UnitWork::Interpret(_) => return None,
+    };
+    let reduces = nest.roots.len() == 1 && !nest.shape().contains(&0) && !top_reductions(nest).is_empty();
+    reduces.then_some((&**nest, margins))
+}
+
 /// Lets formulas that reduce write their results with the margins that their only reader wants.
 pub fn absorb(units: &mut Units) {
     let uses = units.use_counts();
@@ -164,11 +180,8 @@ pub fn absorb(units: &mut Units) {
         let buf = units.units[at].ins[operand];
         let Some(maker) = producer[buf].filter(|_| uses[buf] == 1) else { continue };
         let (unit, padding) = (&units.units[maker], &units.units[at]);
-        let UnitWork::Nest(nest) = &unit.work else { continue };
-        if unit.outs.len() != 1 || top_reductions(nest).is_empty() {
-            continue;
-        }
-        let work = UnitWork::Padded(nest.clone(), margins);
+        let Some((nest, None)) = as_reduction(unit) else { continue };
+        let work = UnitWork::Padded(Box::new(nest.clone()), margins);
         let (outs, origin) = (padding.outs.clone(), origins([unit, padding]));
         producer[outs[0]] = Some(maker);
         units.units[maker] = Unit { work, ins: unit.ins.clone(), outs, origin, flops: unit.flops };
@@ -195,9 +208,9 @@ fn as_padding(unit: &Unit, units: &Units) -> Option<(usize, Margins)> {
     }
     let mut before = Shape::new();
     for (dim, index) in index.iter().enumerate() {
-        let own = Index::var(nest.domain[dim]);
-        let first = own.offset().checked_sub(index.offset()).and_then(|n| usize::try_from(n).ok())?;
-        let fits = *index == own.add_const(-(first as i64)) && first + inner[dim] <= outer[dim];
+        let first = index.offset().checked_neg().and_then(|n| usize::try_from(n).ok())?;
+        let own = Index::var(nest.domain[dim]).add_const(index.offset());
+        let fits = *index == own && first + inner[dim] <= outer[dim];
         let guarded = guards.iter().any(|g| g.index == *index && g.size == inner[dim]);
         if !fits || !(guarded || inner[dim] == outer[dim]) {
             return None;

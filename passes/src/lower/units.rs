@@ -12,9 +12,8 @@ use windlass_ir::loops::{Kernel, Nest};
 use windlass_ir::ops::{Lowered, Op};
 use windlass_ir::{DType, Error, Graph, Node, Shape, Tensor, TensorType, Value};
 
-use super::parallel;
-
 use super::margins::Margins;
+use super::parallel;
 
 /// Identifies a buffer between units.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

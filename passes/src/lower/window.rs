@@ -20,9 +20,9 @@ use cranelift_entity::SecondaryMap;
 use windlass_ir::Shape;
 use windlass_ir::loops::{Buffer, Expr, Guard, Index, KernelBuilder, LoopKind, Nest, NestBuilder, Role, Var};
 
-use super::chain::Operands;
+use super::chain::{Operands, PARAMETERS};
 use super::formula::flatten_operands;
-use super::margins::Margins;
+use super::margins::{Margins, as_reduction};
 use super::schedule::split::Split;
 use super::schedule::tile::{self, tile_bytes};
 use super::schedule::{Emit, Machine, PARALLEL_OPERATIONS, fill, top_reductions};
@@ -33,10 +33,6 @@ const SCRATCH_BYTES: usize = 128 << 10;
 
 /// How much of the image at most may be made twice: one part in so many.
 const MADE_TWICE: usize = 6;
-
-/// The number of the first variable that stands for what loops around the formulas bind; nests have fewer variables of
-/// their own.
-const PARAMETERS: u32 = 1 << 24;
 
 /// Replaces such pairs of units by one kernel each.
 pub fn join(units: &mut Units, machine: &Machine) {
@@ -50,8 +46,8 @@ pub fn join(units: &mut Units, machine: &Machine) {
             let maker = producer[buf].filter(|maker| uses[buf] == 1 && !joined.contains(maker))?;
             Some((maker, Pair::new(units, maker, at, operand, machine)?))
         });
-        let Some((maker, pair)) = found else { continue };
-        let (work, ins) = pair.kernel(units, machine);
+        let Some((maker, (pair, blocks))) = found else { continue };
+        let (work, ins) = pair.kernel(&blocks, units, machine);
         let (first, second) = (&units.units[maker], &units.units[at]);
         let origin = origins([first, second]);
         let (outs, flops) = (second.outs.clone(), first.flops + second.flops);
@@ -59,17 +55,6 @@ pub fn join(units: &mut Units, machine: &Machine) {
         joined.insert(maker);
     }
     units.remove(&joined);
-}
-
-/// A formula with one result, and how that stands in what is written.
-fn as_formula(unit: &Unit) -> Option<(Nest, Option<&Margins>)> {
-    let (nest, margins) = match &unit.work {
-        UnitWork::Nest(nest) => (nest, None),
-        UnitWork::Padded(nest, margins) => (nest, Some(margins)),
-        UnitWork::Copy(_) | UnitWork::Kernel(_) | UnitWork::Interpret(_) => return None,
-    };
-    let plain = nest.roots.len() == 1 && !nest.shape().contains(&0) && !top_reductions(nest).is_empty();
-    plain.then(|| (flatten_operands(nest), margins))
 }
 
 /// How a formula reads windows of rows of an image, channel by channel.
@@ -154,6 +139,14 @@ struct Pair<'u> {
     lanes: usize,
 }
 
+/// What is done for a block of so many of the reader's rows.
+struct Block {
+    size: usize,
+    /// Makes a piece of the image.
+    making: Part,
+    reading: Part,
+}
+
 /// A formula for a block.
 struct Part {
     nest: Nest,
@@ -171,16 +164,16 @@ impl<'u> Pair<'u> {
         reader: usize,
         operand: usize,
         machine: &Machine,
-    ) -> Option<Pair<'u>> {
+    ) -> Option<(Pair<'u>, Vec<Block>)> {
         let (maker, reader) = (&units.units[maker], &units.units[reader]);
         let written = &units.bufs[maker.outs[0]];
         let size = written.dtype.size();
         if written.elements() * size <= 2 * machine.block_bytes {
             return None;
         }
-        let (made, inside) = as_formula(maker)?;
+        let ((made, inside), (read, margins)) = (as_reduction(maker)?, as_reduction(reader)?);
         let image = inside.cloned().unwrap_or_else(|| Margins::none(&written.shape));
-        let (read, margins) = as_formula(reader)?;
+        let (made, read) = (flatten_operands(made), flatten_operands(read));
         let window = Window::of(&read, operand, image.outer())?;
         let row_len: usize = image.outer()[window.dim + 1..].iter().product();
         let lanes = channels(window.channel.extent, tile_bytes(machine, row_len, 1) / size)?;
@@ -197,10 +190,14 @@ impl<'u> Pair<'u> {
             return None;
         }
         let pair = Pair { maker, reader, made, read, image, margins, operand, window, blocks, lanes };
-        let tiled = |part: Part| tile::plan(&part.nest, &top_reductions(&part.nest), machine).is_some();
-        let pays = pair.image.is_only_between(pair.window.dim)
-            && blocks.sizes().all(|size| tiled(pair.making(size)) && tiled(pair.reading(size)));
-        pays.then_some(pair)
+        if !pair.image.is_only_between(pair.window.dim) {
+            return None;
+        }
+        let tiled = |part: &Part| tile::plan(&part.nest, &top_reductions(&part.nest), machine).is_some();
+        let block = |size| Block { size, making: pair.making(size), reading: pair.reading(size) };
+        let blocks: Vec<Block> = blocks.sizes().map(block).collect();
+        let pays = blocks.iter().all(|block| tiled(&block.making) && tiled(&block.reading));
+        pays.then_some((pair, blocks))
     }
 
     /// Whether a block reads every row.
@@ -293,8 +290,7 @@ impl<'u> Pair<'u> {
             None => left.add(&own[own.len() - 1]),
         };
         let index: Vec<Index> = self.read.domain.iter().map(now).collect();
-        let place = Index::flatten(&index, &self.read.shape());
-        let place = self.margins.map_or_else(|| place.clone(), |margins| margins.place(&place));
+        let place = Margins::placed(self.margins, Index::flatten(&index, &self.read.shape()));
         // From the first row that the block reads on.
         let top = match self.is_whole() {
             true => Index::constant(0),
@@ -314,7 +310,7 @@ impl<'u> Pair<'u> {
     }
 
     /// The kernel, and the buffers it reads.
-    fn kernel(&self, units: &Units, machine: &Machine) -> (UnitWork, Vec<Buf>) {
+    fn kernel(&self, blocks: &[Block], units: &Units, machine: &Machine) -> (UnitWork, Vec<Buf>) {
         let mut builder = KernelBuilder::new("window");
         let mut operands = Operands::default();
         let sources = operands.of(&mut builder, units, &self.maker.ins, None);
@@ -336,43 +332,41 @@ impl<'u> Pair<'u> {
             margins.fill(&mut builder, y, y_dtype, [&iteration, &Index::constant(0)], iterations);
         }
         let mut chosen = Index::unflatten(&iteration, &shape);
-        let (channels, block) = (chosen.pop().expect("two more"), chosen.pop().expect("one more"));
-        let builder = self.blocks.part(builder, &block, &mut |builder, first, size| {
+        let (channels, number) = (chosen.pop().expect("two more"), chosen.pop().expect("one more"));
+        let mut builder = self.blocks.part(builder, &number, &mut |builder, first, size| {
+            let block = blocks.iter().find(|block| block.size == size).expect("every size has a block");
             let values = |row: &Index, line: &Index| -> Vec<Index> {
                 chosen.iter().chain([row, &channels, line]).cloned().collect()
             };
-            let builder = self.make(builder, size, &first, &values, &sources, image, machine);
-            let part = self.reading(size);
+            let make = |builder: KernelBuilder, row: &Index, line: &Index| {
+                let ins = sources.iter().copied().flatten().collect();
+                block.making.emit(builder, ins, image, values(row, line), machine)
+            };
+            let builder = self.make(builder, size, &first, image, &make);
             let ins = others.iter().map(|buffer| buffer.unwrap_or(image)).collect();
-            part.emit(builder, ins, y, values(&first, &Index::constant(0)), machine)
+            block.reading.emit(builder, ins, y, values(&first, &Index::constant(0)), machine)
         });
-        let mut builder = builder;
         builder.end();
         (UnitWork::Kernel(Box::new(builder.finish())), operands.bufs)
     }
 
-    /// Makes what a block of rows reads of the image.
-    #[expect(clippy::too_many_arguments)]
+    /// Makes what a block of rows reads of the image: pieces of it by `make`, for a row and a line of the stack.
     fn make(
         &self,
         mut builder: KernelBuilder,
         size: usize,
         first: &Index,
-        values: &dyn Fn(&Index, &Index) -> Vec<Index>,
-        sources: &[Option<Buffer>],
         image: Buffer,
-        machine: &Machine,
+        make: &dyn Fn(KernelBuilder, &Index, &Index) -> KernelBuilder,
     ) -> KernelBuilder {
-        let (part, piece) = (self.making(size), self.piece());
+        let piece = self.piece();
         let dtype = self.made.dtype(self.made.roots[0]);
-        let ins = sources.iter().copied().flatten().collect();
         let start = Index::constant(0);
         if self.is_whole() {
             piece.fill(&mut builder, image, dtype, [&start, &start], 1);
-            return part.emit(builder, ins, image, values(&start, &start), machine);
+            return make(builder, &start, &start);
         }
-        let scratch = self.scratch(size);
-        let row = Index::var(builder.begin_loop(LoopKind::Serial, scratch[0]));
+        let row = Index::var(builder.begin_loop(LoopKind::Serial, self.window.rows(size)));
         let start = row.mul(piece.elements() as i64);
         let Window { dim, stride, first: offset, .. } = self.window;
         let above = offset as i64 - self.image.before()[dim] as i64;
@@ -383,7 +377,7 @@ impl<'u> Pair<'u> {
             builder.begin_if(&[inside]);
         }
         piece.fill(&mut builder, image, dtype, [&Index::constant(0), &start], 1);
-        let mut builder = part.emit(builder, ins, image, values(&number, &row), machine);
+        let mut builder = make(builder, &number, &row);
         if open {
             builder.begin_else();
             self.image.fill_all(&mut builder, image, dtype, &start, piece.elements());
@@ -397,15 +391,15 @@ impl<'u> Pair<'u> {
 impl Part {
     /// Its loops, with these values of the parameters.
     fn emit(
-        self,
+        &self,
         builder: KernelBuilder,
         ins: Vec<Buffer>,
         to: Buffer,
         values: Vec<Index>,
         machine: &Machine,
     ) -> KernelBuilder {
-        let mut emit = Emit::within(builder, &self.nest, ins, vec![to], self.place);
-        self.parameters.into_iter().zip(values).for_each(|(var, value)| emit.bind(var, value));
+        let mut emit = Emit::within(builder, &self.nest, ins, vec![to], self.place.clone());
+        self.parameters.iter().zip(values).for_each(|(&var, value)| emit.bind(var, value));
         fill(&mut emit, machine);
         emit.into_builder()
     }

@@ -6,11 +6,12 @@
 //! loop, whichever schedule asks for it.
 
 mod loops;
+mod reduce;
 
 use cranelift_entity::SecondaryMap;
 use rustc_hash::FxHashMap;
 use windlass_ir::loops::{
-    Buffer, Expr, Guard, Index, Kernel, KernelBuilder, LoopKind, Nest, Reduction, Rhs, Role, Val, Var,
+    Buffer, Expr, Guard, Index, Kernel, KernelBuilder, LoopKind, Nest, Rhs, Role, Val, Var,
 };
 use windlass_ir::{DType, ScalarFn};
 
@@ -84,8 +85,7 @@ impl<'n> Emit<'n> {
             .map(|(i, &root)| builder.buffer(&format!("y{i}"), nest.dtype(root), len, Role::Out))
             .collect();
         let domain: Vec<Index> = nest.domain.iter().map(|&v| Index::var(v)).collect();
-        let place = Index::flatten(&domain, &nest.shape());
-        let place = margins.map_or_else(|| place.clone(), |margins| margins.place(&place));
+        let place = Margins::placed(margins, Index::flatten(&domain, &nest.shape()));
         Emit { nested: false, margins, ..Emit::within(builder, nest, ins, outs, place) }
     }
 
@@ -317,33 +317,6 @@ impl<'n> Emit<'n> {
         }
     }
 
-    /// The identity of a reduction, as a value.
-    fn identity(&mut self, kind: Reduction, dtype: DType) -> Val {
-        self.define(self.outermost, dtype, Rhs::Const(kind.identity(dtype)))
-    }
-
-    /// One step of a reduction: `acc` combined with the argument at the variables' present values.
-    ///
-    /// A sum of float products is one fma, its operand that varies with the lane first.
-    pub fn step(&mut self, reduce: Val, acc: Val) -> Val {
-        let Expr::Reduce { kind, arg, .. } = self.nest.expr(reduce) else {
-            panic!("{reduce} is no reduction")
-        };
-        let (kind, arg) = (*kind, *arg);
-        if let (Reduction::Sum, Expr::Apply(ScalarFn::Mul, factors)) = (kind, self.nest.expr(arg))
-            && self.nest.dtype(arg).is_float()
-        {
-            let ((a, at_a), (b, at_b)) = (self.value_at(factors[0]), self.value_at(factors[1]));
-            let lane = self.nest.domain.last();
-            let varies = |factor: Val| lane.is_some_and(|lane| self.free[factor].contains(lane));
-            let swapped = at_a < at_b || at_a == at_b && !varies(factors[0]) && varies(factors[1]);
-            let (a, b) = if swapped { (b, a) } else { (a, b) };
-            return self.apply(ScalarFn::Fma, &[a, b, acc]);
-        }
-        let arg = self.value(arg);
-        self.apply(kind.combine(), &[acc, arg])
-    }
-
     /// A scalar function in the innermost block.
     fn apply(&mut self, f: ScalarFn, args: &[Val]) -> Val {
         let val = self.builder.apply(f, args);
@@ -355,13 +328,6 @@ impl<'n> Emit<'n> {
         let val = self.builder.load(buffer, index);
         self.val_depth.insert(val, self.builder.depth());
         val
-    }
-
-    /// A register buffer for partial results of a reduction, filled with its identity.
-    pub fn accumulator(&mut self, reduce: Val, rows: usize, lanes: usize) -> Buffer {
-        let buffer = self.register_tile(reduce, rows, lanes);
-        self.fill_identity(reduce, buffer, rows, lanes);
-        buffer
     }
 
     /// A register buffer for partial results of a reduction, or for values that are needed again.
@@ -382,17 +348,6 @@ impl<'n> Emit<'n> {
         self.builder.store(to, place, val);
     }
 
-    /// Fills a register tile with a reduction's identity.
-    pub fn fill_identity(&mut self, reduce: Val, buffer: Buffer, rows: usize, lanes: usize) {
-        let Expr::Reduce { kind, .. } = self.nest.expr(reduce) else { panic!("{reduce} is no reduction") };
-        let identity = self.identity(*kind, self.nest.dtype(reduce));
-        let row = self.enter_rows(rows);
-        let lane = self.enter(LoopKind::Vector, lanes);
-        self.builder.store(buffer, row.mul(lanes as i64).add(&lane), identity);
-        self.leave();
-        self.leave_rows(rows);
-    }
-
     /// Opens an unrolled loop, unless there is but one row.
     pub fn enter_rows(&mut self, rows: usize) -> Index {
         if rows == 1 { Index::constant(0) } else { self.enter(LoopKind::Unroll, rows) }
@@ -403,13 +358,6 @@ impl<'n> Emit<'n> {
         if rows != 1 {
             self.leave();
         }
-    }
-
-    /// Updates an element of an accumulator with one step of the reduction.
-    pub fn accumulate(&mut self, reduce: Val, buffer: Buffer, index: Index) {
-        let acc = self.load(buffer, index.clone());
-        let next = self.step(reduce, acc);
-        self.builder.store(buffer, index, next);
     }
 
     /// Asks for an element that comes so many behind the one that a load reads.
@@ -433,68 +381,6 @@ impl<'n> Emit<'n> {
     pub fn keep(&mut self, val: Val, buffer: Buffer, index: Index) {
         let val = self.value(val);
         self.builder.store(buffer, index, val);
-    }
-
-    /// A reduction's result as a scalar of the present block, by plain loops in order.
-    fn reduce_serially(&mut self, reduce: Val) -> Val {
-        let buffer = self.accumulator(reduce, 1, 1);
-        let vars = self.reduce_vars(reduce);
-        for &var in &vars {
-            let index = self.enter(LoopKind::Serial, var.extent);
-            self.bind(var, index);
-        }
-        self.accumulate(reduce, buffer, Index::constant(0));
-        vars.iter().for_each(|_| self.leave());
-        self.load(buffer, Index::constant(0))
-    }
-
-    /// The variables a reduction binds.
-    pub fn reduce_vars(&self, reduce: Val) -> Vec<Var> {
-        let Expr::Reduce { vars, .. } = self.nest.expr(reduce) else { panic!("{reduce} is no reduction") };
-        vars.clone()
-    }
-
-    /// A reduction's result as a scalar of the present block, with partial results in `lanes` lanes over
-    /// its variable `along`, which are then folded in halves.
-    pub fn reduce_in_lanes(&mut self, reduce: Val, along: Var, lanes: usize) {
-        let buffer = self.accumulator(reduce, 1, lanes);
-        let vars = self.reduce_vars(reduce);
-        let outer: Vec<Var> = vars.into_iter().filter(|&v| v != along).collect();
-        for &var in &outer {
-            let index = self.enter(LoopKind::Serial, var.extent);
-            self.bind(var, index);
-        }
-        let (whole, rest) = (along.extent / lanes, along.extent % lanes);
-        if whole > 0 {
-            let block = self.enter(LoopKind::Serial, whole);
-            let lane = self.enter(LoopKind::Vector, lanes);
-            self.bind(along, block.mul(lanes as i64).add(&lane));
-            self.accumulate(reduce, buffer, lane);
-            self.leave();
-            self.leave();
-        }
-        if rest > 0 {
-            let lane = self.enter(LoopKind::Vector, rest);
-            self.bind(along, lane.add_const((whole * lanes) as i64));
-            self.accumulate(reduce, buffer, lane);
-            self.leave();
-        }
-        outer.iter().for_each(|_| self.leave());
-        let Expr::Reduce { kind, .. } = self.nest.expr(reduce) else { unreachable!("checked above") };
-        let combine = kind.combine();
-        let mut width = lanes / 2;
-        while width > 0 {
-            let lane = self.enter(LoopKind::Vector, width);
-            let low = self.load(buffer, lane.clone());
-            let high = self.load(buffer, lane.add_const(width as i64));
-            let sum = self.apply(combine, &[low, high]);
-            self.builder.store(buffer, lane, sum);
-            self.leave();
-            width /= 2;
-        }
-        let result = self.load(buffer, Index::constant(0));
-        let depth = self.builder.depth();
-        self.scopes[depth].insert(reduce, result);
     }
 
     /// Stores every result at the domain's present position.

@@ -107,6 +107,48 @@ pub enum Error {
         /// After.
         to: TensorType,
     },
+    /// An op that gradients would have to flow through has none.
+    #[error("{node} is not differentiable; it is reached by {way}")]
+    NoGradient {
+        /// The node.
+        node: String,
+        /// How it is reached from what the gradient is asked for.
+        way: String,
+    },
+    /// A node that gradients would flow through has sizes or attributes that are not known.
+    #[error("{node}: gradients need every size fixed; bind the dimensions first")]
+    GradientSizes {
+        /// The node.
+        node: String,
+    },
+    /// A gradient of or by what is not a float, or of more than one number.
+    #[error("{value} of type {found} has no gradient: one float is differentiated, by floats")]
+    NotFloat {
+        /// Which value.
+        value: String,
+        /// Its type.
+        found: TensorType,
+    },
+    /// What flows back into a value has another type.
+    #[error("{value} has type {expected}, what flows back into it {found}")]
+    Seed {
+        /// Which value.
+        value: String,
+        /// Its type.
+        expected: TensorType,
+        /// What was given.
+        found: TensorType,
+    },
+    /// A rule gave a gradient of another type than the operand's: a defect of the rule.
+    #[error("the gradient rule of {node} gives {found} for an operand of {expected}")]
+    GradientType {
+        /// The node.
+        node: String,
+        /// The operand's type.
+        expected: TensorType,
+        /// The gradient's.
+        found: TensorType,
+    },
     /// A limit was exceeded.
     #[error("{subject}: {found} {what} exceed the limit of {limit}")]
     Limit {

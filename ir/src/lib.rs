@@ -13,6 +13,7 @@
 pub mod attrs;
 mod dtype;
 mod error;
+mod grad;
 pub mod graph;
 mod interpret;
 mod limits;
@@ -26,6 +27,7 @@ mod types;
 pub use attrs::Late;
 pub use dtype::{Bool8, DType, Element};
 pub use error::{Error, Violation};
+pub use grad::gradients;
 pub use graph::{Builder, Edit, Graph, Node, Value, verify};
 pub use half::{bf16, f16};
 pub use interpret::{check_inputs, eval_op, interpret, interpret_observed};

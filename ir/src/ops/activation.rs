@@ -1,8 +1,48 @@
 //! The activation functions of recurrent cells, by their ONNX names.
 
-use crate::error::Violation;
+use std::convert::Infallible;
+
+use crate::error::{Error, Violation};
+use crate::graph::{Builder, Value};
 use crate::loops::{KernelBuilder, Val};
 use crate::scalar::ScalarFn;
+
+/// What scalar functions are applied in: a kernel's loops or a graph.
+pub(crate) trait Formulas {
+    type Value: Copy;
+    /// Why a function cannot be applied.
+    type Failure;
+    /// A constant of the type of `like`.
+    fn constant_like(&mut self, like: Self::Value, value: f64) -> Self::Value;
+    fn apply(&mut self, f: ScalarFn, args: &[Self::Value]) -> Result<Self::Value, Self::Failure>;
+}
+
+impl Formulas for KernelBuilder {
+    type Value = Val;
+    type Failure = Infallible;
+
+    fn constant_like(&mut self, like: Val, value: f64) -> Val {
+        let dtype = self.dtype(like);
+        self.constant(dtype, value)
+    }
+
+    fn apply(&mut self, f: ScalarFn, args: &[Val]) -> Result<Val, Infallible> {
+        Ok(KernelBuilder::apply(self, f, args))
+    }
+}
+
+impl Formulas for Builder {
+    type Value = Value;
+    type Failure = Error;
+
+    fn constant_like(&mut self, like: Value, value: f64) -> Value {
+        self.scalar_like(like, value)
+    }
+
+    fn apply(&mut self, f: ScalarFn, args: &[Value]) -> Result<Value, Error> {
+        self.map(f, args)
+    }
+}
 
 /// An activation function with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -131,62 +171,60 @@ impl Activation {
         }
     }
 
-    /// The value of `x` in a kernel.
-    pub fn emit(self, b: &mut KernelBuilder, x: Val) -> Val {
-        let dtype = b.dtype(x);
-        let constant = |b: &mut KernelBuilder, value: f64| b.constant(dtype, value);
-        let with = |b: &mut KernelBuilder, f: ScalarFn, x: Val, value: f64| {
-            let value = b.constant(dtype, value);
+    /// The value of `x`, in a kernel or a graph.
+    pub fn emit<B: Formulas>(self, b: &mut B, x: B::Value) -> Result<B::Value, B::Failure> {
+        let with = |b: &mut B, f: ScalarFn, x: B::Value, value: f64| {
+            let value = b.constant_like(x, value);
             b.apply(f, &[x, value])
         };
-        match self {
-            Activation::Relu => b.apply(ScalarFn::Relu, &[x]),
-            Activation::Tanh => b.apply(ScalarFn::Tanh, &[x]),
-            Activation::Sigmoid => b.apply(ScalarFn::Sigmoid, &[x]),
+        Ok(match self {
+            Activation::Relu => b.apply(ScalarFn::Relu, &[x])?,
+            Activation::Tanh => b.apply(ScalarFn::Tanh, &[x])?,
+            Activation::Sigmoid => b.apply(ScalarFn::Sigmoid, &[x])?,
             Activation::Softsign => {
-                let size = b.apply(ScalarFn::Abs, &[x]);
-                let divisor = with(b, ScalarFn::Add, size, 1.0);
-                b.apply(ScalarFn::Div, &[x, divisor])
+                let size = b.apply(ScalarFn::Abs, &[x])?;
+                let divisor = with(b, ScalarFn::Add, size, 1.0)?;
+                b.apply(ScalarFn::Div, &[x, divisor])?
             }
             Activation::Softplus => {
-                let size = b.apply(ScalarFn::Abs, &[x]);
-                let negative = b.apply(ScalarFn::Neg, &[size]);
-                let exp = b.apply(ScalarFn::Exp, &[negative]);
-                let log = b.apply(ScalarFn::Log1p, &[exp]);
-                let positive = b.apply(ScalarFn::Relu, &[x]);
-                b.apply(ScalarFn::Add, &[positive, log])
+                let size = b.apply(ScalarFn::Abs, &[x])?;
+                let negative = b.apply(ScalarFn::Neg, &[size])?;
+                let exp = b.apply(ScalarFn::Exp, &[negative])?;
+                let log = b.apply(ScalarFn::Log1p, &[exp])?;
+                let positive = b.apply(ScalarFn::Relu, &[x])?;
+                b.apply(ScalarFn::Add, &[positive, log])?
             }
             Activation::Affine(alpha, beta) => {
-                let (alpha, beta) = (constant(b, alpha), constant(b, beta));
-                b.apply(ScalarFn::Fma, &[alpha, x, beta])
+                let (alpha, beta) = (b.constant_like(x, alpha), b.constant_like(x, beta));
+                b.apply(ScalarFn::Fma, &[alpha, x, beta])?
             }
             Activation::LeakyRelu(alpha) => {
-                let scaled = with(b, ScalarFn::Mul, x, alpha);
-                let below = with(b, ScalarFn::Lt, x, 0.0);
-                b.apply(ScalarFn::Select, &[below, scaled, x])
+                let scaled = with(b, ScalarFn::Mul, x, alpha)?;
+                let below = with(b, ScalarFn::Lt, x, 0.0)?;
+                b.apply(ScalarFn::Select, &[below, scaled, x])?
             }
             Activation::ThresholdedRelu(alpha) => {
-                let above = with(b, ScalarFn::Gt, x, alpha);
-                let zero = constant(b, 0.0);
-                b.apply(ScalarFn::Select, &[above, x, zero])
+                let above = with(b, ScalarFn::Gt, x, alpha)?;
+                let zero = b.constant_like(x, 0.0);
+                b.apply(ScalarFn::Select, &[above, x, zero])?
             }
             Activation::ScaledTanh(alpha, beta) => {
-                let scaled = with(b, ScalarFn::Mul, x, beta);
-                let tanh = b.apply(ScalarFn::Tanh, &[scaled]);
-                with(b, ScalarFn::Mul, tanh, alpha)
+                let scaled = with(b, ScalarFn::Mul, x, beta)?;
+                let tanh = b.apply(ScalarFn::Tanh, &[scaled])?;
+                with(b, ScalarFn::Mul, tanh, alpha)?
             }
             Activation::HardSigmoid(alpha, beta) => {
-                let line = Activation::Affine(alpha, beta).emit(b, x);
-                let (zero, one) = (constant(b, 0.0), constant(b, 1.0));
-                let raised = b.apply(ScalarFn::Max, &[line, zero]);
-                b.apply(ScalarFn::Min, &[raised, one])
+                let line = Activation::Affine(alpha, beta).emit(b, x)?;
+                let (zero, one) = (b.constant_like(x, 0.0), b.constant_like(x, 1.0));
+                let raised = b.apply(ScalarFn::Max, &[line, zero])?;
+                b.apply(ScalarFn::Min, &[raised, one])?
             }
             Activation::Elu(alpha) => {
-                let grown = b.apply(ScalarFn::Expm1, &[x]);
-                let scaled = with(b, ScalarFn::Mul, grown, alpha);
-                let below = with(b, ScalarFn::Lt, x, 0.0);
-                b.apply(ScalarFn::Select, &[below, scaled, x])
+                let grown = b.apply(ScalarFn::Expm1, &[x])?;
+                let scaled = with(b, ScalarFn::Mul, grown, alpha)?;
+                let below = with(b, ScalarFn::Lt, x, 0.0)?;
+                b.apply(ScalarFn::Select, &[below, scaled, x])?
             }
-        }
+        })
     }
 }

@@ -3,7 +3,8 @@
 use super::conv::Layout;
 use super::formula::inverse_root;
 use super::layer_norm::per_channel;
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::NestBuilder;
@@ -63,6 +64,19 @@ impl OpDef for BatchNorm {
             *value = (*value - mean) / (variance + self.epsilon).sqrt() * scale + bias;
         }
         Ok(vec![Tensor::from_f64s(x.dtype(), x.shape(), &values)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let rank = cx.shape(cx.ins[0]).len();
+        let axis = Layout::new(rank, self.channels_last).channels;
+        let shifted = cx.with_constant(ScalarFn::Add, cx.ins[4], self.epsilon)?;
+        let root = cx.map(ScalarFn::Sqrt, &[shifted])?;
+        let factor = cx.map(ScalarFn::Div, &[cx.ins[1], root])?;
+        let [factor, bias, mean] =
+            [factor, cx.ins[2], cx.ins[3]].map(|part| cx.per_channel(part, axis, rank));
+        let deviation = cx.map(ScalarFn::Sub, &[cx.ins[0], mean?])?;
+        let scaled = cx.map(ScalarFn::Mul, &[deviation, factor?])?;
+        vjp::through(cx.map(ScalarFn::Add, &[scaled, bias?])?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,7 +1,8 @@
 //! `broadcast`: a tensor repeated along dimensions of size 1.
 
 use super::movement::{late_count, pick, position, unknown};
-use super::{Lowered, OpDef, arity, elementwise::broadcast_index};
+use super::vjp;
+use super::{Lowered, OpDef, Vjp, VjpCx, arity, elementwise::broadcast_index};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -65,6 +66,11 @@ impl OpDef for Broadcast {
             *step = if n == 1 { 0 } else { *step };
         }
         Ok(vec![pick(&[x], &shape, |index| (0, position(&index[skipped..], &stride)))])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (g, shape) = (cx.dout(0), cx.shape(cx.ins[0]));
+        vjp::one(cx.sum_to(g, &shape)?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,7 +1,7 @@
 //! `col2im`: overlapping blocks added into the image they were cut from.
 
 use super::window::Window;
-use super::{Lowered, OpDef, arity};
+use super::{Gather, Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -128,6 +128,35 @@ impl OpDef for Col2Im {
         Ok(vec![Tensor::from_i128s(x.dtype(), &out, &sums)])
     }
 
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let g = cx.dout(0);
+        let sizes = self.sizes().ok().flatten().expect("infer accepted the sizes");
+        let (shape, spatial) = (cx.shape(g), sizes.image.len());
+        let mut padded = g;
+        let mut around = sizes.image.clone();
+        for d in 0..spatial {
+            let (begin, end) = (sizes.window.begin[d], sizes.window.end[d]);
+            padded = cx.pad(padded, d + 2, begin as i64, end as i64)?;
+            around[d] += begin + end;
+        }
+        let flat = cx.reshape(padded, &[shape[0], shape[1], around.iter().product()])?;
+        let steps = strides(&around);
+        let mut places: Vec<i64> = Vec::new();
+        for tap in points(&sizes.block) {
+            for block in points(&sizes.counts) {
+                let at = (0..spatial)
+                    .map(|d| block[d] * sizes.window.strides[d] + tap[d] * sizes.window.dilations[d]);
+                places.push(at.zip(&steps).map(|(at, step)| at * step).sum::<usize>() as i64);
+            }
+        }
+        let places = cx.builder.constant(Tensor::new(&[places.len()], &places));
+        let taken = cx.push(Gather { axis: 2 }, &[flat, places])?;
+        let columns = cx.shape(cx.ins[0]);
+        let mut gradients = Gradients::from_elem(None, cx.ins.len());
+        gradients[0] = Some(cx.reshape(taken, &columns)?);
+        Ok(Vjp::Gradients(gradients))
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let sizes = self.sizes().ok().flatten().expect("infer accepted the sizes");
         let dtype = ins[0].dtype;
@@ -135,19 +164,35 @@ impl OpDef for Col2Im {
         let mut n = NestBuilder::new(&outs[0].shape());
         let operand = n.operand(dtype, &ins[0].shape());
         let at = n.domain();
-        let sum = n.reduce(Reduction::Sum, &sizes.block, |n, tap| {
-            let (mut block, mut guards) = (Vec::new(), Vec::new());
-            for (d, tap) in tap.iter().enumerate() {
-                // place = block * stride + tap * dilation - begin, solved for the block.
-                let window = &sizes.window;
+        // Neighbouring taps: only every stride-th of them is in any one place, so blocks are counted instead.
+        let window = &sizes.window;
+        let by_blocks = |d: usize| window.dilations[d] == 1;
+        let extent = |d: usize| match by_blocks(d) {
+            true => sizes.block[d].div_ceil(window.strides[d]),
+            false => sizes.block[d],
+        };
+        let extents: Shape = (0..sizes.block.len()).map(extent).collect();
+        let sum = n.reduce(Reduction::Sum, &extents, |n, k| {
+            let (mut taps_at, mut block, mut guards) = (Vec::new(), Vec::new(), Vec::new());
+            for (d, k) in k.iter().enumerate() {
+                // place = block * stride + tap * dilation - begin, solved for the block, or for the tap too.
                 let stride = window.strides[d] as i64;
-                let scaled =
-                    at[d + 2].sub(&tap.mul(window.dilations[d] as i64)).add_const(window.begin[d] as i64);
-                block.push(scaled.div(stride));
-                guards.push(Guard::new(scaled.rem(stride), 1));
-                guards.push(Guard::new(scaled.div(stride), sizes.counts[d]));
+                let place = at[d + 2].add_const(window.begin[d] as i64);
+                let (tap, at_block) = match by_blocks(d) {
+                    true => (place.rem(stride).add(&k.mul(stride)), place.div(stride).sub(k)),
+                    false => (k.clone(), place.sub(&k.mul(window.dilations[d] as i64)).div(stride)),
+                };
+                match by_blocks(d) {
+                    true => guards.push(Guard::new(tap.clone(), sizes.block[d])),
+                    false => {
+                        guards.push(Guard::new(place.sub(&k.mul(window.dilations[d] as i64)).rem(stride), 1));
+                    }
+                }
+                guards.push(Guard::new(at_block.clone(), sizes.counts[d]));
+                taps_at.push(tap);
+                block.push(at_block);
             }
-            let row = at[1].mul(taps as i64).add(&Index::flatten(tap, &sizes.block));
+            let row = at[1].mul(taps as i64).add(&Index::flatten(&taps_at, &sizes.block));
             let index = [at[0].clone(), row, Index::flatten(&block, &sizes.counts)];
             let value = n.load_guarded(operand, &index, &guards);
             n.cast(value, dtype.accumulator())

@@ -1,7 +1,7 @@
 //! `concat`: tensors one after another along an axis.
 
 use super::movement::{pick, position};
-use super::{Lowered, OpDef, arity};
+use super::{Gradients, Lowered, OpDef, Slice, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -83,6 +83,21 @@ impl OpDef for Concat {
             at[axis] = i;
             (which, position(&at, &stride[which]))
         })])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let g = cx.dout(0);
+        let axis = normalize_axis(self.axis, cx.shape(g).len()).expect("infer accepted the axis");
+        let (mut gradients, mut start) = (Gradients::new(), 0);
+        for (&operand, &wanted) in cx.ins.iter().zip(cx.wanted) {
+            let end = start + cx.shape(operand)[axis] as i64;
+            gradients.push(match wanted {
+                true => Some(cx.builder.push1(Slice::along(axis, start, end), &[g])?),
+                false => None,
+            });
+            start = end;
+        }
+        Ok(Vjp::Gradients(gradients))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

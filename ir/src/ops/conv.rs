@@ -1,7 +1,8 @@
 //! `conv`: convolution over any number of spatial dimensions, grouped, strided and dilated.
 
+use super::conv_vjp::Geometry;
 use super::window::Window;
-use super::{Lowered, OpDef, Pad, PadMode, arity};
+use super::{Gradients, Lowered, OpDef, Pad, PadMode, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -168,6 +169,43 @@ impl OpDef for Conv {
             |acc: i128, x, w| acc.wrapping_add(x.wrapping_mul(w)),
         );
         Ok(vec![Tensor::from_i128s(dtype, &shape, &sums)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let rank = cx.shape(cx.ins[0]).len();
+        let layout = Layout::new(rank, self.channels_last);
+        // Everything with its channels first, and back.
+        let (mut image_perm, mut kernel_perm) = (vec![0, layout.channels], vec![layout.w_out, layout.w_in]);
+        image_perm.extend(layout.spatial.clone());
+        kernel_perm.extend(layout.kernel.clone());
+        let back =
+            |perm: &[usize]| (0..rank).map(|d| perm.iter().position(|&p| p == d).unwrap_or(d)).collect();
+        let (image_back, kernel_back): (Vec<usize>, Vec<usize>) = (back(&image_perm), back(&kernel_perm));
+        let g = cx.dout(0);
+        let (x, w) = (cx.transpose(cx.ins[0], &image_perm)?, cx.transpose(cx.ins[1], &kernel_perm)?);
+        let g = cx.transpose(g, &image_perm)?;
+        let (image, kernel) = (cx.shape(x), cx.shape(w));
+        let geometry = Geometry {
+            strides: &self.strides,
+            pads: &self.pads,
+            dilations: &self.dilations,
+            group: self.group,
+            image: &image[2..],
+            kernel: &kernel[2..],
+        };
+        let mut gradients = Gradients::from_elem(None, cx.ins.len());
+        if cx.wanted[0] {
+            let dx = geometry.image_gradient(cx, g, w)?;
+            gradients[0] = Some(cx.transpose(dx, &image_back)?);
+        }
+        if cx.wanted[1] {
+            let dw = geometry.weight_gradient(cx, x, g)?;
+            gradients[1] = Some(cx.transpose(dw, &kernel_back)?);
+        }
+        if cx.wanted.get(2).copied().unwrap_or(false) {
+            gradients[2] = Some(cx.sum_beside(g, 1)?);
+        }
+        Ok(Vjp::Gradients(gradients))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

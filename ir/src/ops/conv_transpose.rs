@@ -1,7 +1,8 @@
 //! `conv_transpose`: the gradient of a convolution with respect to its operand, as an op.
 
+use super::conv_vjp::Geometry;
 use super::window::Window;
-use super::{Lowered, OpDef, arity};
+use super::{Conv, Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -144,6 +145,43 @@ impl OpDef for ConvTranspose {
         let sums =
             self.spread(operands, &shape, start, |acc: i128, i, k| acc.wrapping_add(x[i].wrapping_mul(w[k])));
         Ok(vec![Tensor::from_i128s(dtype, &shape, &sums)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (x, w, g) = (cx.ins[0], cx.ins[1], cx.dout(0));
+        let (out, kernel) = (cx.shape(g), cx.shape(w));
+        let mut gradients = Gradients::from_elem(None, cx.ins.len());
+        if cx.wanted[0] {
+            let conv = Conv {
+                strides: self.strides.clone(),
+                pads: self.pads.clone(),
+                dilations: self.dilations.clone(),
+                group: self.group,
+                channels_last: false,
+            };
+            let mut dx = cx.push(conv, &[g, w])?;
+            // Windows that begin in the output padding.
+            let own = cx.shape(x);
+            for d in 2..own.len() {
+                dx = cx.pad(dx, d, 0, own[d] as i64 - cx.shape(dx)[d] as i64)?;
+            }
+            gradients[0] = Some(dx);
+        }
+        if cx.wanted[1] {
+            let geometry = Geometry {
+                strides: &self.strides,
+                pads: &self.pads,
+                dilations: &self.dilations,
+                group: self.group,
+                image: &out[2..],
+                kernel: &kernel[2..],
+            };
+            gradients[1] = Some(geometry.weight_gradient(cx, g, x)?);
+        }
+        if cx.wanted.get(2).copied().unwrap_or(false) {
+            gradients[2] = Some(cx.sum_beside(g, 1)?);
+        }
+        Ok(Vjp::Gradients(gradients))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

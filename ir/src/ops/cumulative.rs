@@ -1,10 +1,12 @@
 //! `cumulative_sum` and `cumulative_prod`: running totals along an axis.
 
 use super::movement::{around, late_count};
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{Gradients, Lowered, OpDef, Pad, PadMode, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Late, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
+use crate::graph::Value;
 use crate::loops::{Index, KernelBuilder, LoopKind, Reduction, Rhs, Role};
 use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
@@ -41,6 +43,13 @@ pub struct Cumulative {
     pub exclusive: bool,
     /// Whether totals start at the end.
     pub reverse: bool,
+}
+
+/// The elements so many places before along an axis (after, if reversed), 1 where there are none.
+fn shifted(cx: &mut VjpCx<'_>, x: Value, axis: usize, by: i64, reverse: bool) -> Result<Value, Error> {
+    let pads = if reverse { vec![-by, by] } else { vec![by, -by] };
+    let one = cx.builder.scalar_like(x, 1.0);
+    cx.push(Pad { pads: pads.into(), axes: vec![axis as i64].into(), mode: PadMode::Constant }, &[x, one])
 }
 
 impl OpDef for Cumulative {
@@ -118,6 +127,31 @@ impl OpDef for Cumulative {
             }
         });
         Ok(vec![out])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (x, g) = (cx.ins[0], cx.dout(0));
+        if self.kind == CumulativeKind::Sum {
+            let back = Cumulative { reverse: !self.reverse, ..self.clone() };
+            let mut gradients = Gradients::from_elem(None, cx.ins.len());
+            gradients[0] = Some(cx.push(back, &[g])?);
+            return Ok(Vjp::Gradients(gradients));
+        }
+        // Products of twice as many neighbours at each step, which have gradients where elements are 0.
+        let shape = cx.shape(x);
+        let axis = normalize_axis(self.axis.known()[0], shape.len()).expect("infer accepted the axis");
+        let n = shape[axis] as i64;
+        let mut product = x;
+        if self.exclusive {
+            product = shifted(cx, product, axis, 1, self.reverse)?;
+        }
+        let mut reach = 1;
+        while reach < n {
+            let before = shifted(cx, product, axis, reach, self.reverse)?;
+            product = cx.map(ScalarFn::Mul, &[product, before])?;
+            reach *= 2;
+        }
+        vjp::through(product)
     }
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {

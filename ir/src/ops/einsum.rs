@@ -1,7 +1,7 @@
 //! `einsum`: sums of products, written as an equation over subscripts.
 
 use super::elementwise::broadcast_index;
-use super::{Lowered, OpDef, arity};
+use super::{Gradients, Iota, Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -238,6 +238,57 @@ impl OpDef for Einsum {
         }])
     }
 
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let types: Vec<TensorType> = cx.ins.iter().map(|&v| cx.builder.ty(v).clone()).collect();
+        let terms = self.terms_of(&types.iter().collect::<Vec<_>>()).expect("infer accepted the equation");
+        let shapes: Vec<Shape> = types.iter().map(TensorType::shape).collect();
+        let (all, g) = (terms.all(), cx.dout(0));
+        let names: Vec<char> = ('a'..='z').chain('A'..='Z').collect();
+        if all.len() > names.len() {
+            return Ok(Vjp::Undefined);
+        }
+        let spell = |term: &[Subscript]| -> String {
+            term.iter().filter_map(|s| Some(names[all.iter().position(|t| t == s)?])).collect()
+        };
+        let sizes = terms.sizes(&shapes);
+        let size = |wanted: &Subscript| sizes.iter().find(|(s, _)| s == wanted).map_or(1, |(_, n)| *n);
+        let mut gradients = Gradients::from_elem(None, cx.ins.len());
+        for (i, term) in terms.operands.iter().enumerate().filter(|(i, _)| cx.wanted[*i]) {
+            // Everything else summed to the subscripts of this operand, each once.
+            let mut own: Vec<Subscript> = Vec::new();
+            term.iter().for_each(|s| {
+                if !own.contains(s) {
+                    own.push(*s)
+                }
+            });
+            let others = (0..cx.ins.len()).filter(|&j| j != i);
+            let mut ins: Vec<Value> = vec![g];
+            ins.extend(others.clone().map(|j| cx.ins[j]));
+            let mut factors = vec![spell(&terms.result)];
+            factors.extend(others.map(|j| spell(&terms.operands[j])));
+            // Subscripts of this operand alone: what flows back is the same all along them.
+            let lone: Vec<Subscript> =
+                own.iter().copied().filter(|s| !factors.iter().any(|f| f.contains(&spell(&[*s])))).collect();
+            if !lone.is_empty() {
+                let along: Vec<usize> = lone.iter().map(size).collect();
+                let one = cx.builder.scalar_like(g, 1.0);
+                ins.push(cx.broadcast(one, &along)?);
+                factors.push(spell(&lone));
+            }
+            let equation = format!("{}->{}", factors.join(","), spell(&own));
+            let mut flow = cx.push(Einsum { equation }, &ins)?;
+            // Dimensions of 1 that were repeated.
+            let mut shape: Shape = own.iter().map(size).collect();
+            let of_own = |s: &Subscript| term.iter().position(|t| t == s).map_or(1, |d| shapes[i][d]);
+            let narrow: Vec<usize> =
+                (0..own.len()).filter(|&d| of_own(&own[d]) == 1 && shape[d] != 1).collect();
+            flow = cx.sum(flow, &narrow, true)?;
+            narrow.iter().for_each(|&d| shape[d] = 1);
+            gradients[i] = Some(diagonal(cx, flow, &own, term, &shapes[i])?);
+        }
+        Ok(Vjp::Gradients(gradients))
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let types: Vec<&TensorType> = ins.iter().collect();
         let terms = self.terms_of(&types).expect("infer accepted the equation");
@@ -276,6 +327,33 @@ impl OpDef for Einsum {
         let result = n.cast(sum, dtype);
         Ok(Lowered::nest(n.finish(&[result])))
     }
+}
+
+/// A tensor of the subscripts `own`, each of which it has once, as one of `term`, which may have some more
+/// often: it is 0 where indices of one subscript differ.
+fn diagonal(
+    cx: &mut VjpCx<'_>,
+    mut flow: Value,
+    own: &[Subscript],
+    term: &[Subscript],
+    shape: &[usize],
+) -> Result<Value, Error> {
+    if own.len() == term.len() {
+        return Ok(flow);
+    }
+    let first = |d: usize| term.iter().position(|s| *s == term[d]).unwrap_or(d);
+    let spread: Vec<usize> = (0..term.len()).map(|d| if first(d) == d { shape[d] } else { 1 }).collect();
+    flow = cx.reshape(flow, &spread)?;
+    flow = cx.broadcast(flow, shape)?;
+    let sizes: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
+    for d in (0..term.len()).filter(|&d| first(d) != d) {
+        let [a, b] = [first(d), d].map(|axis| {
+            cx.push(Iota { shape: sizes.clone().into(), axis: axis as i64, dtype: DType::I64 }, &[])
+        });
+        let same = cx.map(ScalarFn::Eq, &[a?, b?])?;
+        flow = cx.masked(same, flow)?;
+    }
+    Ok(flow)
 }
 
 /// An equation of many operands as one of two operands after another, from left to right.

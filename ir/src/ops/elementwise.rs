@@ -2,7 +2,7 @@
 
 use smallvec::{SmallVec, smallvec};
 
-use super::{Lowered, NoGradient, OpDef, VjpCx, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, arity, derivative};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -91,9 +91,8 @@ impl OpDef for Elementwise {
         }))])
     }
 
-    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vec<Option<Value>>, NoGradient> {
-        let _ = cx;
-        Err(NoGradient::NotYet(self.name()))
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        derivative::vjp(self.f, cx)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

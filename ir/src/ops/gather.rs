@@ -4,7 +4,7 @@
 //! lowered code clamps it, so that memory stays safe without a test per element.
 
 use super::movement::{is_index, pick, position, wrap_position, wrap_positions, wrapped_index};
-use super::{Lowered, OpDef, arity};
+use super::{Concat, Iota, Lowered, OpDef, ScatterElements, ScatterNd, ScatterReduction, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::{Index, NestBuilder};
@@ -92,6 +92,25 @@ impl OpDef for Gather {
         })])
     }
 
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (data, indices, g) = (cx.ins[0], cx.ins[1], cx.dout(0));
+        let (shape, tuple) = (cx.shape(data), cx.shape(indices));
+        let axis = normalize_axis(self.axis, shape.len()).expect("infer accepted the axis");
+        // Slices under the indices that took them, added to a tensor whose first dimension is the axis.
+        let (taken, rank) = (axis..axis + tuple.len(), cx.shape(g).len());
+        let perm: Vec<usize> = taken.clone().chain(0..axis).chain(taken.end..rank).collect();
+        let slices = cx.transpose(g, &perm)?;
+        let first: Vec<usize> = [axis].into_iter().chain((0..shape.len()).filter(|&d| d != axis)).collect();
+        let image: Vec<usize> = first.iter().map(|&d| shape[d]).collect();
+        let zeros = cx.builder.constant(Tensor::zeros(cx.dtype(data), &image));
+        let tuples: Vec<usize> = tuple.iter().copied().chain([1]).collect();
+        let tuples = cx.reshape(indices, &tuples)?;
+        let sum = cx.push(ScatterNd { reduction: ScatterReduction::Add }, &[zeros, tuples, slices])?;
+        let mut back: Vec<usize> = (1..shape.len()).collect();
+        back.insert(axis, 0);
+        Ok(Vjp::Gradients(smallvec::smallvec![Some(cx.transpose(sum, &back)?), None]))
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let shape = ins[0].shape();
         if ins[0].as_len() == Some(0) {
@@ -151,6 +170,15 @@ impl OpDef for GatherElements {
             source[axis] = along.next().unwrap_or(0);
             (0, position(&source, &stride))
         })])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (data, g) = (cx.ins[0], cx.dout(0));
+        let shape = cx.shape(data);
+        let zeros = cx.builder.constant(Tensor::zeros(cx.dtype(data), &shape));
+        let back = ScatterElements { axis: self.axis, reduction: ScatterReduction::Add };
+        let sum = cx.push(back, &[zeros, cx.ins[1], g])?;
+        Ok(Vjp::Gradients(smallvec::smallvec![Some(sum), None]))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
@@ -224,6 +252,27 @@ impl OpDef for GatherNd {
             source[batch + tuple..].copy_from_slice(rest);
             (0, position(&source, &data_stride))
         })])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (data, mut indices, g) = (cx.ins[0], cx.ins[1], cx.dout(0));
+        let (shape, tuples) = (cx.shape(data), cx.shape(indices));
+        if self.batch_dims > 0 {
+            // Positions along the batch dimensions as parts of each tuple.
+            let mut one = tuples.clone();
+            one[tuples.len() - 1] = 1;
+            let mut parts = Vec::new();
+            for axis in 0..self.batch_dims {
+                let sizes: Vec<i64> = one.iter().map(|&n| n as i64).collect();
+                let iota = Iota { shape: sizes.into(), axis, dtype: cx.dtype(indices) };
+                parts.push(cx.push(iota, &[])?);
+            }
+            parts.push(indices);
+            indices = cx.push(Concat { axis: -1 }, &parts)?;
+        }
+        let zeros = cx.builder.constant(Tensor::zeros(cx.dtype(data), &shape));
+        let sum = cx.push(ScatterNd { reduction: ScatterReduction::Add }, &[zeros, indices, g])?;
+        Ok(Vjp::Gradients(smallvec::smallvec![Some(sum), None]))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

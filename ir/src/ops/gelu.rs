@@ -1,7 +1,8 @@
 //! `gelu` and `silu`: smooth gates of an element by itself.
 
 use super::formula::with_constant;
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::NestBuilder;
@@ -67,6 +68,27 @@ impl OpDef for Gelu {
         Ok(vec![map(&ins[0], gelu)])
     }
 
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let x = cx.ins[0];
+        let inner = match self.approximate {
+            GeluForm::None => {
+                let scaled = cx.with_constant(ScalarFn::Mul, x, std::f64::consts::FRAC_1_SQRT_2)?;
+                cx.map(ScalarFn::Erf, &[scaled])?
+            }
+            GeluForm::Tanh => {
+                let square = cx.map(ScalarFn::Mul, &[x, x])?;
+                let scaled = cx.with_constant(ScalarFn::Mul, square, TANH_CUBIC)?;
+                let shifted = cx.with_constant(ScalarFn::Add, scaled, 1.0)?;
+                let product = cx.map(ScalarFn::Mul, &[x, shifted])?;
+                let scaled = cx.with_constant(ScalarFn::Mul, product, TANH_SCALE)?;
+                cx.map(ScalarFn::Tanh, &[scaled])?
+            }
+        };
+        let gate = cx.with_constant(ScalarFn::Add, inner, 1.0)?;
+        let half = cx.with_constant(ScalarFn::Mul, x, 0.5)?;
+        vjp::through(cx.map(ScalarFn::Mul, &[half, gate])?)
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let dtype = ins[0].dtype;
         let mut n = NestBuilder::new(&outs[0].shape());
@@ -126,6 +148,12 @@ impl OpDef for Silu {
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         Ok(vec![map(&ins[0], |x| x / (1.0 + libm::exp(-self.alpha * x)))])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let slope = cx.with_constant(ScalarFn::Mul, cx.ins[0], self.alpha)?;
+        let gate = cx.map(ScalarFn::Sigmoid, &[slope])?;
+        vjp::through(cx.map(ScalarFn::Mul, &[cx.ins[0], gate])?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

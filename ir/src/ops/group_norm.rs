@@ -2,7 +2,8 @@
 
 use super::formula::standardized;
 use super::layer_norm::{per_channel, standardize};
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{LayerNorm, Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::{Index, NestBuilder};
@@ -89,6 +90,21 @@ impl OpDef for GroupNorm {
             }
         }
         Ok(vec![Tensor::from_f64s(x.dtype(), x.shape(), &values)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let x = cx.ins[0];
+        let shape = cx.shape(x);
+        let groups = self.groups(shape[1]);
+        let size: usize = shape[1..].iter().product();
+        let rows = cx.reshape(x, &[shape[0], groups, size / groups.max(1)])?;
+        let norm = LayerNorm { rms: false, axis: -1, epsilon: self.epsilon };
+        let unit = cx.push(norm, &[rows])?;
+        let unit = cx.reshape(unit, &shape)?;
+        let scale = cx.per_channel(cx.ins[1], 1, shape.len())?;
+        let bias = cx.per_channel(cx.ins[2], 1, shape.len())?;
+        let scaled = cx.map(ScalarFn::Mul, &[unit, scale])?;
+        vjp::through(cx.map(ScalarFn::Add, &[scaled, bias])?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::body::{infer_body, is_pure, join, placeholder, run_body};
-use super::{OpDef, arity};
+use super::{Gradients, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
+use crate::grad::body_gradient;
 use crate::graph::{Builder, Graph, Value, Values};
 use crate::require;
 use crate::tensor::Tensor;
@@ -64,6 +65,20 @@ impl OpDef for If {
         let condition = ins[0].to_ints();
         let condition = *condition.first().ok_or("the condition is empty")? != 0;
         run_body(if condition { &self.then_branch } else { &self.else_branch }, &ins[1..])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let types: Vec<TensorType> = cx.ins[1..].iter().map(|&v| cx.builder.ty(v).clone()).collect();
+        let results: Vec<usize> = (0..cx.outs.len()).filter(|&i| cx.douts[i].is_some()).collect();
+        let operands: Vec<usize> = (0..types.len()).filter(|&i| cx.wanted[i + 1]).collect();
+        let branch = |body: &Graph| body_gradient(body, &types, &results, &operands).map(Arc::new);
+        let op = If { then_branch: branch(&self.then_branch)?, else_branch: branch(&self.else_branch)? };
+        let mut ins = cx.ins.to_vec();
+        ins.extend(cx.douts.iter().flatten());
+        let flows = cx.builder.push(op, &ins, None)?;
+        let mut gradients = Gradients::from_elem(None, cx.ins.len());
+        operands.iter().zip(flows).for_each(|(&i, flow)| gradients[i + 1] = Some(flow));
+        Ok(Vjp::Gradients(gradients))
     }
 
     fn simplify(&self, b: &mut Builder, ins: &[Value]) -> Result<Option<Values>, Error> {

@@ -2,9 +2,10 @@
 
 use super::elementwise::broadcast_index;
 use super::formula::{inverse_root, mean, standardized};
-use super::{Lowered, OpDef, arity};
+use super::{Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
+use crate::graph::Value;
 use crate::loops::{Index, NestBuilder};
 use crate::ops::movement::position;
 use crate::ops::points::points;
@@ -94,6 +95,57 @@ impl OpDef for LayerNorm {
             }
         }
         Ok(vec![Tensor::from_f64s(x.dtype(), x.shape(), &values)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (x, g) = (cx.ins[0], cx.dout(0));
+        let shape = cx.shape(x);
+        let axis = self.axis(shape.len()).expect("infer accepted the axis");
+        let axes: Vec<usize> = (axis..shape.len()).collect();
+        let count: usize = shape[axis..].iter().product();
+        let mean = |cx: &mut VjpCx<'_>, value: Value| -> Result<Value, Error> {
+            let sum = cx.sum(value, &axes, true)?;
+            cx.with_constant(ScalarFn::Div, sum, count.max(1) as f64)
+        };
+        let deviation = match self.rms {
+            true => x,
+            false => {
+                let center = mean(cx, x)?;
+                cx.map(ScalarFn::Sub, &[x, center])?
+            }
+        };
+        let square = cx.map(ScalarFn::Mul, &[deviation, deviation])?;
+        let variance = mean(cx, square)?;
+        let shifted = cx.with_constant(ScalarFn::Add, variance, self.epsilon)?;
+        let root = cx.map(ScalarFn::Sqrt, &[shifted])?;
+        let one = cx.builder.scalar_like(x, 1.0);
+        let inverse = cx.map(ScalarFn::Div, &[one, root])?;
+        let unit = cx.map(ScalarFn::Mul, &[deviation, inverse])?;
+        let mut gradients = Gradients::from_elem(None, cx.ins.len());
+        if cx.wanted[0] {
+            let scaled = match cx.ins.get(1) {
+                Some(&scale) => cx.map(ScalarFn::Mul, &[g, scale])?,
+                None => g,
+            };
+            // What is along the row's mean and along the row itself has no effect.
+            let product = cx.map(ScalarFn::Mul, &[scaled, unit])?;
+            let along = mean(cx, product)?;
+            let along = cx.map(ScalarFn::Mul, &[unit, along])?;
+            let mut across = cx.map(ScalarFn::Sub, &[scaled, along])?;
+            if !self.rms {
+                let center = mean(cx, scaled)?;
+                across = cx.map(ScalarFn::Sub, &[across, center])?;
+            }
+            gradients[0] = Some(cx.map(ScalarFn::Mul, &[across, inverse])?);
+        }
+        for part in 1..cx.ins.len() {
+            if cx.wanted[part] {
+                let own = cx.shape(cx.ins[part]);
+                let flow = if part == 1 { cx.map(ScalarFn::Mul, &[g, unit])? } else { g };
+                gradients[part] = Some(cx.sum_to(flow, &own)?);
+            }
+        }
+        Ok(Vjp::Gradients(gradients))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -2,7 +2,8 @@
 
 use super::formula::with_constant;
 use super::movement::clamped_index;
-use super::{Lowered, OpDef, Softmax, arity};
+use super::vjp;
+use super::{Iota, Lowered, OpDef, Softmax, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -125,6 +126,44 @@ impl OpDef for NllLoss {
             LossReduction::Sum => Tensor::from_f64s(x.dtype(), &[], &[sum()]),
             LossReduction::Mean => Tensor::from_f64s(x.dtype(), &[], &[sum() / total]),
         }])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (x, target) = (cx.ins[0], cx.ins[1]);
+        let shape = cx.shape(x);
+        // Whether each class is the right one.
+        let mut kept = shape.clone();
+        kept[1] = 1;
+        let right = cx.reshape(target, &kept)?;
+        let classes: Vec<i64> = (0..shape.len()).map(|d| if d == 1 { shape[1] as i64 } else { 1 }).collect();
+        let class = cx.push(Iota { shape: classes.into(), axis: 1, dtype: cx.dtype(target) }, &[])?;
+        let mut hit = cx.map(ScalarFn::Eq, &[class, right])?;
+        if let Some(&ignored) = self.ignore_index.first() {
+            let ignored =
+                cx.builder.constant(Tensor::from_i128s(cx.dtype(target), &[], &[i128::from(ignored)]));
+            let counts = cx.map(ScalarFn::Ne, &[right, ignored])?;
+            hit = cx.map(ScalarFn::And, &[hit, counts])?;
+        }
+        let one = cx.builder.scalar_like(x, 1.0);
+        let weight = match cx.ins.get(2) {
+            Some(&weight) => cx.per_channel(weight, 1, shape.len())?,
+            None => one,
+        };
+        let weight = cx.masked(hit, weight)?;
+        let zero = cx.builder.scalar_like(x, 0.0);
+        let picked = cx.map(ScalarFn::Select, &[hit, x, zero])?;
+        let product = cx.map(ScalarFn::Mul, &[weight, picked])?;
+        let gain = cx.map(ScalarFn::Neg, &[product])?;
+        let all: Vec<usize> = (0..shape.len()).collect();
+        match self.reduction {
+            LossReduction::None => vjp::through(cx.sum(gain, &[1], false)?),
+            LossReduction::Sum => vjp::through(cx.sum(gain, &all, false)?),
+            LossReduction::Mean => {
+                let weight = cx.broadcast(weight, &shape)?;
+                let (sum, weights) = (cx.sum(gain, &all, false)?, cx.sum(weight, &all, false)?);
+                vjp::through(cx.map(ScalarFn::Div, &[sum, weights])?)
+            }
+        }
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

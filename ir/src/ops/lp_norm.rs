@@ -1,6 +1,7 @@
 //! `lp_norm`: vectors along an axis scaled to norm 1.
 
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::{Index, NestBuilder, Reduction};
@@ -65,6 +66,22 @@ impl OpDef for LpNorm {
             }
         }
         Ok(vec![Tensor::from_f64s(x.dtype(), x.shape(), &values)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let x = cx.ins[0];
+        let axis = normalize_axis(self.axis, cx.shape(x).len()).expect("infer accepted the axis");
+        let powers = match self.p {
+            1 => cx.map(ScalarFn::Abs, &[x])?,
+            _ => cx.map(ScalarFn::Mul, &[x, x])?,
+        };
+        let sum = cx.sum(powers, &[axis], true)?;
+        // A line of zeros stays one, as if its norm were 1.
+        let empty = cx.with_constant(ScalarFn::Eq, sum, 0.0)?;
+        let one = cx.builder.scalar_like(sum, 1.0);
+        let safe = cx.map(ScalarFn::Select, &[empty, one, sum])?;
+        let norm = if self.p == 1 { safe } else { cx.map(ScalarFn::Sqrt, &[safe])? };
+        vjp::through(cx.map(ScalarFn::Div, &[x, norm])?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

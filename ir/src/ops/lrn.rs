@@ -1,7 +1,8 @@
 //! `lrn`: local response normalization across channels.
 
 use super::formula::{power, with_constant};
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{Lowered, OpDef, Slice, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::{Guard, NestBuilder, Reduction};
@@ -67,6 +68,22 @@ impl OpDef for Lrn {
         };
         let result: Vec<f64> = values.iter().enumerate().map(element).collect();
         Ok(vec![Tensor::from_f64s(x.dtype(), x.shape(), &result)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let x = cx.ins[0];
+        let channels = cx.shape(x)[1] as i64;
+        let square = cx.map(ScalarFn::Mul, &[x, x])?;
+        let padded = cx.pad(square, 1, (self.size - 1) / 2, self.size / 2)?;
+        let mut sum = cx.push(Slice::along(1, 0, channels), &[padded])?;
+        for shift in 1..self.size {
+            let shifted = cx.push(Slice::along(1, shift, shift + channels), &[padded])?;
+            sum = cx.map(ScalarFn::Add, &[sum, shifted])?;
+        }
+        let mean = cx.with_constant(ScalarFn::Mul, sum, self.alpha / self.size as f64)?;
+        let base = cx.with_constant(ScalarFn::Add, mean, self.bias)?;
+        let power = cx.with_constant(ScalarFn::Pow, base, self.beta)?;
+        vjp::through(cx.map(ScalarFn::Div, &[x, power])?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,9 +1,10 @@
 //! `matmul`: matrix products over broadcast batch dimensions.
 
-use super::{Lowered, OpDef, arity};
+use super::{Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
+use crate::graph::Value;
 use crate::loops::{Index, NestBuilder, Reduction};
 use crate::ops::elementwise::broadcast_index;
 use crate::scalar::ScalarFn;
@@ -38,6 +39,13 @@ fn split(ty: &TensorType, trans: bool) -> (&[Dim], Dim, Dim) {
         false => (batch, matrix[0].clone(), matrix[1].clone()),
         true => (batch, matrix[1].clone(), matrix[0].clone()),
     }
+}
+
+/// Matrices below one another as one.
+fn as_rows(cx: &mut VjpCx<'_>, x: Value) -> Result<Value, Error> {
+    let shape = cx.shape(x);
+    let (&columns, rows) = shape.split_last().expect("it is a matrix");
+    cx.reshape(x, &[rows.iter().product(), columns])
 }
 
 impl OpDef for MatMul {
@@ -117,6 +125,35 @@ impl OpDef for MatMul {
             with_element!(a.dtype(), T => Tensor::from_fn::<T>(&out, |i| T::from_i128(element(i))))
         };
         Ok(vec![result])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (a, b, g) = (cx.ins[0], cx.ins[1], cx.dout(0));
+        let (shape_a, shape_b) = (cx.shape(a), cx.shape(b));
+        let product =
+            |cx: &mut VjpCx<'_>, x, y, trans_a, trans_b| cx.push(MatMul { trans_a, trans_b }, &[x, y]);
+        let mut gradients = Gradients::from_elem(None, 2);
+        if cx.wanted[0] {
+            let da = match self.trans_a {
+                false => product(cx, g, b, false, !self.trans_b)?,
+                true => product(cx, b, g, self.trans_b, true)?,
+            };
+            gradients[0] = Some(cx.sum_to(da, &shape_a)?);
+        }
+        if cx.wanted[1] {
+            // The rows of all matrices that meet one b are rows of one matrix.
+            let rows = !self.trans_a && shape_b.len() == 2 && shape_a.len() > 2;
+            let [a, g] = match rows {
+                true => [as_rows(cx, a)?, as_rows(cx, g)?],
+                false => [a, g],
+            };
+            let db = match self.trans_b {
+                false => product(cx, a, g, !self.trans_a, false)?,
+                true => product(cx, g, a, true, self.trans_a)?,
+            };
+            gradients[1] = Some(cx.sum_to(db, &shape_b)?);
+        }
+        Ok(Vjp::Gradients(gradients))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

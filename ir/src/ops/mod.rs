@@ -61,30 +61,6 @@ pub fn decompose(
     b.finish()
 }
 
-/// What a reverse-mode rule works with: the builder of the gradient graph, and the op's operands,
-/// results and the gradients of its results (`None` where nothing flows back).
-pub struct VjpCx<'b> {
-    /// Where the rule adds nodes.
-    pub builder: &'b mut Builder,
-    /// The operands.
-    pub ins: &'b [Value],
-    /// The results.
-    pub outs: &'b [Value],
-    /// The gradients of the results.
-    pub douts: &'b [Option<Value>],
-}
-
-/// Why there is no gradient.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum NoGradient {
-    /// The op has no rule yet.
-    #[error("{0} is not differentiable yet")]
-    NotYet(&'static str),
-    /// The rule could not be built.
-    #[error(transparent)]
-    Build(#[from] Error),
-}
-
 /// The whole contract of an op. Every method but `infer` and `eval` has a default.
 pub trait OpDef: Sized {
     /// Its spelling in text; a family that shares one struct has several.
@@ -113,10 +89,13 @@ pub trait OpDef: Sized {
     /// The results. Late attributes are known, and `infer` accepted the operands' types.
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String>;
 
-    /// The gradients of the operands (`None` for those without one).
-    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vec<Option<Value>>, NoGradient> {
-        let _ = cx;
-        Err(NoGradient::NotYet(self.name()))
+    /// The gradients of the operands. By default those of the graph that the op lowers to, if it does.
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let types = |values: &[Value]| values.iter().map(|&v| cx.builder.ty(v).clone()).collect::<Vec<_>>();
+        match self.lower(&types(cx.ins), &types(cx.outs))? {
+            Lowered::Graph(body) => Ok(Vjp::Through(cx.builder.inline(&body, cx.ins)?)),
+            Lowered::Nest(_) | Lowered::Kernel(_) | Lowered::Interpret => Ok(Vjp::Undefined),
+        }
     }
 
     /// Loops or smaller ops. Every dimension is fixed and late attributes are known.
@@ -195,7 +174,7 @@ macro_rules! define_ops {
             }
 
             /// The gradients of the operands.
-            pub fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vec<Option<Value>>, NoGradient> {
+            pub fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
                 match self { $(Op::$op(op) => op.vjp(cx),)* }
             }
 
@@ -249,8 +228,10 @@ mod concat;
 mod constant;
 mod conv;
 mod conv_transpose;
+mod conv_vjp;
 mod cumulative;
 mod deform_conv;
+mod derivative;
 mod det;
 mod dft;
 mod dft_butterfly;
@@ -273,6 +254,7 @@ mod lp_norm;
 mod lrn;
 mod matmul;
 mod max_pool_indices;
+mod max_unpool;
 mod movement;
 mod non_max_suppression;
 mod non_zero;
@@ -283,6 +265,7 @@ mod pool;
 mod quantize;
 mod range;
 mod recurrent;
+mod recurrent_scan;
 mod recurrent_steps;
 mod reduce;
 mod reshape;
@@ -291,16 +274,19 @@ mod resize_lower;
 mod reverse_sequence;
 mod roi_align;
 mod scan;
+mod scan_vjp;
 mod scatter;
 mod shape_of;
 mod slice;
 mod softmax;
+mod stop_gradient;
 #[cfg(test)]
 mod testing;
 mod tile;
 mod top_k;
 mod transpose;
 mod unsqueeze;
+mod vjp;
 mod window;
 mod winograd;
 mod winograd_lower;
@@ -319,6 +305,7 @@ pub use reduce::ReduceKind;
 pub use resize::{AspectPolicy, Coordinates, Interpolation, NearestMode};
 pub use roi_align::RoiMode;
 pub use scatter::ScatterReduction;
+pub use vjp::{Gradients, Vjp, VjpCx};
 pub use winograd::WinogradPart;
 
 define_ops! {
@@ -342,6 +329,7 @@ define_ops! {
     lrn::Lrn,
     matmul::MatMul,
     max_pool_indices::MaxPoolIndices,
+    max_unpool::MaxUnpool,
     non_zero::Compress,
     non_zero::NonZero,
     one_hot::OneHot,
@@ -359,6 +347,7 @@ define_ops! {
     shape_of::ShapeOf,
     slice::Slice,
     softmax::Softmax,
+    stop_gradient::StopGradient,
     tile::Tile,
     top_k::TopK,
     transpose::Transpose,

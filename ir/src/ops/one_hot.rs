@@ -1,7 +1,7 @@
 //! `one_hot` and `trilu`: values chosen by where an element is.
 
 use super::movement::{each_index, int, late_count, pick, position};
-use super::{Lowered, OpDef, arity};
+use super::{Concat, Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -103,6 +103,24 @@ impl OpDef for OneHot {
         })])
     }
 
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (g, values) = (cx.dout(0), cx.ins[1]);
+        let bits = cx.builder.constant(Tensor::from_f64s(cx.dtype(values), &[2], &[0.0, 1.0]));
+        let hot = cx.push(self.clone(), &[cx.ins[0], bits])?;
+        let axes: Vec<usize> = (0..cx.shape(g).len()).collect();
+        let on = cx.map(ScalarFn::Mul, &[g, hot])?;
+        let off = cx.map(ScalarFn::Sub, &[g, on])?;
+        let mut pair = Vec::new();
+        for part in [off, on] {
+            let sum = cx.sum(part, &axes, false)?;
+            pair.push(cx.reshape(sum, &[1])?);
+        }
+        let pair = cx.push(Concat { axis: 0 }, &pair)?;
+        let mut gradients = Gradients::from_elem(None, cx.ins.len());
+        gradients[1] = Some(pair);
+        Ok(Vjp::Gradients(gradients))
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let axis = normalize_axis(self.axis, outs[0].rank()).expect("infer accepted the axis");
         let mut n = NestBuilder::new(&outs[0].shape());
@@ -163,6 +181,14 @@ impl OpDef for Trilu {
         });
         let mut places = places.into_iter();
         Ok(vec![pick(&[x, &zero], x.shape(), |_| places.next().unwrap_or((1, 0)))])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let mut operands = cx.ins.to_vec();
+        operands[0] = cx.dout(0);
+        let mut gradients = Gradients::from_elem(None, operands.len());
+        gradients[0] = Some(cx.push(self.clone(), &operands)?);
+        Ok(Vjp::Gradients(gradients))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

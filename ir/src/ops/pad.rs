@@ -1,7 +1,8 @@
 //! `pad`: a border around a tensor, or a crop of it.
 
 use super::movement::{clamped_index, int, late_count, pick, position, unknown};
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{Gather, Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -179,6 +180,40 @@ impl OpDef for Pad {
             }
             (0, position(&at, &stride))
         })])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (x, g) = (cx.ins[0], cx.dout(0));
+        let shape = cx.shape(x);
+        let counts = self.counts(shape.len()).ok().flatten().expect("infer accepted the counts");
+        let mut gradients = Gradients::from_elem(None, cx.ins.len());
+        if self.mode == PadMode::Constant {
+            let mut inner = g;
+            for (axis, &(before, after)) in counts.iter().enumerate() {
+                inner = cx.pad(inner, axis, -before, -after)?;
+            }
+            gradients[0] = Some(inner);
+            if cx.wanted.get(1).copied().unwrap_or(false) {
+                // Everything that is not the operand's.
+                let axes: Vec<usize> = (0..shape.len()).collect();
+                let (all, own) = (cx.sum(g, &axes, false)?, cx.sum(inner, &axes, false)?);
+                let rest = cx.map(ScalarFn::Sub, &[all, own])?;
+                let fill = cx.shape(cx.ins[1]);
+                gradients[1] = Some(cx.reshape(rest, &fill)?);
+            }
+            return Ok(Vjp::Gradients(gradients));
+        }
+        // Which element each one is, along each axis.
+        let mut value = x;
+        for (axis, &(before, after)) in counts.iter().enumerate().filter(|(_, c)| **c != (0, 0)) {
+            let line = Pad { pads: vec![before, after].into(), axes: vec![0].into(), mode: self.mode };
+            let numbers = [Tensor::from_fn::<i64>(&[shape[axis]], |i| i as i64), Tensor::scalar(0i64)];
+            let places =
+                line.eval(&numbers).map_err(|message| Error::Eval { node: self.name().into(), message })?;
+            let places = cx.builder.constant(places.into_iter().next().expect("there is one result"));
+            value = cx.push(Gather { axis: axis as i64 }, &[value, places])?;
+        }
+        vjp::through(value)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

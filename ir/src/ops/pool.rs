@@ -2,8 +2,10 @@
 
 use super::conv::Layout;
 use super::formula::power;
+use super::max_unpool::pool_gradient;
+use super::vjp;
 use super::window::Window;
-use super::{Lowered, OpDef, Pad, PadMode, arity};
+use super::{Col2Im, Lowered, OpDef, Pad, PadMode, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -181,6 +183,55 @@ impl OpDef for Pool {
         Ok(vec![Tensor::from_f64s(x.dtype(), &shape, &results)])
     }
 
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let rank = cx.shape(cx.ins[0]).len();
+        let mut perm: Vec<usize> = (0..rank).collect();
+        if self.channels_last {
+            perm[1..].rotate_right(1);
+        }
+        let mut back = perm.clone();
+        if self.channels_last {
+            back = (0..rank).collect();
+            back[1..].rotate_left(1);
+        }
+        let g = cx.dout(0);
+        let [x, y, g] = [cx.ins[0], cx.outs[0], g].map(|value| cx.transpose(value, &perm));
+        let (x, y, mut g) = (x?, y?, g?);
+        let dx = match self.kind {
+            PoolKind::Max => pool_gradient(cx, self, x, g)?,
+            PoolKind::Average => {
+                let (from, to) = (cx.shape(cx.ins[0]), cx.shape(cx.outs[0]));
+                let layout = Layout::new(rank, self.channels_last);
+                // The counts of one plane.
+                let [mut from, mut to] = [from, to].map(|shape| shape.to_vec());
+                for shape in [&mut from, &mut to] {
+                    shape[0] = 1;
+                    shape[layout.channels] = 1;
+                }
+                let counts: Vec<f64> = self.counts(&from, &to).into_iter().map(|n| n as f64).collect();
+                let plane: Vec<usize> =
+                    [1, 1].into_iter().chain(to[layout.spatial].iter().copied()).collect();
+                let counts = cx.builder.constant(Tensor::from_f64s(cx.dtype(g), &plane, &counts));
+                g = cx.map(ScalarFn::Div, &[g, counts])?;
+                self.spread(cx, x, g)?
+            }
+            PoolKind::Lp => {
+                // |x|^(p - 1) sign(x) y^(1 - p), the last factor being of the window.
+                let p = self.p as f64;
+                let size = cx.with_constant(ScalarFn::Pow, y, 1.0 - p)?;
+                let empty = cx.with_constant(ScalarFn::Ne, y, 0.0)?;
+                let size = cx.masked(empty, size)?;
+                g = cx.map(ScalarFn::Mul, &[g, size])?;
+                let spread = self.spread(cx, x, g)?;
+                let (magnitude, sign) = (cx.map(ScalarFn::Abs, &[x])?, cx.map(ScalarFn::Sign, &[x])?);
+                let power = cx.with_constant(ScalarFn::Pow, magnitude, p - 1.0)?;
+                let slope = cx.map(ScalarFn::Mul, &[power, sign])?;
+                cx.map(ScalarFn::Mul, &[spread, slope])?
+            }
+        };
+        vjp::one(cx.transpose(dx, &back)?)
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let (x, dtype) = (ins[0].shape(), ins[0].dtype);
         if self.kind == PoolKind::Max
@@ -258,6 +309,33 @@ impl Pool {
         let padded = b.push1(pad, &[x, lowest])?;
         let pool = Pool { pads: Vec::new(), ceil_mode: false, ..self.clone() };
         Ok(Values::from_slice(&[b.push1(pool, &[padded])?]))
+    }
+
+    /// For each element of `x` `[N, C, spatial..]` the sum of `g` `[N, C, windows..]` over the windows it lies in.
+    fn spread(&self, cx: &mut VjpCx<'_>, x: Value, g: Value) -> Result<Value, Error> {
+        let (image, windows) = (cx.shape(x), cx.shape(g));
+        let window = self.window(image.len() - 2).expect("infer accepted the window");
+        let taps: usize = self.kernel().iter().product();
+        let count: usize = windows[2..].iter().product();
+        let one = cx.reshape(g, &[image[0], image[1], 1, count])?;
+        let each = cx.broadcast(one, &[image[0], image[1], taps, count])?;
+        let columns = cx.reshape(each, &[image[0], image[1] * taps, count])?;
+        // As much padding at the end as the last windows reach.
+        let end = |d: usize| {
+            let reach = (self.kernel[d] as usize - 1) * window.dilations[d] + 1;
+            let last = windows[d + 2].saturating_sub(1) * window.strides[d] + reach;
+            last.saturating_sub(image[d + 2] + window.begin[d])
+        };
+        let pads = window.begin.iter().copied().chain((0..image.len() - 2).map(end));
+        let ints = |sizes: &[usize]| sizes.iter().map(|&n| n as i64).collect::<Vec<i64>>();
+        let spread = Col2Im {
+            image: ints(&image[2..]).into(),
+            block: self.kernel.clone().into(),
+            strides: self.strides.clone(),
+            pads: pads.map(|n| n as i64).collect(),
+            dilations: self.dilations.clone(),
+        };
+        cx.push(spread, &[columns])
     }
 
     /// Folds every window's elements that lie inside the operand.

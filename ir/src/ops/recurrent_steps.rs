@@ -3,7 +3,7 @@
 
 use super::activation::Activation;
 use super::cell::{Cell, CellKind, Weights};
-use super::{Lowered, OpDef, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -40,11 +40,11 @@ pub struct RecurrentSteps {
 }
 
 /// What the operands are.
-struct Places {
-    c: Option<usize>,
-    bias: Option<usize>,
-    peepholes: Option<usize>,
-    lens: Option<usize>,
+pub(super) struct Places {
+    pub c: Option<usize>,
+    pub bias: Option<usize>,
+    pub peepholes: Option<usize>,
+    pub lens: Option<usize>,
     count: usize,
 }
 
@@ -57,7 +57,7 @@ pub fn panel_lanes(size: usize) -> usize {
 }
 
 impl RecurrentSteps {
-    fn places(&self) -> Places {
+    pub(super) fn places(&self) -> Places {
         let mut count = 3;
         let mut next = |present: bool| {
             count += usize::from(present);
@@ -180,6 +180,10 @@ impl OpDef for RecurrentSteps {
             outs.push(Tensor::from_f64s(dtype, &[batch, size], &c));
         }
         Ok(outs)
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        self.as_scan(cx)
     }
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {
@@ -342,7 +346,8 @@ impl<'a> Emit<'a> {
             let raised = b.apply(ScalarFn::Max, &[x, low]);
             x = b.apply(ScalarFn::Min, &[raised, high]);
         }
-        self.f[which].emit(b, x)
+        let Ok(value) = self.f[which].emit(b, x);
+        value
     }
 
     fn step(&self, b: &mut KernelBuilder, n: &Index, t: &Index) {
@@ -449,7 +454,7 @@ impl<'a> Emit<'a> {
             b.store(self.c, j.clone(), c);
             let o = gate(b, 1, Some(1), c);
             let o = self.act(b, 0, o);
-            let shown = self.f[2].emit(b, c);
+            let Ok(shown) = self.f[2].emit(b, c);
             let h = b.apply(ScalarFn::Mul, &[o, shown]);
             b.store(self.h, j.clone(), h);
         });

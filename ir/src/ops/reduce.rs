@@ -1,10 +1,12 @@
 //! `reduce_sum`, `reduce_mean`, `reduce_prod`, `reduce_max`, `reduce_min` over axes.
 
 use super::movement::late_count;
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{Concat, Lowered, OpDef, Slice, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Late, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
+use crate::graph::Value;
 use crate::loops::{Index, NestBuilder, Reduction};
 use crate::scalar::{self, Operand, ScalarFn};
 use crate::tensor::Tensor;
@@ -90,6 +92,29 @@ impl Reduce {
         }
         Ok(reduced)
     }
+}
+
+/// The product along an axis, which stays with size 1, as products of one half with the other: they have
+/// gradients where elements are 0.
+fn halves(cx: &mut VjpCx<'_>, mut x: Value, axis: usize) -> Result<Value, Error> {
+    let mut shape = cx.shape(x);
+    if shape[axis] == 0 {
+        shape[axis] = 1;
+        let one = cx.builder.scalar_like(x, 1.0);
+        return cx.broadcast(one, &shape);
+    }
+    while shape[axis] > 1 {
+        let (n, half) = (shape[axis] as i64, shape[axis] as i64 / 2);
+        let low = cx.push(Slice::along(axis, 0, half), &[x])?;
+        let high = cx.push(Slice::along(axis, half, 2 * half), &[x])?;
+        let rest = cx.push(Slice::along(axis, 2 * half, n), &[x])?;
+        x = cx.map(ScalarFn::Mul, &[low, high])?;
+        if 2 * half < n {
+            x = cx.push(Concat { axis: axis as i64 }, &[x, rest])?;
+        }
+        shape = cx.shape(x);
+    }
+    Ok(x)
 }
 
 impl OpDef for Reduce {
@@ -200,6 +225,38 @@ impl OpDef for Reduce {
             acc.iter_mut().for_each(|v| *v = v.checked_div(count).unwrap_or(0));
         }
         Ok(vec![Tensor::from_i128s(dtype, &shape, &acc)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (x, g, y) = (cx.ins[0], cx.dout(0), cx.outs[0]);
+        let shape = cx.shape(x);
+        let reduced = self.reduced(self.axes.known(), shape.len()).expect("infer accepted the axes");
+        let kept: Shape = shape.iter().zip(&reduced).map(|(&n, &r)| if r { 1 } else { n }).collect();
+        let g = cx.reshape(g, &kept)?;
+        let axes: Vec<usize> = (0..shape.len()).filter(|&d| reduced[d]).collect();
+        match self.kind {
+            ReduceKind::Sum => vjp::one(cx.broadcast(g, &shape)?),
+            ReduceKind::Mean => {
+                let count: usize = axes.iter().map(|&d| shape[d]).product();
+                let share = cx.with_constant(ScalarFn::Div, g, count as f64)?;
+                vjp::one(cx.broadcast(share, &shape)?)
+            }
+            // Elements that are equally extreme share alike.
+            ReduceKind::Max | ReduceKind::Min => {
+                let y = cx.reshape(y, &kept)?;
+                let chosen = cx.map(ScalarFn::Eq, &[x, y])?;
+                let ones = cx.map(ScalarFn::Cast(cx.dtype(x)), &[chosen])?;
+                let count = cx.sum(ones, &axes, true)?;
+                let share = cx.map(ScalarFn::Div, &[g, count])?;
+                let share = cx.broadcast(share, &shape)?;
+                vjp::one(cx.masked(chosen, share)?)
+            }
+            ReduceKind::Prod => {
+                let product = axes.iter().try_fold(x, |product, &axis| halves(cx, product, axis))?;
+                let result = cx.shape(cx.outs[0]);
+                vjp::through(cx.reshape(product, &result)?)
+            }
+        }
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

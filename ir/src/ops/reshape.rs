@@ -1,7 +1,7 @@
 //! `reshape`: the same elements in row-major order under another shape.
 
 use super::movement::late_count;
-use super::{Lowered, OpDef, arity};
+use super::{Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -99,6 +99,13 @@ impl OpDef for Reshape {
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let out = self.infer(&[&ins[0].ty()]).map_err(|v| v.to_string())?.remove(0);
         Ok(vec![ins[0].reshaped(&out.shape())])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (g, shape) = (cx.dout(0), cx.shape(cx.ins[0]));
+        let mut gradients = Gradients::from_elem(None, cx.ins.len());
+        gradients[0] = Some(cx.reshape(g, &shape)?);
+        Ok(Vjp::Gradients(gradients))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::movement::{late_count, pick, position, unknown};
-use super::{Lowered, OpDef, arity};
+use super::{Gradients, Lowered, MatMul, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Late, Slot};
 use crate::dtype::Element;
 use crate::error::{Error, Violation};
@@ -411,6 +411,41 @@ impl OpDef for Resize {
             sizes[d] = axes[d].to;
         }
         Ok(vec![with_element!(x.dtype(), T => Tensor::from_fn::<T>(&shape, |i| T::from_f64(values[i])))])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let x = cx.ins[0];
+        let shape = cx.shape(x);
+        let axes = self.axis_scales(&shape).expect("infer accepted the sizes");
+        let mut flow = cx.dout(0);
+        for (axis, scale) in
+            axes.iter().enumerate().filter(|(_, scale)| **scale != AxisScale::unchanged(scale.from))
+        {
+            // What each element along the axis counts in each result; nothing where that is extrapolated.
+            let n = shape[axis];
+            let mut weights = vec![0.0; n * scale.to];
+            for to in 0..scale.to {
+                for (from, weight) in self.taps(scale, to).unwrap_or_default() {
+                    weights[from * scale.to + to] += weight;
+                }
+            }
+            let weights = cx.builder.constant(Tensor::from_f64s(cx.dtype(x), &[n, scale.to], &weights));
+            let mut perm: Vec<usize> = (0..shape.len()).filter(|&d| d != axis).collect();
+            perm.push(axis);
+            let last = cx.transpose(flow, &perm)?;
+            let rows = cx.shape(last);
+            let (&columns, before) = rows.split_last().expect("there is an axis");
+            let matrix = cx.reshape(last, &[before.iter().product(), columns])?;
+            let product = cx.push(MatMul { trans_a: false, trans_b: true }, &[matrix, weights])?;
+            let before: Vec<usize> = before.iter().copied().chain([n]).collect();
+            let last = cx.reshape(product, &before)?;
+            let mut back: Vec<usize> = (0..shape.len() - 1).collect();
+            back.insert(axis, shape.len() - 1);
+            flow = cx.transpose(last, &back)?;
+        }
+        let mut gradients = Gradients::from_elem(None, cx.ins.len());
+        gradients[0] = Some(flow);
+        Ok(Vjp::Gradients(gradients))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,7 +1,7 @@
 //! `reverse_sequence`: the first elements of each sequence in reverse order.
 
 use super::movement::{clamped_index, int, pick, position};
-use super::{Lowered, OpDef, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -76,6 +76,12 @@ impl OpDef for ReverseSequence {
             }
             (0, position(&at, &stride))
         })])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let g = cx.dout(0);
+        let back = cx.push(self.clone(), &[g, cx.ins[1]])?;
+        Ok(Vjp::Gradients(smallvec::smallvec![Some(back), None]))
     }
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::body::{infer_body, is_pure, join, placeholder, run_body, slice_at, stack};
-use super::{Concat, Lowered, OpDef, Reshape, Slice, arity};
+use super::scan_vjp::Scanned;
+use super::{Concat, Lowered, OpDef, Reshape, Slice, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Graph, Value, Values};
@@ -122,7 +123,7 @@ impl Scan {
         normalize_axis(axis, rank + 1).expect("infer accepted the axis")
     }
 
-    fn is_backward(directions: &[i64], i: usize) -> bool {
+    pub(super) fn is_backward(directions: &[i64], i: usize) -> bool {
         directions.get(i).is_some_and(|&d| d == 1)
     }
 }
@@ -195,6 +196,24 @@ impl OpDef for Scan {
             results.push(stack(&stacked, self.stacked_axis(i, like.rank()), like)?);
         }
         Ok(results)
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let types: Vec<TensorType> = cx.ins.iter().map(|&v| cx.builder.ty(v).clone()).collect();
+        let types: Vec<&TensorType> = types.iter().collect();
+        let parts = self.parts(&types).expect("infer accepted the operands");
+        let length = types[parts.scanned.start].shape()[parts.axes[0]];
+        if length == 0 {
+            // The states are the results.
+            let gradients =
+                (0..cx.ins.len()).map(|i| cx.douts.get(i).copied().flatten().filter(|_| i < parts.states));
+            return Ok(Vjp::Gradients(gradients.collect()));
+        }
+        let stacked = (parts.states..cx.outs.len())
+            .map(|i| self.stacked_axis(i - parts.states, cx.shape(cx.outs[i]).len() - 1))
+            .collect();
+        let (states, scanned, axes) = (parts.states, parts.scanned.clone(), &parts.axes[..]);
+        Scanned { scan: self, states, scanned, axes, length, stacked }.vjp(cx)
     }
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {

@@ -5,10 +5,11 @@
 //! or all combine. A position outside is an error of evaluation; lowered code clamps it.
 
 use super::movement::{each_index, is_index, position, wrap_position, wrap_positions};
-use super::{Lowered, OpDef, arity};
+use super::{GatherElements, GatherNd, Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
+use crate::graph::Value;
 use crate::loops::{Buffer, Index, Kernel, KernelBuilder, LoopKind, Rhs, Role, Val};
 use crate::scalar::{self, Operand, ScalarFn};
 use crate::tensor::Tensor;
@@ -82,6 +83,82 @@ pub struct ScatterElements {
 pub struct ScatterNd {
     /// How updates meet what is there.
     pub reduction: ScatterReduction,
+}
+
+/// Reads a tensor where updates go.
+type Take<'a> = &'a dyn Fn(&mut VjpCx<'_>, Value) -> Result<Value, Error>;
+/// Writes updates to a tensor.
+type Put<'a> = &'a dyn Fn(&mut VjpCx<'_>, Value, Value, ScatterReduction) -> Result<Value, Error>;
+
+impl ScatterReduction {
+    /// The gradients of a scatter, whose indices `take` and `put` know.
+    fn vjp(self, cx: &mut VjpCx<'_>, take: Take<'_>, put: Put<'_>) -> Result<Vjp, Error> {
+        let (data, updates, g) = (cx.ins[0], cx.ins[2], cx.dout(0));
+        let (image, spots) = (cx.builder.ty(data).clone(), cx.builder.ty(updates).clone());
+        let mut gradients = Gradients::from_elem(None, 3);
+        match self {
+            ScatterReduction::Add => {
+                gradients[0] = Some(g);
+                gradients[2] = Some(take(cx, g)?);
+            }
+            ScatterReduction::None => {
+                let nothing = cx.builder.constant(Tensor::zeros(spots.dtype, &spots.shape()));
+                gradients[0] = Some(put(cx, g, nothing, self)?);
+                // Of the updates to one place, the last in row-major order counts.
+                let count = spots.shape().iter().product::<usize>();
+                let number = Tensor::from_fn::<i64>(&spots.shape(), |i| i as i64);
+                let number = cx.builder.constant(number);
+                let nobody = cx.builder.constant(Tensor::from_fn::<i64>(&image.shape(), |_| count as i64));
+                let winners = put(cx, nobody, number, self)?;
+                let winner = take(cx, winners)?;
+                let won = cx.map(ScalarFn::Eq, &[winner, number])?;
+                let flow = take(cx, g)?;
+                gradients[2] = Some(cx.masked(won, flow)?);
+            }
+            // All that are as extreme share alike.
+            ScatterReduction::Max | ScatterReduction::Min => {
+                let best = cx.outs[0];
+                let kept = cx.map(ScalarFn::Eq, &[data, best])?;
+                let there = take(cx, best)?;
+                let won = cx.map(ScalarFn::Eq, &[updates, there])?;
+                let cast = ScalarFn::Cast(image.dtype);
+                let (own, others) = (cx.map(cast, &[kept])?, cx.map(cast, &[won])?);
+                let count = put(cx, own, others, ScatterReduction::Add)?;
+                let share = cx.map(ScalarFn::Div, &[g, count])?;
+                gradients[0] = Some(cx.masked(kept, share)?);
+                let share = take(cx, share)?;
+                gradients[2] = Some(cx.masked(won, share)?);
+            }
+            // The product of all other factors of a place: of all but one if none of them is 0, of all but the
+            // zero if there is one.
+            ScatterReduction::Mul => {
+                let cast = ScalarFn::Cast(image.dtype);
+                let parts = |cx: &mut VjpCx<'_>, factor: Value| -> Result<[Value; 3], Error> {
+                    let none = cx.with_constant(ScalarFn::Eq, factor, 0.0)?;
+                    let one = cx.builder.scalar_like(factor, 1.0);
+                    let nonzero = cx.map(ScalarFn::Select, &[none, one, factor])?;
+                    Ok([none, nonzero, cx.map(cast, &[none])?])
+                };
+                let [no_data, data, data_count] = parts(cx, data)?;
+                let [no_update, update, update_count] = parts(cx, updates)?;
+                let product = put(cx, data, update, self)?;
+                let zeros = put(cx, data_count, update_count, ScatterReduction::Add)?;
+                let flow = cx.map(ScalarFn::Mul, &[g, product])?;
+                let taken = [take(cx, flow)?, take(cx, zeros)?];
+                for (i, own, none, factor, [flow, zeros]) in [
+                    (0, data_count, no_data, data, [flow, zeros]),
+                    (2, update_count, no_update, update, taken),
+                ] {
+                    let others = cx.map(ScalarFn::Sub, &[zeros, own])?;
+                    let alone = cx.with_constant(ScalarFn::Eq, others, 0.0)?;
+                    let rest = cx.map(ScalarFn::Div, &[flow, factor])?;
+                    let rest = cx.map(ScalarFn::Select, &[none, flow, rest])?;
+                    gradients[i] = Some(cx.masked(alone, rest)?);
+                }
+            }
+        }
+        Ok(Vjp::Gradients(gradients))
+    }
 }
 
 fn check_types(ins: &[&TensorType], reduction: ScatterReduction) -> Result<(), Violation> {
@@ -245,6 +322,15 @@ impl OpDef for ScatterElements {
         Ok(vec![apply(data, updates, self.reduction, &moves)])
     }
 
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let take =
+            |cx: &mut VjpCx<'_>, data: Value| cx.push(GatherElements { axis: self.axis }, &[data, cx.ins[1]]);
+        let put = |cx: &mut VjpCx<'_>, data, updates, reduction| {
+            cx.push(ScatterElements { reduction, ..self.clone() }, &[data, cx.ins[1], updates])
+        };
+        self.reduction.vjp(cx, &take, &put)
+    }
+
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {
         if has_empty(ins) {
             return Ok(Lowered::Interpret);
@@ -304,6 +390,14 @@ impl OpDef for ScatterNd {
             moves.extend((0..slice).map(|i| (start + i, row * slice + i)));
         }
         Ok(vec![apply(data, updates, self.reduction, &moves)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let take = |cx: &mut VjpCx<'_>, data: Value| cx.push(GatherNd { batch_dims: 0 }, &[data, cx.ins[1]]);
+        let put = |cx: &mut VjpCx<'_>, data, updates, reduction| {
+            cx.push(ScatterNd { reduction, ..self.clone() }, &[data, cx.ins[1], updates])
+        };
+        self.reduction.vjp(cx, &take, &put)
     }
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {

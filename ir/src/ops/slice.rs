@@ -1,7 +1,8 @@
 //! `slice`: every step-th element of ranges along axes.
 
 use super::movement::{late_count, pick, position};
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -54,7 +55,42 @@ impl Range {
     }
 }
 
+impl Range {
+    /// The `n` elements along an axis that this takes `x` from, 0 where it takes none.
+    fn spread(self, cx: &mut VjpCx<'_>, mut x: Value, axis: usize, n: usize) -> Result<Value, Error> {
+        let (mut start, step, len) = (self.start, self.step.unsigned_abs() as usize, self.len);
+        if self.step < 0 && len > 0 {
+            start -= (len as i64 - 1) * step as i64;
+            x = cx.push(Slice::backwards(axis), &[x])?;
+        }
+        let mut end = len;
+        if step > 1 && len > 1 {
+            // Zeros after each element.
+            let shape = cx.shape(x);
+            let mut apart = shape.clone();
+            apart.insert(axis + 1, 1);
+            x = cx.reshape(x, &apart)?;
+            x = cx.pad(x, axis + 1, 0, step as i64 - 1)?;
+            end = len * step;
+            apart.remove(axis + 1);
+            apart[axis] = end;
+            x = cx.reshape(x, &apart)?;
+        }
+        cx.pad(x, axis, start, n as i64 - start - end as i64)
+    }
+}
+
 impl Slice {
+    /// From the last to the first along one axis.
+    pub fn backwards(axis: usize) -> Slice {
+        Slice {
+            starts: vec![-1].into(),
+            ends: vec![i64::MIN].into(),
+            axes: vec![axis as i64].into(),
+            steps: vec![-1].into(),
+        }
+    }
+
     /// `start..end` along one axis.
     pub fn along(axis: usize, start: i64, end: i64) -> Slice {
         Slice {
@@ -162,6 +198,16 @@ impl OpDef for Slice {
             }
             (0, position(&at, &stride))
         })])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let shape = cx.shape(cx.ins[0]);
+        let ranges = self.ranges(&shape).expect("infer accepted the bounds");
+        let mut g = cx.dout(0);
+        for (axis, (range, &n)) in ranges.iter().zip(&shape).enumerate() {
+            g = range.spread(cx, g, axis, n)?;
+        }
+        vjp::one(g)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,6 +1,7 @@
 //! `softmax` and `log_softmax` along an axis.
 
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::{Index, NestBuilder, Reduction};
@@ -87,6 +88,21 @@ impl OpDef for Softmax {
             }
         }
         Ok(vec![Tensor::from_f64s(x.dtype(), x.shape(), &values)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (g, y) = (cx.dout(0), cx.outs[0]);
+        let axis = normalize_axis(self.axis, cx.shape(y).len()).expect("infer accepted the axis");
+        if self.log {
+            let total = cx.sum(g, &[axis], true)?;
+            let share = cx.map(ScalarFn::Exp, &[y])?;
+            let share = cx.map(ScalarFn::Mul, &[share, total])?;
+            return vjp::one(cx.map(ScalarFn::Sub, &[g, share])?);
+        }
+        let product = cx.map(ScalarFn::Mul, &[g, y])?;
+        let total = cx.sum(product, &[axis], true)?;
+        let centered = cx.map(ScalarFn::Sub, &[g, total])?;
+        vjp::one(cx.map(ScalarFn::Mul, &[centered, y])?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,7 +1,8 @@
 //! `tile`: a tensor repeated along its dimensions.
 
 use super::movement::{pick, position, unknown};
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -67,6 +68,15 @@ impl OpDef for Tile {
             }
             (0, position(&at, &stride))
         })])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (g, shape) = (cx.dout(0), cx.shape(cx.ins[0]));
+        let split: Vec<usize> =
+            self.repeats.known().iter().zip(&shape).flat_map(|(&times, &n)| [times as usize, n]).collect();
+        let apart = cx.reshape(g, &split)?;
+        let copies: Vec<usize> = (0..shape.len()).map(|d| 2 * d).collect();
+        vjp::one(cx.sum(apart, &copies, false)?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::movement::{around, late_count, with_dim};
-use super::{Lowered, OpDef, arity};
+use super::{Gradients, Lowered, OpDef, ScatterElements, ScatterReduction, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -106,6 +106,16 @@ impl OpDef for TopK {
             }
         });
         Ok(vec![values, positions])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let g = cx.dout(0);
+        let ty = cx.builder.ty(cx.ins[0]).clone();
+        let zeros = cx.builder.constant(Tensor::zeros(ty.dtype, &ty.shape()));
+        let back = ScatterElements { axis: self.axis, reduction: ScatterReduction::Add };
+        let mut gradients = Gradients::from_elem(None, cx.ins.len());
+        gradients[0] = Some(cx.push(back, &[zeros, cx.outs[1], g])?);
+        Ok(Vjp::Gradients(gradients))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,6 +1,7 @@
 //! `transpose`: dimensions in another order.
 
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -69,6 +70,15 @@ impl OpDef for Transpose {
         let stride = strides(x.shape());
         let stride: Shape = perm.iter().map(|&p| stride[p]).collect();
         Ok(vec![gather_strided(x, &shape, &stride)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let g = cx.dout(0);
+        let mut inverse = self.perm(cx.shape(g).len());
+        for (from, to) in self.perm(inverse.len()).into_iter().enumerate() {
+            inverse[to] = from;
+        }
+        vjp::one(cx.transpose(g, &inverse)?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

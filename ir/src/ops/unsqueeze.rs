@@ -4,7 +4,8 @@
 use smallvec::SmallVec;
 
 use super::movement::{late_count, product, unknown};
-use super::{Lowered, OpDef, arity};
+use super::vjp;
+use super::{Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -106,6 +107,11 @@ impl OpDef for Unsqueeze {
         reshaped(&ins[0], self.infer(&[&ins[0].ty()]))
     }
 
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (g, shape) = (cx.dout(0), cx.shape(cx.ins[0]));
+        vjp::one(cx.reshape(g, &shape)?)
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let mut n = NestBuilder::new(&outs[0].shape());
         let operand = n.operand(ins[0].dtype, &ins[0].shape());
@@ -163,6 +169,11 @@ impl OpDef for Squeeze {
         reshaped(&ins[0], self.infer(&[&ins[0].ty()]))
     }
 
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (g, shape) = (cx.dout(0), cx.shape(cx.ins[0]));
+        vjp::one(cx.reshape(g, &shape)?)
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let mut n = NestBuilder::new(&outs[0].shape());
         let operand = n.operand(ins[0].dtype, &ins[0].shape());
@@ -202,6 +213,11 @@ impl OpDef for Flatten {
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         reshaped(&ins[0], self.infer(&[&ins[0].ty()]))
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (g, shape) = (cx.dout(0), cx.shape(cx.ins[0]));
+        vjp::one(cx.reshape(g, &shape)?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -10,6 +10,7 @@ pub mod dce;
 pub mod decompose;
 pub mod fold;
 pub mod fold_batch_norm;
+pub mod grad;
 pub mod integer_products;
 pub mod propagate_shapes;
 pub mod recognize_composites;
@@ -27,6 +28,7 @@ pub const PASSES: &[&Pass] = &[
     &decompose::PASS,
     &fold::PASS,
     &fold_batch_norm::PASS,
+    &grad::PASS,
     &integer_products::PASS,
     &propagate_shapes::PASS,
     &recognize_composites::PASS,

@@ -4,7 +4,8 @@
 //! Ops without a row fall through to [`Growing::anything`].
 
 use windlass_ir::attrs::{AttrError, Slot};
-use windlass_ir::{DType, Late, Op, ScalarFn, Tensor, TypeRule};
+use windlass_ir::ops::{MaxPoolIndices, MaxUnpool, Pool};
+use windlass_ir::{DType, Late, Op, ScalarFn, Tensor, TypeRule, eval_op};
 
 use super::values::{Values, is_dyadic};
 use super::{Growing, MOST_ELEMENTS, Precision, Proposal, Wanted};
@@ -129,6 +130,7 @@ impl Growing<'_> {
             "conv" | "conv_transpose" => return self.conv(name),
             "winograd_weight" | "winograd_input" | "winograd_output" => return self.winograd(name),
             "max_pool" | "average_pool" | "lp_pool" | "max_pool_indices" => return self.pool(name),
+            "max_unpool" => return self.unpool(),
             "transpose" => {
                 let (x, _, shape) = self.main(any, 0, 4, false);
                 let perm = self.rng.shuffled(shape.len()).into_iter().map(|i| i as i64).collect();
@@ -684,6 +686,28 @@ impl Growing<'_> {
         let precision = if name == "max_pool" { Exact } else { Approximate };
         let wanted = vec![New(dtype, shape, Values::Any)];
         Some(Proposal { op: self.op(name, sets), wanted, precision, jumps })
+    }
+
+    /// What max pooling of some image took, put back.
+    fn unpool(&mut self) -> Option<Proposal> {
+        let Proposal { op: Op::MaxPoolIndices(indices), wanted, .. } = self.pool("max_pool_indices")? else {
+            return None;
+        };
+        let New(_, image, values) = &wanted[0] else { return None };
+        let image_tensor = values.sample(&mut self.rng, DType::F32, image);
+        let places = eval_op(&Op::from(indices.clone()), &[image_tensor]).ok()?.remove(0);
+        let op = MaxUnpool {
+            pool: Pool { channels_last: false, ..indices.pool.clone() },
+            image: image[2..].iter().map(|&n| n as i64).collect::<Vec<_>>().into(),
+        };
+        let MaxPoolIndices { storage_order: false, .. } = indices else { return None };
+        let dtype = self.dtype(is_number);
+        let shape = places.shape().to_vec();
+        let wanted = vec![
+            New(dtype, shape.clone(), Values::Any),
+            New(DType::I64, shape, Values::Exactly(places.to_f64s())),
+        ];
+        Some(Proposal { op: op.into(), wanted, precision: Sums, jumps: false })
     }
 
     /// Spatial sizes, and kernel, strides, dilations and pads that suit them.

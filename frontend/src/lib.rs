@@ -3,6 +3,7 @@
 //! - [`onnx`]: ONNX models become graphs; test cases in ONNX's layout are read and compared.
 //! - [`npy`]: tensors from and to numpy's `.npy` and `.npz` files.
 //! - [`image`]: PNG images as tensors.
+//! - [`nn`]: layers, losses and optimizers: networks built for training.
 //!
 //! What comes in is data from strangers. Reading it fails with an [`Error`] that says what and where, and
 //! never panics, recurses without bound, or takes more memory than [`windlass_ir::Limits`] allow.
@@ -22,6 +23,7 @@
 
 mod error;
 pub mod image;
+pub mod nn;
 pub mod npy;
 pub mod onnx;
 

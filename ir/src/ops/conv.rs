@@ -1,6 +1,6 @@
 //! `conv`: convolution over any number of spatial dimensions, grouped, strided and dilated.
 
-use super::conv_vjp::Geometry;
+use super::conv_vjp::{Geometry, channels_first, channels_last};
 use super::window::Window;
 use super::{Gradients, Lowered, OpDef, Pad, PadMode, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
@@ -172,38 +172,45 @@ impl OpDef for Conv {
     }
 
     fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
-        let rank = cx.shape(cx.ins[0]).len();
-        let layout = Layout::new(rank, self.channels_last);
-        // Everything with its channels first, and back.
-        let (mut image_perm, mut kernel_perm) = (vec![0, layout.channels], vec![layout.w_out, layout.w_in]);
-        image_perm.extend(layout.spatial.clone());
-        kernel_perm.extend(layout.kernel.clone());
-        let back =
-            |perm: &[usize]| (0..rank).map(|d| perm.iter().position(|&p| p == d).unwrap_or(d)).collect();
-        let (image_back, kernel_back): (Vec<usize>, Vec<usize>) = (back(&image_perm), back(&kernel_perm));
-        let g = cx.dout(0);
-        let (x, w) = (cx.transpose(cx.ins[0], &image_perm)?, cx.transpose(cx.ins[1], &kernel_perm)?);
-        let g = cx.transpose(g, &image_perm)?;
+        let (x, w, g) = (cx.ins[0], cx.ins[1], cx.dout(0));
         let (image, kernel) = (cx.shape(x), cx.shape(w));
+        let rank = image.len();
+        let layout = Layout::new(rank, self.channels_last);
         let geometry = Geometry {
             strides: &self.strides,
             pads: &self.pads,
             dilations: &self.dilations,
             group: self.group,
-            image: &image[2..],
-            kernel: &kernel[2..],
+            image: &image[layout.spatial.clone()],
+            kernel: &kernel[layout.kernel.clone()],
+        };
+        let same: Vec<usize> = (0..rank).collect();
+        let (to_first, to_last) = match self.channels_last {
+            true => (channels_first(rank), same.clone()),
+            false => (same.clone(), channels_last(rank)),
         };
         let mut gradients = Gradients::from_elem(None, cx.ins.len());
         if cx.wanted[0] {
-            let dx = geometry.image_gradient(cx, g, w)?;
-            gradients[0] = Some(cx.transpose(dx, &image_back)?);
+            let first = cx.transpose(g, &to_first)?;
+            let perm: Vec<usize> =
+                [layout.w_out, layout.w_in].into_iter().chain(layout.kernel.clone()).collect();
+            let w = cx.transpose(w, &perm)?;
+            let dx = geometry.image_gradient(cx, first, w)?;
+            let back = if self.channels_last { channels_last(rank) } else { same };
+            gradients[0] = Some(cx.transpose(dx, &back)?);
         }
         if cx.wanted[1] {
+            let (x, g) = (cx.transpose(x, &to_last)?, cx.transpose(g, &to_last)?);
             let dw = geometry.weight_gradient(cx, x, g)?;
-            gradients[1] = Some(cx.transpose(dw, &kernel_back)?);
+            // From [kernel.., C/group, M].
+            let back: Vec<usize> = match self.channels_last {
+                true => (0..rank).collect(),
+                false => [rank - 1, rank - 2].into_iter().chain(0..rank - 2).collect(),
+            };
+            gradients[1] = Some(cx.transpose(dw, &back)?);
         }
         if cx.wanted.get(2).copied().unwrap_or(false) {
-            gradients[2] = Some(cx.sum_beside(g, 1)?);
+            gradients[2] = Some(cx.sum_beside(g, layout.channels)?);
         }
         Ok(Vjp::Gradients(gradients))
     }

@@ -1,6 +1,6 @@
 //! `conv_transpose`: the gradient of a convolution with respect to its operand, as an op.
 
-use super::conv_vjp::Geometry;
+use super::conv_vjp::{Geometry, channels_last};
 use super::window::Window;
 use super::{Conv, Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
@@ -176,7 +176,12 @@ impl OpDef for ConvTranspose {
                 image: &out[2..],
                 kernel: &kernel[2..],
             };
-            gradients[1] = Some(geometry.weight_gradient(cx, g, x)?);
+            let to_last = channels_last(out.len());
+            let (g, x) = (cx.transpose(g, &to_last)?, cx.transpose(x, &to_last)?);
+            let dw = geometry.weight_gradient(cx, g, x)?;
+            let rank = out.len();
+            let back: Vec<usize> = [rank - 1, rank - 2].into_iter().chain(0..rank - 2).collect();
+            gradients[1] = Some(cx.transpose(dw, &back)?);
         }
         if cx.wanted.get(2).copied().unwrap_or(false) {
             gradients[2] = Some(cx.sum_beside(g, 1)?);

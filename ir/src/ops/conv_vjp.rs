@@ -2,7 +2,8 @@
 //!
 //! With respect to the operand, the gradient is the transposed convolution of what flows back. With respect
 //! to the weight it is the operand convolved with what flows back as if that were a kernel: batch and
-//! channels change places, strides and dilations too.
+//! channels change places, strides and dilations too. The result has its channels last, so that neighbours
+//! of a weight's output channels are neighbours in all that is read and written.
 
 use super::vjp::VjpCx;
 use super::{Conv, ConvTranspose};
@@ -53,36 +54,47 @@ impl Geometry<'_> {
         cx.push(spread, &[g, w])
     }
 
-    /// The weight `[M, C/group, kernel..]` for an image `x` `[N, C, image..]` and the gradient `g`
-    /// `[N, M, positions..]`.
+    /// The weight `[kernel.., C/group, M]` for an image `x` `[N, image.., C]` and the gradient `g`
+    /// `[N, positions.., M]`.
     pub fn weight_gradient(&self, cx: &mut VjpCx<'_>, x: Value, g: Value) -> Result<Value, Error> {
-        let (from, positions) = (cx.shape(x), cx.shape(g));
-        let (batch, channels, group) = (from[0], from[1], self.group as usize);
+        let (from, spatial) = (cx.shape(x), self.kernel.len());
+        let (batch, channels, group) = (from[0], from[spatial + 1], self.group as usize);
         let own = channels / group;
-        // Images of one channel of each group: [C/group, group * N, image..].
-        let split: Vec<usize> = [batch, group, own].into_iter().chain(from[2..].iter().copied()).collect();
-        let rank = split.len();
+        // Images of one channel of each group, the examples being their channels: [C/group, image.., group * N].
+        let split: Vec<usize> = from[..=spatial].iter().copied().chain([group, own]).collect();
         let x = cx.reshape(x, &split)?;
-        let perm: Vec<usize> = [2, 1, 0].into_iter().chain(3..rank).collect();
+        let perm: Vec<usize> = [spatial + 2].into_iter().chain(1..=spatial + 1).chain([0]).collect();
         let x = cx.transpose(x, &perm)?;
-        let merged: Vec<usize> = [own, group * batch].into_iter().chain(from[2..].iter().copied()).collect();
+        let merged: Vec<usize> =
+            [own].into_iter().chain(self.image.iter().copied()).chain([group * batch]).collect();
         let x = cx.reshape(x, &merged)?;
-        // Kernels of the size of what flows back: [M, N, positions..].
-        let swap: Vec<usize> = [1, 0].into_iter().chain(2..positions.len()).collect();
-        let g = cx.transpose(g, &swap)?;
+        // Kernels of the size of what flows back: [positions.., N, M].
+        let perm: Vec<usize> = (1..=spatial).chain([0, spatial + 1]).collect();
+        let g = cx.transpose(g, &perm)?;
         let conv = Conv {
-            strides: (0..self.kernel.len()).map(|d| self.dilation(d)).collect(),
+            strides: (0..spatial).map(|d| self.dilation(d)).collect(),
             pads: self.pads.to_vec(),
-            dilations: (0..self.kernel.len()).map(|d| self.stride(d)).collect(),
+            dilations: (0..spatial).map(|d| self.stride(d)).collect(),
             group: self.group,
-            channels_last: false,
+            channels_last: true,
         };
         let mut taps = cx.push(conv, &[x, g])?;
         // Positions past the kernel's end, where the last windows left a rest of the image.
         for (d, &n) in self.kernel.iter().enumerate() {
-            let found = cx.shape(taps)[d + 2];
-            taps = cx.pad(taps, d + 2, 0, n as i64 - found as i64)?;
+            let found = cx.shape(taps)[d + 1];
+            taps = cx.pad(taps, d + 1, 0, n as i64 - found as i64)?;
         }
-        cx.transpose(taps, &swap)
+        let perm: Vec<usize> = (1..=spatial).chain([0, spatial + 1]).collect();
+        cx.transpose(taps, &perm)
     }
+}
+
+/// The order of dimensions that puts the second one last.
+pub(super) fn channels_last(rank: usize) -> Vec<usize> {
+    [0].into_iter().chain(2..rank).chain([1]).collect()
+}
+
+/// The order of dimensions that puts the last one second.
+pub(super) fn channels_first(rank: usize) -> Vec<usize> {
+    [0, rank - 1].into_iter().chain(1..rank - 1).collect()
 }

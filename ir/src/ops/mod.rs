@@ -253,8 +253,8 @@ mod loss;
 mod lp_norm;
 mod lrn;
 mod matmul;
+mod max_pool_grad;
 mod max_pool_indices;
-mod max_unpool;
 mod movement;
 mod non_max_suppression;
 mod non_zero;
@@ -328,8 +328,8 @@ define_ops! {
     lp_norm::LpNorm,
     lrn::Lrn,
     matmul::MatMul,
+    max_pool_grad::MaxPoolGrad,
     max_pool_indices::MaxPoolIndices,
-    max_unpool::MaxUnpool,
     non_zero::Compress,
     non_zero::NonZero,
     one_hot::OneHot,

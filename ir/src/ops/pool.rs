@@ -1,11 +1,11 @@
 //! `max_pool`, `average_pool`, `lp_pool`: windows reduced to one element.
 
 use super::conv::Layout;
+use super::conv_vjp::{channels_first, channels_last};
 use super::formula::power;
-use super::max_unpool::pool_gradient;
 use super::vjp;
 use super::window::Window;
-use super::{Col2Im, Lowered, OpDef, Pad, PadMode, Vjp, VjpCx, arity};
+use super::{Col2Im, Lowered, MaxPoolGrad, OpDef, Pad, PadMode, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -184,52 +184,36 @@ impl OpDef for Pool {
     }
 
     fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
-        let rank = cx.shape(cx.ins[0]).len();
-        let mut perm: Vec<usize> = (0..rank).collect();
-        if self.channels_last {
-            perm[1..].rotate_right(1);
-        }
-        let mut back = perm.clone();
-        if self.channels_last {
-            back = (0..rank).collect();
-            back[1..].rotate_left(1);
-        }
-        let g = cx.dout(0);
-        let [x, y, g] = [cx.ins[0], cx.outs[0], g].map(|value| cx.transpose(value, &perm));
-        let (x, y, mut g) = (x?, y?, g?);
-        let dx = match self.kind {
-            PoolKind::Max => pool_gradient(cx, self, x, g)?,
+        let (x, y, mut g) = (cx.ins[0], cx.outs[0], cx.dout(0));
+        match self.kind {
+            PoolKind::Max => vjp::one(cx.push(MaxPoolGrad { pool: self.clone() }, &[x, y, g])?),
             PoolKind::Average => {
-                let (from, to) = (cx.shape(cx.ins[0]), cx.shape(cx.outs[0]));
-                let layout = Layout::new(rank, self.channels_last);
                 // The counts of one plane.
-                let [mut from, mut to] = [from, to].map(|shape| shape.to_vec());
-                for shape in [&mut from, &mut to] {
-                    shape[0] = 1;
-                    shape[layout.channels] = 1;
-                }
+                let layout = Layout::new(cx.shape(x).len(), self.channels_last);
+                let [from, to] = [x, y].map(|value| {
+                    let mut shape = cx.shape(value);
+                    (shape[0], shape[layout.channels]) = (1, 1);
+                    shape
+                });
                 let counts: Vec<f64> = self.counts(&from, &to).into_iter().map(|n| n as f64).collect();
-                let plane: Vec<usize> =
-                    [1, 1].into_iter().chain(to[layout.spatial].iter().copied()).collect();
-                let counts = cx.builder.constant(Tensor::from_f64s(cx.dtype(g), &plane, &counts));
+                let counts = cx.builder.constant(Tensor::from_f64s(cx.dtype(g), &to, &counts));
                 g = cx.map(ScalarFn::Div, &[g, counts])?;
-                self.spread(cx, x, g)?
+                vjp::one(self.spread(cx, x, g)?)
             }
             PoolKind::Lp => {
                 // |x|^(p - 1) sign(x) y^(1 - p), the last factor being of the window.
                 let p = self.p as f64;
                 let size = cx.with_constant(ScalarFn::Pow, y, 1.0 - p)?;
-                let empty = cx.with_constant(ScalarFn::Ne, y, 0.0)?;
-                let size = cx.masked(empty, size)?;
+                let filled = cx.with_constant(ScalarFn::Ne, y, 0.0)?;
+                let size = cx.masked(filled, size)?;
                 g = cx.map(ScalarFn::Mul, &[g, size])?;
                 let spread = self.spread(cx, x, g)?;
                 let (magnitude, sign) = (cx.map(ScalarFn::Abs, &[x])?, cx.map(ScalarFn::Sign, &[x])?);
                 let power = cx.with_constant(ScalarFn::Pow, magnitude, p - 1.0)?;
                 let slope = cx.map(ScalarFn::Mul, &[power, sign])?;
-                cx.map(ScalarFn::Mul, &[spread, slope])?
+                vjp::one(cx.map(ScalarFn::Mul, &[spread, slope])?)
             }
-        };
-        vjp::one(cx.transpose(dx, &back)?)
+        }
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
@@ -311,9 +295,15 @@ impl Pool {
         Ok(Values::from_slice(&[b.push1(pool, &[padded])?]))
     }
 
-    /// For each element of `x` `[N, C, spatial..]` the sum of `g` `[N, C, windows..]` over the windows it lies in.
+    /// For each element of `x` the sum of `g` over the windows it lies in.
     fn spread(&self, cx: &mut VjpCx<'_>, x: Value, g: Value) -> Result<Value, Error> {
-        let (image, windows) = (cx.shape(x), cx.shape(g));
+        let rank = cx.shape(x).len();
+        let (mut image, mut g) = (cx.shape(x), g);
+        if self.channels_last {
+            g = cx.transpose(g, &channels_first(rank))?;
+            image[1..].rotate_right(1);
+        }
+        let windows = cx.shape(g);
         let window = self.window(image.len() - 2).expect("infer accepted the window");
         let taps: usize = self.kernel().iter().product();
         let count: usize = windows[2..].iter().product();
@@ -335,7 +325,8 @@ impl Pool {
             pads: pads.map(|n| n as i64).collect(),
             dilations: self.dilations.clone(),
         };
-        cx.push(spread, &[columns])
+        let sum = cx.push(spread, &[columns])?;
+        if self.channels_last { cx.transpose(sum, &channels_last(rank)) } else { Ok(sum) }
     }
 
     /// Folds every window's elements that lie inside the operand.

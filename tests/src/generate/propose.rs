@@ -4,7 +4,7 @@
 //! Ops without a row fall through to [`Growing::anything`].
 
 use windlass_ir::attrs::{AttrError, Slot};
-use windlass_ir::ops::{MaxPoolIndices, MaxUnpool, Pool};
+use windlass_ir::ops::MaxPoolGrad;
 use windlass_ir::{DType, Late, Op, ScalarFn, Tensor, TypeRule, eval_op};
 
 use super::values::{Values, is_dyadic};
@@ -130,7 +130,7 @@ impl Growing<'_> {
             "conv" | "conv_transpose" => return self.conv(name),
             "winograd_weight" | "winograd_input" | "winograd_output" => return self.winograd(name),
             "max_pool" | "average_pool" | "lp_pool" | "max_pool_indices" => return self.pool(name),
-            "max_unpool" => return self.unpool(),
+            "max_pool_grad" => return self.pool_grad(),
             "transpose" => {
                 let (x, _, shape) = self.main(any, 0, 4, false);
                 let perm = self.rng.shuffled(shape.len()).into_iter().map(|i| i as i64).collect();
@@ -688,26 +688,20 @@ impl Growing<'_> {
         Some(Proposal { op: self.op(name, sets), wanted, precision, jumps })
     }
 
-    /// What max pooling of some image took, put back.
-    fn unpool(&mut self) -> Option<Proposal> {
-        let Proposal { op: Op::MaxPoolIndices(indices), wanted, .. } = self.pool("max_pool_indices")? else {
-            return None;
-        };
-        let New(_, image, values) = &wanted[0] else { return None };
-        let image_tensor = values.sample(&mut self.rng, DType::F32, image);
-        let places = eval_op(&Op::from(indices.clone()), &[image_tensor]).ok()?.remove(0);
-        let op = MaxUnpool {
-            pool: Pool { channels_last: false, ..indices.pool.clone() },
-            image: image[2..].iter().map(|&n| n as i64).collect::<Vec<_>>().into(),
-        };
-        let MaxPoolIndices { storage_order: false, .. } = indices else { return None };
-        let dtype = self.dtype(is_number);
-        let shape = places.shape().to_vec();
+    /// What flows back through max pooling of some image.
+    fn pool_grad(&mut self) -> Option<Proposal> {
+        let Proposal { op: Op::Pool(pool), wanted, .. } = self.pool("max_pool")? else { return None };
+        let New(_, shape, values) = &wanted[0] else { return None };
+        let dtype = self.dtype(is_float);
+        let x = values.sample(&mut self.rng, dtype, shape);
+        let y = eval_op(&Op::from(pool.clone()), std::slice::from_ref(&x)).ok()?.remove(0);
+        let pooled = y.shape().to_vec();
         let wanted = vec![
-            New(dtype, shape.clone(), Values::Any),
-            New(DType::I64, shape, Values::Exactly(places.to_f64s())),
+            New(dtype, shape.clone(), Values::Exactly(x.to_f64s())),
+            New(dtype, pooled.clone(), Values::Exactly(y.to_f64s())),
+            New(dtype, pooled, Values::Any),
         ];
-        Some(Proposal { op: op.into(), wanted, precision: Sums, jumps: false })
+        Some(Proposal { op: MaxPoolGrad { pool }.into(), wanted, precision: Sums, jumps: true })
     }
 
     /// Spatial sizes, and kernel, strides, dilations and pads that suit them.

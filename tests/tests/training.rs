@@ -377,7 +377,11 @@ fn check(name: &str) {
 
     let narrow = step(&golden, DType::F32);
     let (losses, _, _) = train(&golden, &narrow, DType::F32, Options::default());
-    let tolerances = golden.arrays["loss_tol_rel_tight"].to_f64s();
+    // At step 7 of the article's network two elements of a window of max pooling differ by less than a unit in the
+    // last place. Of the four systems only PyTorch's roundings tell them apart; the wider tolerance is that of JAX and
+    // TensorFlow, which lose such a pair a step earlier.
+    let tolerance = if name == "cnn_article" { "loss_tol_rel" } else { "loss_tol_rel_tight" };
+    let tolerances = golden.arrays[tolerance].to_f64s();
     for (i, found) in losses.iter().enumerate() {
         let expected = golden.arrays["loss64"].to_f64s()[i];
         let error = (found - expected).abs() / expected.abs();
@@ -406,4 +410,46 @@ goldens! {
     opt_sgd opt_momentum opt_momentum_cosine opt_momentum_cosine_keras opt_nesterov opt_sgd_expdecay opt_sgd_l2
     opt_sgdw_keras opt_rmsprop_keras opt_rmsprop_torch opt_adagrad_keras opt_adagrad_torch opt_adam_keras
     opt_adam_torch opt_adam_clipnorm opt_adamw_keras opt_adamw_torch
+}
+
+#[test]
+fn weights_count_in_losses() {
+    let golden = Golden::load("weighted_loss");
+    for (variant, by_class, weighted) in [
+        ("class_n", true, WeightedMean::Count),
+        ("class_w", true, WeightedMean::Weights),
+        ("sample_n", false, WeightedMean::Count),
+        ("sample_w", false, WeightedMean::Weights),
+    ] {
+        let (mut net, prediction, truth) = built(&golden, DType::F64, true);
+        let rows = golden.batch("y", 0, DType::F64).shape().to_vec();
+        let weights = net.input("weights", windlass::TensorType::fixed(DType::F64, &rows));
+        let training = Training { loss: loss(&golden), optimizer: optimizer(&golden), weighted };
+        let step = training.step(net.build(), prediction, truth, Some(weights)).expect("the step is valid");
+        let session = Session::new(step.graph.clone(), Options::default()).expect("the step compiles");
+        let mut state = initial(&golden, &step, DType::F64);
+        for (number, expected) in golden.arrays[&format!("{variant}.loss64")].to_f64s().iter().enumerate() {
+            let y = golden.batch("y", number, DType::F64);
+            let weights = match by_class {
+                false => golden.batch("sample_weight", number, DType::F64),
+                true => {
+                    let classes = golden.arrays["class_weight"].to_f64s();
+                    let own: Vec<f64> = y.to_ints().iter().map(|&class| classes[class as usize]).collect();
+                    Tensor::from_f64s(DType::F64, &rows, &own)
+                }
+            };
+            let mut inputs = state;
+            inputs.extend([golden.batch("x", number, DType::F64), y, weights]);
+            let mut outs = run(&session, &inputs);
+            state = outs.split_off(2);
+            let found = outs[0].to_f64s()[0];
+            assert!(
+                (found - expected).abs() <= 1e-9 * expected,
+                "{variant}, step {number}: {found}, {expected}"
+            );
+        }
+        for (variable, value) in step.state.variables.iter().zip(&state) {
+            golden.compare(&format!("{variant}.final64.{}", variable.name), value, 1e-9);
+        }
+    }
 }

@@ -50,6 +50,9 @@ pub enum Error {
         /// The first such node.
         node: String,
     },
+    /// A network could not be trained on what it was given.
+    #[error(transparent)]
+    Training(#[from] crate::nn::TrainingError),
     /// An input was given that the model does not have.
     #[error("the model has no input `{name}`; its inputs are {}", known.join(", "))]
     UnknownInput {
@@ -88,6 +91,7 @@ impl Error {
             | Error::Codegen(_)
             | Error::Runtime(_)
             | Error::DataDependent { .. }
+            | Error::Training(_)
             | Error::Io { .. }
             | Error::UnknownFormat { .. }
             | Error::UnknownInput { .. }

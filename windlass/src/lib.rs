@@ -34,6 +34,7 @@ struct Readme;
 pub mod compile;
 mod error;
 mod model;
+pub mod nn;
 mod options;
 pub mod peak;
 pub mod session;

@@ -338,11 +338,11 @@ impl At<'_> {
         self.b.cast(value, self.dtype)
     }
 
-    /// `beta old + (1 - beta) new`.
+    /// `beta old + (1 - beta) new`, as a step from the old to the new.
     fn mean(&mut self, old: Value, new: Value, beta: f64) -> Result<Value, Error> {
-        let (kept, added) = (self.number(beta), self.number(1.0 - beta));
-        let part = self.map(Mul, &[new, added])?;
-        self.map(Fma, &[old, kept, part])
+        let part = self.number(1.0 - beta);
+        let distance = self.map(Sub, &[new, old])?;
+        self.map(Fma, &[distance, part, old])
     }
 
     fn mean_square(&mut self, old: Value, g: Value, beta: f64) -> Result<Value, Error> {

@@ -18,8 +18,10 @@ pub(super) fn export_op(
     outs: Vec<String>,
 ) -> Result<(), String> {
     let dtype = data.ins.last().map_or(DType::F32, |&v| x.graph.ty(v).dtype);
+    let rank = data.ins.first().map_or(0, |&v| x.graph.ty(v).rank() as i64);
     match &data.op {
         Op::Elementwise(op) => return export_scalar(x, op.f, dtype, ins, outs),
+        Op::StopGradient(_) => x.node("Identity", ins, outs, Vec::new()),
         Op::ShapeOf(_) => x.node("Shape", ins, outs, Vec::new()),
         Op::Reshape(op) => {
             let shape = x.late(&op.shape, data);
@@ -124,11 +126,16 @@ pub(super) fn export_op(
             let gate = x.apply("Sigmoid", vec![scaled], Vec::new());
             x.node("Mul", vec![ins[0].clone(), gate], outs, Vec::new());
         }
-        Op::Conv(op) if op.channels_last => return Err("ONNX convolves channels first".to_string()),
         Op::Conv(op) => {
             let mut attributes = window(&op.strides, &op.pads, &op.dilations);
             attributes.push(int("group", op.group));
-            x.node("Conv", ins, outs, attributes);
+            if op.channels_last {
+                // [kernel.., C/group, M] as [M, C/group, kernel..].
+                let perm = [rank - 1, rank - 2].into_iter().chain(0..rank - 2);
+                ins[1] =
+                    x.apply("Transpose", vec![ins[1].clone()], vec![ints("perm", &perm.collect::<Vec<_>>())]);
+            }
+            channels_first(x, "Conv", ins, outs, attributes, op.channels_last.then_some(rank));
         }
         Op::ConvTranspose(op) => {
             let mut attributes = window(&op.strides, &op.pads, &op.dilations);
@@ -136,7 +143,6 @@ pub(super) fn export_op(
             attributes.push(int("group", op.group));
             x.node("ConvTranspose", ins, outs, attributes);
         }
-        Op::Pool(op) if op.channels_last => return Err("ONNX pools channels first".to_string()),
         Op::Pool(op) => {
             let mut attributes = window(&op.strides, &op.pads, &op.dilations);
             attributes.push(ints("kernel_shape", &op.kernel));
@@ -152,11 +158,11 @@ pub(super) fn export_op(
                     "LpPool"
                 }
             };
-            x.node(operator, ins, outs, attributes);
+            channels_first(x, operator, ins, outs, attributes, op.channels_last.then_some(rank));
         }
-        Op::BatchNorm(op) if op.channels_last => return Err("ONNX normalizes channels first".to_string()),
         Op::BatchNorm(op) => {
-            x.node("BatchNormalization", ins, outs, vec![float("epsilon", op.epsilon)]);
+            let attributes = vec![float("epsilon", op.epsilon)];
+            channels_first(x, "BatchNormalization", ins, outs, attributes, op.channels_last.then_some(rank));
         }
         Op::GroupNorm(op) => {
             let mut attributes = vec![float("epsilon", op.epsilon)];
@@ -177,6 +183,24 @@ pub(super) fn export_op(
         op => return export_generic(x, op, ins, outs),
     }
     Ok(())
+}
+
+/// A node whose first operand and result have their channels second in ONNX; `last` is their rank where they have
+/// them last.
+fn channels_first(
+    x: &mut Exporter<'_>,
+    operator: &str,
+    mut ins: Vec<String>,
+    outs: Vec<String>,
+    attributes: Vec<AttributeProto>,
+    last: Option<i64>,
+) {
+    let Some(rank) = last else { return x.node(operator, ins, outs, attributes) };
+    let to_first: Vec<i64> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
+    let to_last: Vec<i64> = [0].into_iter().chain(2..rank).chain([1]).collect();
+    ins[0] = x.apply("Transpose", vec![ins[0].clone()], vec![ints("perm", &to_first)]);
+    let first = x.apply(operator, ins, attributes);
+    x.node("Transpose", vec![first], outs, vec![ints("perm", &to_last)]);
 }
 
 /// Operands without those at the end that are left out.

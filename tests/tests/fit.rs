@@ -1,0 +1,196 @@
+//! `fit` against Keras-like training by other systems, its reproducibility, and what it keeps.
+
+use std::path::PathBuf;
+
+use windlass::nn::layers::{Activation, Conv, Dense, Flatten, Padding, Pooling};
+use windlass::nn::{
+    EarlyStopping, Fit, Loss, Model, ModelCheckpoint, Network, Optimizer, Order, TrainingError,
+};
+use windlass::{DType, Error, Options, Session, Tensor};
+
+fn arrays(name: &str) -> impl Fn(&str) -> Tensor {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/training").join(name);
+    let arrays = windlass_frontend::npy::read_npz(path, &windlass_ir::Limits::default()).expect("readable");
+    move |key| arrays.iter().find(|(name, _)| name == key).unwrap_or_else(|| panic!("no {key}")).1.clone()
+}
+
+const CROSSENTROPY: Loss = Loss::SparseCategoricalCrossentropy { from_logits: true };
+
+/// The network of `digits_fit`.
+fn digits_network() -> Network {
+    let conv = |filters: usize, name: &str| {
+        Conv::new(filters, &[3, 3]).named(name).padding(Padding::Same).activation(Activation::Relu)
+    };
+    Network::sequential(&[8, 8, 1])
+        .add(conv(32, "conv1"))
+        .add(Pooling::max(&[2, 2]))
+        .add(conv(64, "conv2"))
+        .add(Pooling::max(&[2, 2]))
+        .add(Flatten)
+        .add(Dense::new(128).named("dense1").activation(Activation::Relu))
+        .add(Dense::new(10).named("dense2"))
+}
+
+/// Rows of the digits, as numbers from 0 to 1, and their classes.
+fn digits(which: &str, dtype: DType) -> (Tensor, Tensor) {
+    let data = arrays("digits_data.npz");
+    let (images, labels) = (data("images").to_f64s(), data("labels").to_ints());
+    let rows: Vec<usize> = data(which).to_ints().into_iter().map(|row| row as usize).collect();
+    let pixels: Vec<f64> = rows.iter().flat_map(|&r| &images[r * 64..][..64]).map(|x| x / 16.0).collect();
+    let classes: Vec<i32> = rows.iter().map(|&r| labels[r] as i32).collect();
+    (Tensor::from_f64s(dtype, &[rows.len(), 8, 8, 1], &pixels), Tensor::new(&[rows.len()], &classes))
+}
+
+#[test]
+fn digits_are_learnt_as_by_others() {
+    let (x, y) = digits("train_idx", DType::F64);
+    let test = digits("test_idx", DType::F64);
+    let (data, expected) = (arrays("digits_data.npz"), arrays("digits_fit.npz"));
+    let mut model = Model::with_dtype(digits_network(), 0, DType::F64, Options::default()).unwrap();
+    let names: Vec<String> = model.variables().map(|(name, _)| name.to_string()).collect();
+    for name in names {
+        let given = expected(&format!("init.{name}"));
+        model.set_variable(&name, Tensor::from_f64s(DType::F64, given.shape(), &given.to_f64s())).unwrap();
+    }
+    model.compile(Optimizer::adam(1e-3), CROSSENTROPY);
+    let perms: Vec<usize> = data("perms").to_ints().into_iter().map(|i| i as usize).collect();
+    let epochs = 3;
+    let fit = Fit {
+        epochs,
+        order: Order::Listed(perms.chunks(1437).map(<[usize]>::to_vec).collect()),
+        validation: Some((&test.0, &test.1)),
+        ..Fit::default()
+    };
+    let history = model.fit(&x, &y, &fit).unwrap();
+    for (key, found) in [
+        ("train_loss64", &history.loss),
+        ("test_loss64", &history.validation_loss),
+        ("test_acc64", &history.validation_accuracy),
+    ] {
+        for (epoch, (found, expected)) in found.iter().zip(expected(key).to_f64s()).enumerate() {
+            assert!(
+                (found - expected).abs() <= 1e-9 * expected,
+                "{key} of epoch {epoch}: {found}, {expected}"
+            );
+        }
+    }
+    assert_eq!(history.loss.len(), epochs);
+}
+
+#[test]
+fn digits_are_learnt_from_scratch() {
+    let (x, y) = digits("train_idx", DType::F32);
+    let test = digits("test_idx", DType::F32);
+    let mut model = Model::new(digits_network(), 1, Options::default()).unwrap();
+    model.compile(Optimizer::adam(2e-3), CROSSENTROPY);
+    let fit = Fit { epochs: 20, ..Fit::default() };
+    model.fit(&x, &y, &fit).unwrap();
+    let accuracy = model.evaluate(&test.0, &test.1, 60).unwrap().accuracy.unwrap();
+    assert!(accuracy >= 0.985, "{accuracy}");
+}
+
+/// A small network and data of two classes.
+fn small(threads: usize) -> (Model, Tensor, Tensor) {
+    let network = Network::sequential(&[6, 6, 2])
+        .add(Conv::new(5, &[3, 3]).activation(Activation::Relu))
+        .add(Pooling::max(&[2, 2]))
+        .add(Flatten)
+        .add(Dense::new(64).activation(Activation::Gelu))
+        .add(Dense::new(2));
+    let mut model = Model::new(network, 3, Options { threads, ..Options::default() }).unwrap();
+    model.compile(Optimizer::adam(1e-2), CROSSENTROPY);
+    let x = Tensor::from_fn::<f32>(&[50, 6, 6, 2], |i| ((i * 7919 + i / 72 * 31) % 101) as f32 / 50.0 - 1.0);
+    let sums: Vec<i32> =
+        x.to_f64s().chunks(72).map(|row| i32::from(row[..36].iter().sum::<f64>() > 0.0)).collect();
+    (model, x, Tensor::new(&[50], &sums))
+}
+
+fn weights(model: &Model) -> Vec<Tensor> {
+    model.variables().map(|(_, tensor)| tensor.clone()).collect()
+}
+
+#[test]
+fn one_seed_gives_the_same_bits_with_any_number_of_threads() {
+    let trained = |threads: usize| {
+        let (mut model, x, y) = small(threads);
+        let history = model.fit(&x, &y, &Fit { epochs: 3, batch_size: 16, ..Fit::default() }).unwrap();
+        (weights(&model), history)
+    };
+    let first = trained(1);
+    assert_eq!(first, trained(1));
+    assert_eq!(first, trained(2));
+}
+
+#[test]
+fn weights_are_saved_and_models_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut model, x, y) = small(1);
+    let path = folder.path().join("best.safetensors");
+    let mut checkpoint = ModelCheckpoint::new(&path);
+    let fit = Fit { epochs: 2, ..Fit::default() };
+    model.fit_with(&x, &y, &fit, &mut [&mut checkpoint]).unwrap();
+    let expected = model.predict(&x, 50).unwrap();
+
+    let (mut other, _, _) = small(1);
+    assert_ne!(other.predict(&x, 50).unwrap(), expected);
+    other.load_weights(&path).unwrap();
+    assert_eq!(other.predict(&x, 50).unwrap(), expected);
+
+    let onnx = folder.path().join("model.onnx");
+    model.export_onnx(&onnx, 50).unwrap();
+    let outputs = Session::open(&onnx, Options::default()).unwrap().run([("x", x)]).unwrap();
+    let found = outputs["prediction"].to_f64s();
+    for (found, expected) in found.iter().zip(expected.to_f64s()) {
+        assert!((found - expected).abs() <= 1e-5, "{found}, {expected}");
+    }
+}
+
+#[test]
+fn a_file_that_does_not_fit_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let (mut model, _, _) = small(1);
+    model.save_weights(&path).unwrap();
+    let before = weights(&model);
+    let mut other = Model::new(digits_network(), 0, Options::default()).unwrap();
+    let kept = weights(&other);
+    let error = other.load_weights(&path).unwrap_err();
+    assert!(matches!(error, Error::Training(TrainingError::Weights { .. })), "{error}");
+    assert_eq!(weights(&other), kept);
+    // A file cut short.
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(model.load_weights(&path).is_err());
+    assert_eq!(weights(&model), before);
+    // A folder that is not there: nothing is written.
+    assert!(model.save_weights(folder.path().join("none/weights.safetensors")).is_err());
+}
+
+#[test]
+fn training_stops_when_nothing_improves() {
+    let (mut model, x, y) = small(1);
+    let mut stopping = EarlyStopping::new(2);
+    stopping.min_delta = 10.0;
+    let fit = Fit { epochs: 9, ..Fit::default() };
+    let history = model.fit_with(&x, &y, &fit, &mut [&mut stopping]).unwrap();
+    assert_eq!(history.loss.len(), 3);
+}
+
+#[test]
+fn bad_data_is_named() {
+    let (mut model, x, y) = small(1);
+    let message = |result: Result<windlass::nn::History, Error>| result.unwrap_err().to_string();
+    let fit = Fit::default();
+    let flat = x.reshaped(&[50, 72]);
+    assert_eq!(message(model.fit(&flat, &y, &fit)), "x is f32[50, 72], the model takes f32[50, 6, 6, 2]");
+    let short = Tensor::new(&[3], &[0i32, 1, 0]);
+    assert_eq!(message(model.fit(&x, &short, &fit)), "y is i32[3], the model takes 50 rows");
+    let weighted = Fit { class_weight: Some(vec![1.0]), ..Fit::default() };
+    assert!(message(model.fit(&x, &y, &weighted)).starts_with("class_weight"));
+    let nan = Tensor::from_fn::<f32>(&[50, 6, 6, 2], |_| f32::NAN);
+    assert_eq!(message(model.fit(&nan, &y, &fit)), "the loss is not a number at step 0 of epoch 0");
+    let network = Network::sequential(&[2]).add(Dense::new(1));
+    let mut raw = Model::new(network, 0, Options::default()).unwrap();
+    let (x, y) = (Tensor::zeros(DType::F32, &[1, 2]), Tensor::zeros(DType::F32, &[1, 1]));
+    assert!(message(raw.fit(&x, &y, &fit)).contains("compile it first"));
+}

@@ -1,0 +1,39 @@
+//! Networks that train: Keras's names and habits.
+//!
+//! A [`Model`] is a [`Network`] (layers one after another, or a function of a [`Net`]) with its weights. [`Model::compile`]
+//! gives it a loss and an optimizer, [`Model::fit`] trains it: each step, forward, backward and update, is one compiled
+//! program. What the layers are is in [`layers`].
+//!
+//! ```
+//! use windlass::nn::{Fit, Loss, Model, Network, Optimizer, layers::{Activation, Dense}};
+//! use windlass::{Options, Tensor};
+//!
+//! // Whether two bits differ.
+//! let network = Network::sequential(&[2])
+//!     .add(Dense::new(8).activation(Activation::Tanh))
+//!     .add(Dense::new(2));
+//! let mut model = Model::new(network, 7, Options::default())?;
+//! model.compile(Optimizer::adam(0.05), Loss::SparseCategoricalCrossentropy { from_logits: true });
+//! let x = Tensor::new(&[4, 2], &[0f32, 0., 0., 1., 1., 0., 1., 1.]);
+//! let y = Tensor::new(&[4], &[0i32, 1, 1, 0]);
+//! let history = model.fit(&x, &y, &Fit { epochs: 200, batch_size: 4, ..Fit::default() })?;
+//! assert!(history.loss[199] < 0.1);
+//! assert_eq!(model.evaluate(&x, &y, 4)?.accuracy, Some(1.0));
+//! # Ok::<(), windlass::Error>(())
+//! ```
+
+mod data;
+mod error;
+mod fit;
+mod model;
+mod network;
+mod weights;
+
+pub use error::TrainingError;
+pub use fit::{Callback, Control, EarlyStopping, Epoch, Fit, History, ModelCheckpoint, Order};
+pub use model::{Evaluation, Model};
+pub use network::Network;
+pub use windlass_frontend::nn::{
+    Built, Clip, Convention, Decay, Initializer, Loss, Net, Optimizer, Rule, Schedule, State, Step, Training,
+    Variable, WeightedMean, initializers, layers, losses, optimizers, schedules,
+};

@@ -27,6 +27,9 @@ use super::units::{Buf, BufData, Unit, UnitWork, Units};
 /// Rows that read an operand of unit stride again before packing it while running pays.
 const ROWS_TO_PACK: usize = 32;
 
+/// What the rows of an operand fill up with whole vectors are multiples of, wherever it is compiled.
+const VECTOR_BYTES: usize = 32;
+
 /// Rows that read a strided operand again before packing it while running pays.
 const ROWS_TO_TRANSPOSE: usize = 4;
 
@@ -140,10 +143,15 @@ fn plan(
     let constant = known[unit.ins[*operand as usize]];
     let packed_len = batch.iter().map(|v| v.extent).product::<usize>() * lane.extent * step_count;
     let overlaps = packed_len > 2 * units.bufs[unit.ins[*operand as usize]].elements();
+    // Rows that end within a vector leave lanes to be done one by one, which panels fill up with zeros.
+    let ragged = lane.extent * nest.dtype(factor).size() % VECTOR_BYTES != 0;
     let pays = match (constant, neighbours) {
         (true, true) => lane.extent > lanes,
         (true, false) => true,
-        (false, true) => row_count >= ROWS_TO_PACK && lane.extent * step_count >= 1 << 15 && !overlaps,
+        (false, true) => {
+            let large = lane.extent * step_count >= 1 << 15;
+            row_count >= ROWS_TO_PACK && (large || ragged) && !overlaps
+        }
         (false, false) => row_count >= ROWS_TO_TRANSPOSE,
     };
     // A single row reads rows of the right operand, which are sums of their own, from the first element to the last.

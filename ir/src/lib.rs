@@ -4,6 +4,7 @@
 //!
 //! - [`graph`]: nodes applying [`ops`] to values. [`interpret()`] runs a graph op by op; it is the
 //!   definition of meaning that everything compiled is tested against.
+//!   [`gradients()`] differentiates one by the rules of its ops.
 //! - [`loops`]: nests (formulas) and kernels (scheduled loops), from which machine code is made.
 //!
 //! This crate does no I/O and has no unsafe code.

@@ -194,3 +194,63 @@ fn bad_data_is_named() {
     let (x, y) = (Tensor::zeros(DType::F32, &[1, 2]), Tensor::zeros(DType::F32, &[1, 1]));
     assert!(message(raw.fit(&x, &y, &fit)).contains("compile it first"));
 }
+
+#[test]
+fn dropout_leaves_out_its_share_and_only_in_training() {
+    use windlass::TensorType;
+    use windlass::nn::Net;
+    use windlass::nn::layers::{Dropout, Layer as _};
+    let mask = |training: bool, count: f32| -> Vec<f64> {
+        let mut net = Net::new("dropout", DType::F32, training);
+        let x = net.input("x", TensorType::fixed(DType::F32, &[100, 100]));
+        let y = Dropout::new(0.25).apply(&mut net, x).unwrap();
+        let graph = net.build().graph(&[("y", y)]).unwrap();
+        let inputs: Vec<Tensor> = graph
+            .inputs()
+            .iter()
+            .map(|(name, _)| match name.as_str() {
+                "x" => Tensor::from_fn::<f32>(&[100, 100], |_| 1.0),
+                _ => Tensor::scalar(count),
+            })
+            .collect();
+        let found = Session::new(graph.clone(), Options::default()).unwrap().run(inputs.clone()).unwrap();
+        let found = found["y"].to_f64s();
+        assert_eq!(found, windlass_ir::interpret(&graph, &inputs).unwrap()[0].to_f64s());
+        found
+    };
+    assert!(mask(false, 0.0).iter().all(|&x| x == 1.0));
+    let (first, second) = (mask(true, 0.0), mask(true, 1.0));
+    let kept = |mask: &[f64]| mask.iter().filter(|x| **x != 0.0).count();
+    for mask in [&first, &second] {
+        assert!((7300..7700).contains(&kept(mask)), "{} stay", kept(mask));
+        assert!(mask.iter().all(|&x| x == 0.0 || (x - 4.0 / 3.0).abs() < 1e-6));
+    }
+    // Steps, and neighbours, are independent: 9/16 of the pairs both stay.
+    let both = first.iter().zip(&second).filter(|(a, b)| **a != 0.0 && **b != 0.0).count();
+    let neighbours = first.windows(2).filter(|pair| pair[0] != 0.0 && pair[1] != 0.0).count();
+    assert!((5400..5850).contains(&both) && (5400..5850).contains(&neighbours), "{both}, {neighbours}");
+}
+
+#[test]
+fn penalties_and_both_directions_train() {
+    use windlass::nn::Regularizer;
+    use windlass::nn::layers::{Bidirectional, Dropout, Gru};
+    let network = Network::sequential(&[5, 3])
+        .add(Bidirectional::new(Gru::new(4).return_sequences(true)))
+        .add(Dropout::new(0.1))
+        .add(Flatten)
+        .add(Dense::new(2).kernel_regularizer(Regularizer { l1: 0.0, l2: 0.5 }));
+    let mut model = Model::new(network, 5, Options::default()).unwrap();
+    model.compile(Optimizer::adam(1e-2), CROSSENTROPY);
+    let x = Tensor::from_fn::<f32>(&[16, 5, 3], |i| (i % 7) as f32 / 7.0);
+    let y = Tensor::from_fn::<i32>(&[16], |i| (i % 2) as i32);
+    let norm = |model: &Model| -> f64 {
+        let kernel = model.variables().find(|(name, _)| *name == "dense.kernel").unwrap().1.to_f64s();
+        kernel.iter().map(|x| x * x).sum()
+    };
+    let before = norm(&model);
+    let history = model.fit(&x, &y, &Fit { epochs: 60, ..Fit::default() }).unwrap();
+    assert!(norm(&model) < before / 4.0, "{} of {before}", norm(&model));
+    assert!(history.loss[59] < history.loss[0]);
+    assert_eq!(model.predict(&x, 16).unwrap(), model.predict(&x, 16).unwrap());
+}

@@ -35,6 +35,7 @@ pub mod layers;
 pub mod losses;
 mod net;
 pub mod optimizers;
+mod regularizers;
 pub mod schedules;
 mod step;
 
@@ -42,5 +43,6 @@ pub use initializers::Initializer;
 pub use losses::{Loss, WeightedMean};
 pub use net::{Built, Net, Variable};
 pub use optimizers::{Clip, Convention, Decay, Optimizer, Rule};
+pub use regularizers::Regularizer;
 pub use schedules::Schedule;
 pub use step::{State, Step, Training};

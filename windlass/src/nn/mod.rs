@@ -34,6 +34,6 @@ pub use fit::{Callback, Control, EarlyStopping, Epoch, Fit, History, ModelCheckp
 pub use model::{Evaluation, Model};
 pub use network::Network;
 pub use windlass_frontend::nn::{
-    Built, Clip, Convention, Decay, Initializer, Loss, Net, Optimizer, Rule, Schedule, State, Step, Training,
-    Variable, WeightedMean, initializers, layers, losses, optimizers, schedules,
+    Built, Clip, Convention, Decay, Initializer, Loss, Net, Optimizer, Regularizer, Rule, Schedule, State,
+    Step, Training, Variable, WeightedMean, initializers, layers, losses, optimizers, schedules,
 };

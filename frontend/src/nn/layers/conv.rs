@@ -7,6 +7,7 @@ use super::dense::Activation;
 use super::{Layer, name, setters};
 use crate::nn::initializers::Initializer;
 use crate::nn::net::Net;
+use crate::nn::regularizers::Regularizer;
 
 /// What surrounds an image.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,6 +66,7 @@ pub struct Conv {
     activation: Activation,
     use_bias: bool,
     kernel_initializer: Initializer,
+    kernel_regularizer: Regularizer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -90,6 +92,8 @@ setters!(Conv {
     use_bias: bool,
     /// What the kernel holds before training.
     kernel_initializer: Initializer,
+    /// What the kernel costs.
+    kernel_regularizer: Regularizer,
 });
 
 impl Conv {
@@ -107,6 +111,7 @@ impl Conv {
             activation: Activation::Linear,
             use_bias: true,
             kernel_initializer: Initializer::GlorotUniform,
+            kernel_regularizer: Regularizer::default(),
         }
     }
 
@@ -176,6 +181,7 @@ impl Layer for Conv {
         };
         let kernel: Vec<usize> = self.kernel.iter().chain(&ends).copied().collect();
         let mut kernel = net.variable(&name, "kernel", &kernel, &self.kernel_initializer, true)?;
+        self.kernel_regularizer.apply(net, kernel)?;
         let results = if self.kind == Kind::Depthwise { channels * self.filters } else { self.filters };
         if self.kind == Kind::Depthwise {
             let shape: Vec<usize> = self.kernel.iter().chain(&[1, results]).copied().collect();

@@ -6,6 +6,7 @@ use windlass_ir::{Error, ScalarFn, Value};
 use super::{Layer, name, setters};
 use crate::nn::initializers::Initializer;
 use crate::nn::net::Net;
+use crate::nn::regularizers::Regularizer;
 
 /// What is applied to each element of a layer's result, or along its last dimension.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -92,6 +93,7 @@ pub struct Dense {
     activation: Activation,
     use_bias: bool,
     kernel_initializer: Initializer,
+    kernel_regularizer: Regularizer,
 }
 
 setters!(Dense {
@@ -101,6 +103,8 @@ setters!(Dense {
     use_bias: bool,
     /// What the kernel holds before training.
     kernel_initializer: Initializer,
+    /// What the kernel costs.
+    kernel_regularizer: Regularizer,
 });
 
 impl Dense {
@@ -112,6 +116,7 @@ impl Dense {
             activation: Activation::Linear,
             use_bias: true,
             kernel_initializer: Initializer::GlorotUniform,
+            kernel_regularizer: Regularizer::default(),
         }
     }
 
@@ -121,6 +126,7 @@ impl Dense {
         let shape = net.ty(x).shape();
         let inputs = shape.last().copied().unwrap_or(1);
         let kernel = net.variable(&name, "kernel", &[inputs, self.units], &self.kernel_initializer, true)?;
+        self.kernel_regularizer.apply(net, kernel)?;
         // Rows of several dimensions are those of one matrix.
         let rows: usize = shape[..shape.len().saturating_sub(1)].iter().product();
         let matrix = net.push(windlass_ir::ops::Reshape::to(&[rows, inputs]), &[x])?;

@@ -5,6 +5,7 @@
 mod attention;
 mod conv;
 mod dense;
+mod dropout;
 mod norm;
 mod pool;
 mod recurrent;
@@ -12,9 +13,10 @@ mod recurrent;
 pub use attention::{MultiHeadAttention, SelfAttention};
 pub use conv::{Conv, Padding};
 pub use dense::{Activation, Dense, Embedding, Flatten, Reshape};
+pub use dropout::Dropout;
 pub use norm::{BatchNormalization, LayerNormalization};
 pub use pool::{GlobalPooling, Pooling};
-pub use recurrent::{Gru, Lstm, SimpleRnn};
+pub use recurrent::{Bidirectional, Gru, Lstm, SimpleRnn};
 
 use windlass_ir::{Error, Value};
 

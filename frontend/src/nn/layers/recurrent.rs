@@ -56,12 +56,44 @@ macro_rules! recurrent {
             }
         }
 
+        impl From<$layer> for Bidirectional {
+            fn from(layer: $layer) -> Bidirectional {
+                Bidirectional(layer.0)
+            }
+        }
+
         impl Layer for $layer {
             fn apply(&self, net: &mut Net, x: Value) -> Result<Value, Error> {
                 self.0.apply(net, x)
             }
         }
     };
+}
+
+/// A recurrent layer in both directions, each with weights of its own, the results side by side.
+#[derive(Clone, Debug)]
+pub struct Bidirectional(Recurrent);
+
+impl Bidirectional {
+    /// A layer and its reverse.
+    pub fn new(layer: impl Into<Bidirectional>) -> Bidirectional {
+        layer.into()
+    }
+}
+
+impl Layer for Bidirectional {
+    fn apply(&self, net: &mut Net, x: Value) -> Result<Value, Error> {
+        let name = name(&self.0.name, net, "bidirectional");
+        let mut parts = Vec::new();
+        for (direction, reversed) in [("forward", false), ("backward", true)] {
+            let layer = Recurrent { name: Some(format!("{name}.{direction}")), reversed, ..self.0.clone() };
+            let y = layer.apply(net, x)?;
+            // Steps are joined with those of the same place.
+            let turn = reversed && self.0.return_sequences;
+            parts.push(if turn { net.push(Slice::backwards(1), &[y])? } else { y });
+        }
+        net.push(Concat { axis: -1 }, &parts)
+    }
 }
 
 recurrent!(

@@ -75,5 +75,5 @@ pub use aot::{
 pub use compile::{Options, Statistics, clif_text, ssa_text, warm_up};
 pub use error::Error;
 pub use isa::Target;
-pub use jit::jit;
+pub use jit::{jit, jit_and_run};
 pub use listing::asm_text;

@@ -33,7 +33,7 @@ mod profile;
 
 pub use buffer::AlignedBuffer;
 pub use error::Error;
-pub use executable::{Constant, Executable, HostFn, KernelFn, Parts, Place, Port, Step, Work};
+pub use executable::{Constant, Executable, HostFn, KernelFn, Parts, Place, Port, Run, Step, Work};
 pub use executor::{Executor, Helper};
 pub use map::{Mapping, unload};
 pub use pool::Pool;

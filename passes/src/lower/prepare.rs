@@ -3,6 +3,7 @@
 //! Weights are scaled, transposed and packed by units like any others. This part takes them out of the
 //! units that run each time, and what they compute becomes further constants of the program.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
@@ -79,7 +80,7 @@ pub fn split(units: &mut Units) -> Option<Units> {
         return None;
     }
     let outputs = units.prepared.iter().enumerate().map(|(i, &b)| (format!("prepared{i}"), b)).collect();
-    let before = largest_first(before, units);
+    let before = in_order_of_need(before, units);
     let prepare = Units { bufs: units.bufs.clone(), outputs, units: before, ..Units::default() };
     // Nothing else needs what they are made from.
     let keep: Vec<Buf> = units.units.iter().flat_map(|u| u.ins.iter().copied()).collect();
@@ -89,15 +90,22 @@ pub fn split(units: &mut Units) -> Option<Units> {
     Some(prepare)
 }
 
-/// The units that prepare each result together, those of the largest results first: while the largest constant and
-/// what is made from it are both in memory, nothing else is yet.
-fn largest_first(before: Vec<Unit>, units: &Units) -> Vec<Unit> {
+/// A result of at least this part of all is prepared before the others.
+const LARGE: usize = 8;
+
+/// The units that prepare each result together, in the order in which the run reads the results, so that it can begin
+/// while they are prepared. Large results come first: while one of them and what it is made from are both in memory,
+/// little else is yet.
+fn in_order_of_need(before: Vec<Unit>, units: &Units) -> Vec<Unit> {
     let mut maker: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
     for (at, unit) in before.iter().enumerate() {
         unit.outs.iter().for_each(|&b| maker[b] = Some(at));
     }
+    let bytes = |buf: Buf| units.bufs[buf].elements().saturating_mul(units.bufs[buf].dtype.size());
+    let all = units.prepared.iter().fold(0usize, |sum, &buf| sum.saturating_add(bytes(buf)));
+    // They stand in the order in which they are read.
     let mut results = units.prepared.clone();
-    results.sort_by_key(|&b| std::cmp::Reverse(units.bufs[b].elements() * units.bufs[b].dtype.size()));
+    results.sort_by_key(|&buf| Reverse(Some(bytes(buf)).filter(|&bytes| bytes >= all / LARGE)));
     let mut order: Vec<usize> = Vec::with_capacity(before.len());
     let mut ordered = vec![false; before.len()];
     for result in results {

@@ -116,7 +116,7 @@ impl Session {
     /// Where sizes depend on data, this covers the part before them.
     pub fn prepare(&self, types: &[TensorType]) -> Result<Report, Error> {
         let plan = self.plan(types.to_vec())?;
-        Ok(plan.stage().map(|stage| stage.report().clone()).unwrap_or_default())
+        plan.stage().map_or(Ok(Report::default()), |stage| Ok(stage.report(&self.setup)?.clone()))
     }
 
     /// The input types with each named dimension replaced by what `size` gives.

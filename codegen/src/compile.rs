@@ -108,12 +108,14 @@ pub(crate) struct Code {
 }
 
 /// Makes the tables that the first kernel compiled would wait for, a millisecond's work, on a thread that nobody waits
-/// for.
+/// for, if code for this machine needs them.
 pub fn warm_up() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        // Without a thread the first kernel makes them.
-        let _ = std::thread::Builder::new().spawn(x86::warm_up);
+        if x86::needs_tables() {
+            // Without a thread the first kernel makes them.
+            let _ = std::thread::Builder::new().spawn(x86::warm_up);
+        }
     });
 }
 

@@ -91,7 +91,7 @@ pub fn split(units: &mut Units) -> Option<Units> {
 }
 
 /// A result of at least this part of all is prepared before the others.
-const LARGE: usize = 8;
+const LARGE: usize = 4;
 
 /// The units that prepare each result together, in the order in which the run reads the results, so that it can begin
 /// while they are prepared. Large results come first: while one of them and what it is made from are both in memory,
@@ -128,6 +128,7 @@ fn in_order_of_need(before: Vec<Unit>, units: &Units) -> Vec<Unit> {
 #[cfg(test)]
 mod tests {
     use smallvec::smallvec;
+    use windlass_ir::loops::{Place, Step};
     use windlass_ir::ops::{Broadcast, DequantizeLinear, MatMul};
     use windlass_ir::{DType, ScalarFn, Tensor};
 
@@ -146,6 +147,27 @@ mod tests {
         let program = lower(&g, &LowerOptions::default()).unwrap();
         assert!(program.prepare.is_some());
         assert_eq!(program.kernels.len(), 1);
+    }
+
+    #[test]
+    fn weights_are_prepared_in_the_order_of_need_large_ones_first() {
+        let sizes = [32, 48, 80, 64, 32, 600, 48];
+        let g = graph(&[&[64, 32]], |b, x| {
+            let mut y = x[0];
+            for pair in sizes.windows(2) {
+                let weights = b.constant(Tensor::new(&[pair[0], pair[1]], &vec![0.5f32; pair[0] * pair[1]]));
+                y = b.push1(MatMul { trans_a: false, trans_b: false }, &[y, weights])?;
+            }
+            Ok(smallvec![y])
+        });
+        let program = lower(&g, &LowerOptions::default()).unwrap();
+        let prepare = program.prepare.as_ref().unwrap();
+        let reads = |step: &Step| match step.args[0] {
+            Place::Constant(constant) => prepare.constants[constant as usize].shape().iter().product(),
+            _ => 0usize,
+        };
+        let found: Vec<usize> = prepare.steps.iter().map(reads).collect();
+        assert_eq!(found, [600 * 48, 32 * 600, 32 * 48, 48 * 80, 80 * 64, 64 * 32]);
     }
 
     #[test]

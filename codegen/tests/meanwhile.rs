@@ -26,7 +26,12 @@ fn add(times: usize) -> Kernel {
 }
 
 fn step(kernel: usize, args: [Place; 3]) -> Step {
-    Step { work: Work::Kernel(kernel as u32), args: args.to_vec(), origin: vec![format!("s{kernel}")], flops: 1 }
+    Step {
+        work: Work::Kernel(kernel as u32),
+        args: args.to_vec(),
+        origin: vec![format!("s{kernel}")],
+        flops: 1,
+    }
 }
 
 fn ty() -> TensorType {

@@ -270,11 +270,7 @@ impl Executable {
     }
 
     /// Begins a run of the model, whose steps the caller asks for one by one.
-    pub fn start<'r>(
-        &'r self,
-        inputs: &'r [&[u8]],
-        outputs: &'r mut [&mut [u8]],
-    ) -> Result<Run<'r>, Error> {
+    pub fn start<'r>(&'r self, inputs: &'r [&[u8]], outputs: &'r mut [&mut [u8]]) -> Result<Run<'r>, Error> {
         check("input", &self.parts.inputs, inputs.iter().map(|b| b.len()))?;
         check("output", &self.parts.outputs, outputs.iter().map(|b| b.len()))?;
         let mut instance = match self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
@@ -331,8 +327,7 @@ impl Run<'_> {
 
     /// Runs the step that comes next, if there is one.
     pub fn step(&mut self, pool: &Pool) -> Result<(), Error> {
-        let (Some(step), Some(instance)) =
-            (self.executable.parts.steps.get(self.position), &self.instance)
+        let (Some(step), Some(instance)) = (self.executable.parts.steps.get(self.position), &self.instance)
         else {
             return Ok(());
         };

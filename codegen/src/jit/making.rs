@@ -19,7 +19,7 @@ use crate::isa::SharedIsa;
 use crate::x86;
 
 /// Constants of fewer bytes are prepared on one thread.
-const WORTH_THREADS: usize = 8 << 20;
+const WORTH_THREADS: usize = 4 << 20;
 
 /// How constants are prepared.
 pub(super) struct Preparation<'m, 'p> {
@@ -330,9 +330,7 @@ impl<'m, 'p> Making<'m, 'p> {
     /// Whether the code of a step is made.
     fn is_made(&self, state: &State<'m>, side: Option<&Side<'p>>, step: usize) -> bool {
         let is_prepare = side.is_some_and(|side| !std::ptr::eq(side, self.main));
-        side.is_some_and(|side| {
-            side.kernel_of(step).is_none_or(|at| state.made[usize::from(is_prepare)][at])
-        })
+        side.is_some_and(|side| side.kernel_of(step).is_none_or(|at| state.made[usize::from(is_prepare)][at]))
     }
 
     /// Whether the run's next step has all it needs.

@@ -444,7 +444,14 @@ fn immediate(instruction: &mut Instruction, at: u32, imm: Imm) {
     }
 }
 
-pub(super) fn memory(instruction: &mut Instruction, at: u32, base: Register, index: Register, scale: u8, offset: i64) {
+pub(super) fn memory(
+    instruction: &mut Instruction,
+    at: u32,
+    base: Register,
+    index: Register,
+    scale: u8,
+    offset: i64,
+) {
     instruction.set_op_kind(at, OpKind::Memory);
     instruction.set_memory_base(base);
     instruction.set_memory_index(index);

@@ -379,9 +379,13 @@ fn keeps_order(target: &Nest, index: &[Index], shape: &[usize]) -> bool {
     if !(0..index.len()).filter(|&at| at != last).all(|at| is_plain(&index[at]) && rest(at)) {
         return false;
     }
-    let is_block = || lane.extent % BLOCK == 0 && index[last].values().is_empty() && index[last].coefficient(lane) == Some(1);
+    let is_block = || {
+        lane.extent % BLOCK == 0
+            && index[last].values().is_empty()
+            && index[last].coefficient(lane) == Some(1)
+    };
     index[last].as_var() == Some(lane) || is_block()
 }
 
-/// Elements of a block that vectors of every width divide.
-const BLOCK: usize = 16;
+/// A block of so many elements is worth the name: two vectors of 32-bit elements where they are of 128 bits.
+const BLOCK: usize = 8;

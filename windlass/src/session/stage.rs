@@ -150,9 +150,8 @@ impl Stage {
                         return jit(program, options);
                     }
                     let types: Vec<TensorType> = program.outputs.iter().map(|(_, ty)| ty.clone()).collect();
-                    let (code, results) = call(&types, ins, |ins, outs| {
-                        jit_and_run(program, options, &setup.pool, ins, outs)
-                    })?;
+                    let (code, results) =
+                        call(&types, ins, |ins, outs| jit_and_run(program, options, &setup.pool, ins, outs))?;
                     first = Some(results);
                     Ok(code)
                 })?;

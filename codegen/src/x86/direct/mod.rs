@@ -138,7 +138,10 @@ fn write(instruction: &Instruction, bytes: &mut Vec<u8>) -> Option<usize> {
             // The low bytes of rsp, rbp, rsi and rdi are named with REX alone.
             let low = |at| {
                 instruction.op_kind(at) == OpKind::Register
-                    && matches!(instruction.op_register(at), Register::SPL | Register::BPL | Register::SIL | Register::DIL)
+                    && matches!(
+                        instruction.op_register(at),
+                        Register::SPL | Register::BPL | Register::SIL | Register::DIL
+                    )
             };
             if rex != 0 || (0..instruction.op_count()).any(low) {
                 bytes.push(0x40 | rex);

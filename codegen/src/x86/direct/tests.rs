@@ -61,7 +61,9 @@ fn operands(kind: Kind) -> Vec<Operand> {
 fn set(instruction: &mut Instruction, at: u32, operand: Operand) {
     let kind = match operand {
         Operand::Register(_) => OpKind::Register,
-        Operand::Memory(base, index, scale, offset) => return memory(instruction, at, base, index, scale, offset),
+        Operand::Memory(base, index, scale, offset) => {
+            return memory(instruction, at, base, index, scale, offset);
+        }
         Operand::Byte(_) => OpKind::Immediate8,
         Operand::Int(_) => OpKind::Immediate32,
         Operand::Long(_) => OpKind::Immediate32to64,

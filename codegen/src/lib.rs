@@ -53,6 +53,8 @@
 //! assert_eq!(y.to_f64s(), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
 //! ```
 //!
+//! [`jit_and_run`] runs a program while its code is made: each step as soon as there are its code and its constants.
+//!
 //! Unsafe code stands in `jit` only.
 
 mod aot;

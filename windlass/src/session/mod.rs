@@ -1,7 +1,7 @@
 //! Sessions: a model made ready to run for any sizes of its inputs.
 //!
-//! The first run for inputs of new sizes compiles a `Plan` for them; later runs find it in a small
-//! cache. Where sizes depend on data, a plan holds the part that is known and plans the rest once the
+//! The first run for inputs of new sizes compiles a `Plan` for them and begins while its code is made; later runs find it
+//! in a small cache. Where sizes depend on data, a plan holds the part that is known and plans the rest once the
 //! sizes are (see `plan.rs`).
 
 mod cache;

@@ -70,11 +70,10 @@ impl Stage {
 
     /// What making its code came to. It is made if it has not been.
     pub(super) fn report(&self, setup: &Setup) -> Result<&Report, Error> {
-        self.make(setup, |program, options| jit(program, options))?;
-        Ok(self.made.get().map(|made| &made.report).expect("it was made"))
+        Ok(&self.make(setup, jit)?.report)
     }
 
-    /// Makes the code by `make`, which is not called if that has been done. Whether it was called.
+    /// The code, made by `make` unless it is there. Threads that ask at once wait for the first.
     fn make(
         &self,
         setup: &Setup,
@@ -82,12 +81,14 @@ impl Stage {
             &Program,
             &windlass_codegen::Options,
         ) -> Result<(Executable, Statistics), windlass_codegen::Error>,
-    ) -> Result<bool, Error> {
-        if self.made.get().is_some() {
-            return Ok(false);
+    ) -> Result<&Made, Error> {
+        if let Some(made) = self.made.get() {
+            return Ok(made);
         }
         let mut program = self.program.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((plan, report)) = program.as_mut() else { return Ok(false) };
+        let Some((plan, report)) = program.as_mut() else {
+            return Ok(self.made.get().expect("the program is there until the code is"));
+        };
         let options = &setup.options;
         let code = match options.engine {
             Engine::Loops | Engine::Interpreter => Code::Loops(std::mem::take(plan)),
@@ -114,9 +115,10 @@ impl Stage {
                 Code::Native { executable, outputs, profile: options.profile.then(Mutex::default) }
             }
         };
-        let made = program.take().map(|(_, report)| Made { code, report });
-        self.made.get_or_init(|| made.expect("it is there until the code is made"));
-        Ok(true)
+        let report = std::mem::take(report);
+        let made = self.made.get_or_init(|| Made { code, report });
+        *program = None;
+        Ok(made)
     }
 
     /// Where the time of all runs went; nothing unless the options ask for a profile.
@@ -141,23 +143,17 @@ impl Stage {
 
     pub(super) fn run(&self, ins: &[Tensor], setup: &Setup) -> Result<Vec<Tensor>, Error> {
         let mut first = None;
-        let made = match self.made.get() {
-            Some(made) => made,
-            None => {
-                self.make(setup, |program, options| {
-                    // A profile is of steps that nothing is done beside.
-                    if setup.options.profile {
-                        return jit(program, options);
-                    }
-                    let types: Vec<TensorType> = program.outputs.iter().map(|(_, ty)| ty.clone()).collect();
-                    let (code, results) =
-                        call(&types, ins, |ins, outs| jit_and_run(program, options, &setup.pool, ins, outs))?;
-                    first = Some(results);
-                    Ok(code)
-                })?;
-                self.made.get().expect("it was made")
+        let made = self.make(setup, |program, options| {
+            // A profile is of steps that nothing is done beside.
+            if setup.options.profile {
+                return jit(program, options);
             }
-        };
+            let types: Vec<TensorType> = program.outputs.iter().map(|(_, ty)| ty.clone()).collect();
+            let (code, results) =
+                call(&types, ins, |ins, outs| jit_and_run(program, options, &setup.pool, ins, outs))?;
+            first = Some(results);
+            Ok(code)
+        })?;
         if let Some(results) = first {
             return Ok(results);
         }

@@ -287,6 +287,11 @@ impl Executable {
         Ok(Run { executable: self, instance: Some(instance), position: 0, first: 0, buffers: PhantomData })
     }
 
+    /// Gives back the memory that runs which have ended leave for later ones.
+    pub fn release(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn instance(&self) -> Result<Instance, Error> {
         let mut arena = AlignedBuffer::zeroed(self.parts.arena_bytes)?;
         let start = arena.as_mut_ptr();

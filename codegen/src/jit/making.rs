@@ -318,10 +318,13 @@ impl<'m, 'p> Making<'m, 'p> {
                     return self.fail(error);
                 }
                 unload_after(side.program, &self.last_readers, step);
-                let left = run.next().is_some();
+                let run = run.next().is_some().then_some(run);
+                if run.is_none() {
+                    side.executable.release();
+                }
                 let mut state = self.lock();
                 state.prepared += 1;
-                state.run = left.then_some(run);
+                state.run = run;
             }
         }
         self.changed.notify_all();

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::inputs::gather;
 use crate::table::{bytes, table, three_digits, time};
 
-/// Time a model: loading and compiling it, its first run, and its runs from then on
+/// Time a model: loading and compiling it, its first result, and its runs from then on
 #[derive(Args)]
 pub struct Bench {
     /// The model: .onnx or .wir

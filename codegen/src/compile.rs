@@ -45,6 +45,16 @@ impl Options {
             LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
         if self.threads == 0 { *OF_MACHINE } else { self.threads }
     }
+
+    /// Fails if there is more code than that.
+    pub(crate) fn check_limit(&self, bytes: usize) -> Result<(), Error> {
+        match self.code_limit {
+            limit if bytes > limit => {
+                Err(Error::Module(format!("{bytes} bytes of code exceed the limit of {limit}")))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Where compile time went. Times of phases that run on several threads are added up.
@@ -62,8 +72,10 @@ pub struct Statistics {
     pub compile: Duration,
     /// Bytes to executable memory or an object file.
     pub link: Duration,
-    /// Waiting for what prepares the constants, which is compiled and run while the rest is compiled.
+    /// Waiting for constants to be prepared, or preparing them, on the calling thread.
     pub prepare: Duration,
+    /// Steps of a run that began before all code was made, on the calling thread.
+    pub run: Duration,
     /// From start to end.
     pub wall: Duration,
 }
@@ -96,17 +108,19 @@ pub(crate) struct Code {
 }
 
 /// Makes the tables that the first kernel compiled would wait for, a millisecond's work, on a thread that nobody waits
-/// for.
+/// for, if code for this machine needs them.
 pub fn warm_up() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        // Without a thread the first kernel makes them.
-        let _ = std::thread::Builder::new().spawn(x86::warm_up);
+        if x86::needs_tables() {
+            // Without a thread the first kernel makes them.
+            let _ = std::thread::Builder::new().spawn(x86::warm_up);
+        }
     });
 }
 
 /// The fewest kernels that are worth another thread.
-const KERNELS_A_THREAD: usize = 4;
+pub(crate) const KERNELS_A_THREAD: usize = 4;
 
 /// Compiles a program's kernels. The second result is the position of each kernel's code in the first.
 pub(crate) fn compile(
@@ -128,20 +142,13 @@ pub(crate) fn compile(
     let known = Arc::<x86::Allocations>::default();
     let work = || {
         let mut memory = Memory::new(known.clone());
-        let (mut emitting, mut compiling) = (Duration::ZERO, Duration::ZERO);
         while let Some(&at) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let start = Instant::now();
-            let kernel = &kernels[distinct[at]];
-            let function = verified(kernel).and_then(|kernel| emit(kernel, backend.machine(&**isa)));
-            let emitted = Instant::now();
-            let code = function.and_then(|f| backend.compile(&f, isa, &kernel.name, &mut memory));
-            emitting += emitted - start;
-            compiling += emitted.elapsed();
+            let code = backend.make(&kernels[distinct[at]], isa, &mut memory);
             *results[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(code);
         }
         let mut times = times.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        times.0 += emitting;
-        times.1 += compiling;
+        times.0 += memory.emitting;
+        times.1 += memory.compiling;
     };
     std::thread::scope(|scope| {
         for _ in 1..threads.min(distinct.len().div_ceil(KERNELS_A_THREAD)) {
@@ -162,10 +169,7 @@ pub(crate) fn compile(
     statistics.code_bytes += codes.iter().map(|c| c.bytes.len()).sum::<usize>();
     statistics.emit += emit;
     statistics.compile += compile;
-    if statistics.code_bytes > options.code_limit {
-        let (found, limit) = (statistics.code_bytes, options.code_limit);
-        return Err(Error::Module(format!("{found} bytes of code exceed the limit of {limit}")));
-    }
+    options.check_limit(statistics.code_bytes)?;
     Ok((codes, positions))
 }
 
@@ -175,11 +179,14 @@ pub(crate) struct Memory {
     context: Context,
     /// The registers of kernels so far, which threads share.
     known: Arc<x86::Allocations>,
+    /// What was spent on [`Statistics::emit`] and [`Statistics::compile`].
+    pub(crate) emitting: Duration,
+    pub(crate) compiling: Duration,
 }
 
 impl Memory {
     pub(crate) fn new(known: Arc<x86::Allocations>) -> Memory {
-        Memory { context: Context::new(), known }
+        Memory { context: Context::new(), known, emitting: Duration::ZERO, compiling: Duration::ZERO }
     }
 }
 
@@ -213,6 +220,17 @@ impl Backend {
         }
     }
 
+    /// The code of a kernel.
+    pub(crate) fn make(self, kernel: &Kernel, isa: &SharedIsa, memory: &mut Memory) -> Result<Code, Error> {
+        let start = Instant::now();
+        let function = verified(kernel).and_then(|kernel| emit(kernel, self.machine(&**isa)));
+        let emitted = Instant::now();
+        let code = function.and_then(|function| self.compile(&function, isa, &kernel.name, memory));
+        memory.emitting += emitted - start;
+        memory.compiling += emitted.elapsed();
+        code
+    }
+
     pub(crate) fn compile(
         self,
         ssa: &ssa::Function,
@@ -244,7 +262,7 @@ fn verified(kernel: &Kernel) -> Result<&Kernel, Error> {
 }
 
 /// About how many statements code is made for: those of loops that are written out count as often as they come.
-fn statements(block: &Block) -> usize {
+pub(crate) fn statements(block: &Block) -> usize {
     let of = |stmt: &Stmt| match stmt {
         Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => 1,
         Stmt::If { then, otherwise, .. } => statements(then).saturating_add(statements(otherwise)),
@@ -261,7 +279,7 @@ fn statements(block: &Block) -> usize {
 const WRITTEN_OUT: i64 = 64;
 
 /// The positions of kernels that differ, and for each kernel which of them it is.
-fn distinct(kernels: &[Kernel]) -> (Vec<usize>, Vec<usize>) {
+pub(crate) fn distinct(kernels: &[Kernel]) -> (Vec<usize>, Vec<usize>) {
     let mut seen: HashMap<u64, Vec<usize>> = HashMap::new();
     let mut distinct: Vec<usize> = Vec::new();
     let same = |a: &Kernel, b: &Kernel| a.body == b.body && a.vals == b.vals && a.buffers == b.buffers;

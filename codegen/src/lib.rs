@@ -53,6 +53,8 @@
 //! assert_eq!(y.to_f64s(), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
 //! ```
 //!
+//! [`jit_and_run`] runs a program while its code is made: each step as soon as there are its code and its constants.
+//!
 //! Unsafe code stands in `jit` only.
 
 mod aot;
@@ -75,5 +77,5 @@ pub use aot::{
 pub use compile::{Options, Statistics, clif_text, ssa_text, warm_up};
 pub use error::Error;
 pub use isa::Target;
-pub use jit::jit;
+pub use jit::{jit, jit_and_run};
 pub use listing::asm_text;

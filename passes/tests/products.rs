@@ -30,6 +30,23 @@ fn matrix_products_with_prologue_and_epilogue() {
     }
 }
 
+/// What is packed by blocks of whole vectors is computed where it is packed.
+#[test]
+fn weights_that_are_products_are_packed_as_they_are_computed() {
+    for (n, steps) in [(64, 2), (61, 3)] {
+        let mut b = Builder::new("product of constants");
+        let x = b.input("x", f32s(&[32, 40]));
+        let (left, right) = (b.constant(ramp(&[40, 24], 3)), b.constant(ramp(&[24, n], 5)));
+        let weights = b.push1(MatMul::default(), &[left, right]).unwrap();
+        let y = b.push1(MatMul::default(), &[x, weights]).unwrap();
+        b.output("y", y);
+        let graph = b.finish().unwrap();
+        let program = lower(&graph, &LowerOptions::default()).unwrap();
+        assert_eq!(program.prepare.as_ref().unwrap().steps.len(), steps, "{n} columns");
+        check(&format!("product of constants {n}"), &graph);
+    }
+}
+
 /// Long reductions are cut into blocks, on whichever variable of the reduction the cut falls.
 #[test]
 fn reductions_cut_into_blocks() {

@@ -45,6 +45,12 @@ pub enum Error {
         /// Where.
         place: String,
     },
+    /// A step is run before it was given its code.
+    #[error("{origin}: there is no code yet")]
+    NoCode {
+        /// The graph nodes the step came from.
+        origin: String,
+    },
     /// A host callback failed.
     #[error("{origin}: {message}")]
     Host {

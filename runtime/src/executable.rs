@@ -2,7 +2,8 @@
 //! with pointers that it computes from checked offsets.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::{AlignedBuffer, Error, Pool, Profile};
@@ -15,7 +16,42 @@ pub type KernelFn = unsafe extern "C" fn(args: *const *mut u8, begin: i64, end: 
 pub type HostFn = Box<dyn Fn(&[&[u8]], &mut [&mut [u8]]) -> Result<(), String> + Send + Sync>;
 
 /// The bytes of a constant, shared with whoever made it.
-pub type Constant = Box<dyn AsRef<[u8]> + Send + Sync>;
+pub struct Constant {
+    start: *const u8,
+    len: usize,
+    #[expect(dead_code, reason = "keeps the bytes alive")]
+    owner: Arc<dyn Send + Sync>,
+}
+
+// SAFETY: the bytes are read only, by steps, and the owner that keeps them alive is `Send` and `Sync`.
+unsafe impl Send for Constant {}
+// SAFETY: as above.
+unsafe impl Sync for Constant {}
+
+impl fmt::Debug for Constant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Constant").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl Constant {
+    /// Bytes that are there.
+    pub fn new<T: AsRef<[u8]> + Send + Sync + 'static>(owner: T) -> Constant {
+        // Where the owner stays, so do its bytes.
+        let owner = Arc::new(owner);
+        let bytes = (*owner).as_ref();
+        Constant { start: bytes.as_ptr(), len: bytes.len(), owner }
+    }
+
+    /// Bytes that are written before a step that reads them runs.
+    ///
+    /// # Safety
+    /// `owner` keeps `len` bytes at `start` alive, and nobody writes to them while a step that reads them runs, nor
+    /// afterwards.
+    pub unsafe fn written_later(start: *const u8, len: usize, owner: Arc<dyn Send + Sync>) -> Constant {
+        Constant { start, len, owner }
+    }
+}
 
 /// Where a buffer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +70,8 @@ pub enum Place {
 pub enum Work {
     /// A native kernel.
     Kernel {
-        /// Its code.
-        function: KernelFn,
+        /// Its code, which may be made after the executable: see [`Executable::provide`].
+        function: OnceLock<KernelFn>,
         /// The iterations of its parallel loop, 1 without one.
         extent: i64,
         /// The fewest iterations that are worth another thread; `extent` if it never is.
@@ -134,7 +170,7 @@ impl Executable {
     /// Checks that every argument lies inside its buffer, and builds an executable.
     ///
     /// # Safety
-    /// For every kernel step: `function` is code that `code` keeps alive, and a call with a table of the
+    /// For every kernel step: `function` is, or will be, code that `code` keeps alive, and a call with a table of the
     /// step's arguments and any part of `0..extent` reads and writes only the first `bytes` bytes of each
     /// argument and its own stack, writes to no input or constant, and parts that do not overlap may run
     /// at the same time. The results of a host step overlap none of its other arguments.
@@ -146,7 +182,7 @@ impl Executable {
                 let room = match place {
                     Place::Input(i) => parts.inputs.get(i as usize).map(|p| p.bytes),
                     Place::Output(i) => parts.outputs.get(i as usize).map(|p| p.bytes),
-                    Place::Constant(i) => parts.constants.get(i as usize).map(|c| (**c).as_ref().len()),
+                    Place::Constant(i) => parts.constants.get(i as usize).map(|c| c.len),
                     Place::Arena(offset) => {
                         usize::try_from(offset).ok().and_then(|offset| parts.arena_bytes.checked_sub(offset))
                     }
@@ -191,23 +227,27 @@ impl Executable {
 
     /// The bytes of all constants.
     pub fn constant_bytes(&self) -> usize {
-        self.parts.constants.iter().map(|c| (**c).as_ref().len()).sum()
+        self.parts.constants.iter().map(|c| c.len).sum()
+    }
+
+    /// Gives a step its code, unless it has some or needs none.
+    ///
+    /// # Safety
+    /// The code is what the contract of [`Executable::new`] says of it.
+    pub unsafe fn provide(&self, step: usize, code: KernelFn) {
+        if let Some(Step { work: Work::Kernel { function, .. }, .. }) = self.parts.steps.get(step) {
+            // Whoever was first provided code of the same meaning.
+            let _ = function.set(code);
+        }
     }
 
     /// Runs the model on the pool's threads. Every byte of the outputs is written.
     pub fn run(&self, pool: &Pool, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), Error> {
-        self.run_steps(pool, inputs, outputs, &mut |_, _| {}, false)
-    }
-
-    /// Runs the model and says of each step when it is done.
-    pub fn run_observed(
-        &self,
-        pool: &Pool,
-        inputs: &[&[u8]],
-        outputs: &mut [&mut [u8]],
-        done: &mut dyn FnMut(usize),
-    ) -> Result<(), Error> {
-        self.run_steps(pool, inputs, outputs, &mut |step, _| done(step), true)
+        let mut run = self.start(inputs, outputs)?;
+        while run.next().is_some() {
+            run.step(pool)?;
+        }
+        Ok(())
     }
 
     /// Runs the model and adds the time of each step to a profile.
@@ -220,17 +260,17 @@ impl Executable {
     ) -> Result<(), Error> {
         profile.steps.resize(self.parts.steps.len(), Duration::ZERO);
         profile.runs += 1;
-        self.run_steps(pool, inputs, outputs, &mut |step, time| profile.steps[step] += time, true)
+        let mut run = self.start(inputs, outputs)?;
+        while let Some(step) = run.next() {
+            let start = Instant::now();
+            run.step(pool)?;
+            profile.steps[step] += start.elapsed();
+        }
+        Ok(())
     }
 
-    fn run_steps(
-        &self,
-        pool: &Pool,
-        inputs: &[&[u8]],
-        outputs: &mut [&mut [u8]],
-        observe: &mut dyn FnMut(usize, Duration),
-        timed: bool,
-    ) -> Result<(), Error> {
+    /// Begins a run of the model, whose steps the caller asks for one by one.
+    pub fn start<'r>(&'r self, inputs: &'r [&[u8]], outputs: &'r mut [&mut [u8]]) -> Result<Run<'r>, Error> {
         check("input", &self.parts.inputs, inputs.iter().map(|b| b.len()))?;
         check("output", &self.parts.outputs, outputs.iter().map(|b| b.len()))?;
         let mut instance = match self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
@@ -244,22 +284,12 @@ impl Executable {
                 Place::Constant(_) | Place::Arena(_) => continue,
             };
         }
-        let mut result = Ok(());
-        let mut first = 0;
-        for (position, step) in self.parts.steps.iter().enumerate() {
-            let args = &instance.table[first..first + step.args.len()];
-            first += step.args.len();
-            let start = timed.then(Instant::now);
-            result = call(step, args, pool);
-            if result.is_err() {
-                break;
-            }
-            if let Some(start) = start {
-                observe(position, start.elapsed());
-            }
-        }
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
-        result
+        Ok(Run { executable: self, instance: Some(instance), position: 0, first: 0, buffers: PhantomData })
+    }
+
+    /// Gives back the memory that runs which have ended leave for later ones.
+    pub fn release(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn instance(&self) -> Result<Instance, Error> {
@@ -269,11 +299,55 @@ impl Executable {
         for &(place, _) in self.parts.steps.iter().flat_map(|step| &step.args) {
             table.push(match place {
                 Place::Input(_) | Place::Output(_) => std::ptr::null_mut(),
-                Place::Constant(i) => (*self.parts.constants[i as usize]).as_ref().as_ptr().cast_mut(),
+                Place::Constant(i) => self.parts.constants[i as usize].start.cast_mut(),
                 Place::Arena(offset) => start.wrapping_add(offset as usize),
             });
         }
         Ok(Instance { arena, table })
+    }
+}
+
+/// A run of a model in progress, which holds the caller's buffers until it is dropped.
+pub struct Run<'r> {
+    executable: &'r Executable,
+    /// There until the run is dropped.
+    instance: Option<Instance>,
+    /// The next step, and where its arguments start in the table.
+    position: usize,
+    first: usize,
+    buffers: PhantomData<&'r mut [u8]>,
+}
+
+impl fmt::Debug for Run<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run").field("position", &self.position).finish_non_exhaustive()
+    }
+}
+
+impl Run<'_> {
+    /// The step that comes next; none when all are done.
+    pub fn next(&self) -> Option<usize> {
+        (self.position < self.executable.parts.steps.len()).then_some(self.position)
+    }
+
+    /// Runs the step that comes next, if there is one.
+    pub fn step(&mut self, pool: &Pool) -> Result<(), Error> {
+        let (Some(step), Some(instance)) = (self.executable.parts.steps.get(self.position), &self.instance)
+        else {
+            return Ok(());
+        };
+        let end = self.first + step.args.len();
+        call(step, &instance.table[self.first..end], pool)?;
+        self.first = end;
+        self.position += 1;
+        Ok(())
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        let mut idle = self.executable.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.extend(self.instance.take());
     }
 }
 
@@ -309,6 +383,9 @@ impl Table {
 fn call(step: &Step, args: &[*mut u8], pool: &Pool) -> Result<(), Error> {
     match &step.work {
         Work::Kernel { function, extent, grain } => {
+            let Some(&function) = function.get() else {
+                return Err(Error::NoCode { origin: step.origin.clone() });
+            };
             let table = Table(args.as_ptr());
             // Twice as many chunks as threads, so that a thread the system holds up is helped out.
             let chunks = match pool.threads() {
@@ -355,7 +432,7 @@ mod tests {
 
     fn parts() -> Parts {
         let step = |from, to| Step {
-            work: Work::Kernel { function: double, extent: 100, grain: 10 },
+            work: Work::Kernel { function: OnceLock::from(double as KernelFn), extent: 100, grain: 10 },
             args: vec![(from, 100), (to, 100)],
             name: "double".to_string(),
             origin: "d".to_string(),

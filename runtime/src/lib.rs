@@ -1,7 +1,8 @@
 //! The runtime of Windlass: what compiled code needs while it runs, and no compiler.
 //!
 //! An [`Executable`] is a list of steps over buffers: calls of native kernels, and callbacks into
-//! the host for the few ops without native code. It is immutable and shared by threads; what a run
+//! the host for the few ops without native code. A step's code may come after it, before the step first runs; else it
+//! is immutable and shared by threads; what a run
 //! needs for itself (the arena and the table of kernel arguments) is taken from a free list and put
 //! back, so a run allocates nothing and takes no lock while kernels execute. A [`Pool`] runs the
 //! outermost parallel loop of a kernel in contiguous chunks, on threads of its own or on those that the
@@ -33,7 +34,7 @@ mod profile;
 
 pub use buffer::AlignedBuffer;
 pub use error::Error;
-pub use executable::{Constant, Executable, HostFn, KernelFn, Parts, Place, Port, Step, Work};
+pub use executable::{Constant, Executable, HostFn, KernelFn, Parts, Place, Port, Run, Step, Work};
 pub use executor::{Executor, Helper};
 pub use map::{Mapping, unload};
 pub use pool::Pool;

@@ -123,7 +123,7 @@ class Bench:
         # The program that starts Windlass is one with little memory, which counts into Windlass's own.
         bench = [self.engines, "memory", self.windlass, "bench", "--json", *options, model.path]
         report, memory = (json.loads(line) for line in call(bench).splitlines())
-        first = report["load_seconds"] + report["compile_seconds"] + report["first_run_seconds"]
+        first = report["first_result_seconds"]
         rate = report["gflops_per_second"] or 0
         return Figures(report["median_seconds"] * 1e3, first * 1e3, memory["peak_bytes"] / 2**20, rate)
 

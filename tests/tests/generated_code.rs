@@ -2,7 +2,7 @@
 //! in memory gives the loops' bits for any number of threads and every width of vectors, and code from an object
 //! file gives those of the code in memory. Code of loops laid out for wider vectors gives the bits of those laid out for narrower ones.
 
-use windlass_codegen::{Options as CodeOptions, Target, jit};
+use windlass_codegen::{Options as CodeOptions, Target, jit, jit_and_run};
 use windlass_ir::loops::interpret::run_program;
 use windlass_ir::loops::{Program, expand_kernel};
 use windlass_ir::text::print_graph;
@@ -77,8 +77,11 @@ fn check_jit(
     let options = CodeOptions { vector_bits: Some(bits), ..CodeOptions::default() };
     let (executable, _) = jit(program, &options).map_err(|e| e.to_string())?;
     let inputs: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
-    for (threads, pool) in (1..).zip(pools) {
-        let fail = |message: String| format!("code in memory, {bits} bits, {threads} threads: {message}");
+    let runs = (1..).zip(pools).flat_map(|(threads, pool)| [(threads, pool, false), (threads, pool, true)]);
+    for (threads, pool, meanwhile) in runs {
+        let when = if meanwhile { ", while code is made" } else { "" };
+        let fail =
+            |message: String| format!("code in memory, {bits} bits, {threads} threads{when}: {message}");
         let mut fenced: Vec<Vec<u8>> =
             expected.iter().map(|tensor| vec![FENCE; tensor.bytes().len() + 2 * FENCE_BYTES]).collect();
         let mut outputs: Vec<&mut [u8]> = fenced
@@ -86,7 +89,12 @@ fn check_jit(
             .zip(expected)
             .map(|(bytes, tensor)| &mut bytes[FENCE_BYTES..][..tensor.bytes().len()])
             .collect();
-        executable.run(pool, &inputs, &mut outputs).map_err(|e| fail(e.to_string()))?;
+        match meanwhile {
+            true => jit_and_run(program, &options, pool, &inputs, &mut outputs)
+                .map(drop)
+                .map_err(|e| fail(e.to_string()))?,
+            false => executable.run(pool, &inputs, &mut outputs).map_err(|e| fail(e.to_string()))?,
+        }
         let mut found = Vec::new();
         for (i, (bytes, tensor)) in fenced.iter().zip(expected).enumerate() {
             let (before, rest) = bytes.split_at(FENCE_BYTES);

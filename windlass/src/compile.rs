@@ -74,10 +74,10 @@ impl Report {
         result
     }
 
-    /// Takes a part of the last phase out, as a phase of its own.
-    pub(crate) fn split_last(&mut self, name: &'static str, time: Duration) {
-        if let Some(last) = self.phases.last_mut() {
-            last.time = last.time.saturating_sub(time);
+    /// Takes a part of a phase out, as a phase of its own.
+    pub(crate) fn split(&mut self, whole: &str, name: &'static str, time: Duration) {
+        if let Some(whole) = self.phases.iter_mut().rfind(|phase| phase.name == whole) {
+            whole.time = whole.time.saturating_sub(time);
         }
         self.phases.push(Phase { name, time });
     }

@@ -17,6 +17,7 @@ use regalloc2::{Allocation, Edit, InstOrEdit, Output, PReg, PRegSet, RegClass};
 
 use super::Assembled;
 use super::allocate::{self, SAVED};
+use super::direct;
 use super::evex::evex;
 use super::flags::Flags;
 use super::inst::{Base, Imm, Inst, Machine, Mem, Slot, Width};
@@ -53,7 +54,9 @@ enum Goal {
 struct Encode<'c> {
     code: &'c allocate::Code,
     output: &'c Output,
-    encoder: Encoder,
+    bytes: Vec<u8>,
+    /// For what is not encoded here: the instructions of AVX-512. Its tables are made when it is first needed.
+    assembler: Option<Encoder>,
     at: usize,
     fixes: Vec<Fix>,
     /// Where each array on the stack is, from the stack pointer on.
@@ -91,7 +94,8 @@ pub(super) fn encode(
     let mut encode = Encode {
         code,
         output,
-        encoder: Encoder::new(64),
+        bytes: Vec::new(),
+        assembler: None,
         at: 0,
         fixes: Vec::new(),
         arrays,
@@ -105,8 +109,7 @@ pub(super) fn encode(
     };
     let mut listing = Listing::default();
     encode.function(&mut listing)?;
-    let Encode { mut encoder, fixes, at, rules, .. } = encode;
-    let mut bytes = encoder.take_buffer();
+    let Encode { mut bytes, fixes, at, rules, .. } = encode;
     bytes.resize(at.next_multiple_of(align), 0xcc);
     let pool_start = bytes.len();
     bytes.extend_from_slice(pool.bytes());
@@ -274,15 +277,24 @@ impl Encode<'_> {
         Ok(())
     }
 
-    /// Adds an instruction. Where it starts.
+    /// Adds an instruction. Where its displacement is, if it has one.
     fn put(&mut self, instruction: &Instruction) -> Result<usize, String> {
         if std::mem::take(&mut self.returned) {
             self.rule(CallFrameInstruction::RestoreState);
         }
-        let start = self.at;
-        let length = self.encoder.encode(instruction, start as u64).map_err(|e| e.to_string())?;
-        self.at += length;
-        Ok(start)
+        let displacement = match direct::encode(instruction, &mut self.bytes) {
+            Some(displacement) => displacement,
+            None => {
+                let assembler = self.assembler.get_or_insert_with(|| Encoder::new(64));
+                assembler.set_buffer(std::mem::take(&mut self.bytes));
+                let encoded = assembler.encode(instruction, self.at as u64);
+                self.bytes = assembler.take_buffer();
+                encoded.map_err(|e| e.to_string())?;
+                self.at + assembler.get_constant_offsets().displacement_offset()
+            }
+        };
+        self.at = self.bytes.len();
+        Ok(displacement)
     }
 
     fn jump(&mut self, flags: Option<Flags>, to: usize, listing: &mut Listing) -> Result<(), String> {
@@ -343,10 +355,8 @@ impl Encode<'_> {
                 }
             }
         }
-        let start = self.put(&instruction)?;
+        let at = self.put(&instruction)?;
         if let Some(constant) = constant {
-            let offsets = self.encoder.get_constant_offsets();
-            let at = start + offsets.displacement_offset();
             self.fixes.push(Fix { at, end: self.at, to: Goal::Pool(constant) });
         }
         Ok(())
@@ -434,7 +444,14 @@ fn immediate(instruction: &mut Instruction, at: u32, imm: Imm) {
     }
 }
 
-fn memory(instruction: &mut Instruction, at: u32, base: Register, index: Register, scale: u8, offset: i64) {
+pub(super) fn memory(
+    instruction: &mut Instruction,
+    at: u32,
+    base: Register,
+    index: Register,
+    scale: u8,
+    offset: i64,
+) {
     instruction.set_op_kind(at, OpKind::Memory);
     instruction.set_memory_base(base);
     instruction.set_memory_index(index);

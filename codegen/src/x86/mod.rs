@@ -14,6 +14,7 @@
 
 mod allocate;
 mod convert;
+mod direct;
 mod encode;
 mod evex;
 mod flags;
@@ -33,6 +34,15 @@ use crate::emit::Machine;
 use crate::frames::Rules;
 use crate::listing::Lines;
 use crate::ssa::Function;
+
+/// Whether code for this machine needs the assembler's tables: what is [encoded](direct) without them is for AVX2.
+pub fn needs_tables() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let needs = std::arch::is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    let needs = false;
+    needs
+}
 
 /// Makes the assembler's tables.
 pub fn warm_up() {

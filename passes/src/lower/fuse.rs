@@ -366,15 +366,26 @@ fn in_contraction(target: &Nest, loads: &[(Val, &[Index], bool)]) -> bool {
 }
 
 /// Whether the target reads its operand in the order of its own domain, or in another order of the
-/// outer dimensions with the last one kept.
+/// outer dimensions with the last one kept, or cut into blocks of whole vectors.
 fn keeps_order(target: &Nest, index: &[Index], shape: &[usize]) -> bool {
     let domain: Vec<Index> = target.domain.iter().map(|&v| Index::var(v)).collect();
     if Index::flatten(index, shape) == Index::flatten(&domain, &target.shape()) {
         return true;
     }
-    let last = |list: &[Index], sizes: &[usize]| {
-        list.iter().zip(sizes).rev().find(|(_, n)| **n != 1).map(|(i, _)| i.clone())
+    let Some(&lane) = target.domain.iter().rev().find(|v| v.extent != 1) else { return false };
+    let Some(last) = shape.iter().rposition(|&n| n != 1) else { return false };
+    let is_plain = |i: &Index| i.as_constant().is_some() || i.as_var().is_some();
+    let rest = |at: usize| index[at].as_var() != Some(lane);
+    if !(0..index.len()).filter(|&at| at != last).all(|at| is_plain(&index[at]) && rest(at)) {
+        return false;
+    }
+    let is_block = || {
+        lane.extent % BLOCK == 0
+            && index[last].values().is_empty()
+            && index[last].coefficient(lane) == Some(1)
     };
-    let plain = index.iter().all(|i| i.as_constant().is_some() || i.as_var().is_some());
-    plain && last(index, shape) == last(&domain, &target.shape())
+    index[last].as_var() == Some(lane) || is_block()
 }
+
+/// A block of so many elements is worth the name: two vectors of 32-bit elements where they are of 128 bits.
+const BLOCK: usize = 8;

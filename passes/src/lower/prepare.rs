@@ -3,6 +3,7 @@
 //! Weights are scaled, transposed and packed by units like any others. This part takes them out of the
 //! units that run each time, and what they compute becomes further constants of the program.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
@@ -79,7 +80,7 @@ pub fn split(units: &mut Units) -> Option<Units> {
         return None;
     }
     let outputs = units.prepared.iter().enumerate().map(|(i, &b)| (format!("prepared{i}"), b)).collect();
-    let before = largest_first(before, units);
+    let before = in_order_of_need(before, units);
     let prepare = Units { bufs: units.bufs.clone(), outputs, units: before, ..Units::default() };
     // Nothing else needs what they are made from.
     let keep: Vec<Buf> = units.units.iter().flat_map(|u| u.ins.iter().copied()).collect();
@@ -89,15 +90,22 @@ pub fn split(units: &mut Units) -> Option<Units> {
     Some(prepare)
 }
 
-/// The units that prepare each result together, those of the largest results first: while the largest constant and
-/// what is made from it are both in memory, nothing else is yet.
-fn largest_first(before: Vec<Unit>, units: &Units) -> Vec<Unit> {
+/// A result of at least this part of all is prepared before the others.
+const LARGE: usize = 4;
+
+/// The units that prepare each result together, in the order in which the run reads the results, so that it can begin
+/// while they are prepared. Large results come first: while one of them and what it is made from are both in memory,
+/// little else is yet.
+fn in_order_of_need(before: Vec<Unit>, units: &Units) -> Vec<Unit> {
     let mut maker: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
     for (at, unit) in before.iter().enumerate() {
         unit.outs.iter().for_each(|&b| maker[b] = Some(at));
     }
+    let bytes = |buf: Buf| units.bufs[buf].elements().saturating_mul(units.bufs[buf].dtype.size());
+    let all = units.prepared.iter().fold(0usize, |sum, &buf| sum.saturating_add(bytes(buf)));
+    // They stand in the order in which they are read.
     let mut results = units.prepared.clone();
-    results.sort_by_key(|&b| std::cmp::Reverse(units.bufs[b].elements() * units.bufs[b].dtype.size()));
+    results.sort_by_key(|&buf| Reverse(Some(bytes(buf)).filter(|&bytes| bytes >= all / LARGE)));
     let mut order: Vec<usize> = Vec::with_capacity(before.len());
     let mut ordered = vec![false; before.len()];
     for result in results {
@@ -120,6 +128,7 @@ fn largest_first(before: Vec<Unit>, units: &Units) -> Vec<Unit> {
 #[cfg(test)]
 mod tests {
     use smallvec::smallvec;
+    use windlass_ir::loops::{Place, Step};
     use windlass_ir::ops::{Broadcast, DequantizeLinear, MatMul};
     use windlass_ir::{DType, ScalarFn, Tensor};
 
@@ -138,6 +147,27 @@ mod tests {
         let program = lower(&g, &LowerOptions::default()).unwrap();
         assert!(program.prepare.is_some());
         assert_eq!(program.kernels.len(), 1);
+    }
+
+    #[test]
+    fn weights_are_prepared_in_the_order_of_need_large_ones_first() {
+        let sizes = [32, 48, 80, 64, 32, 600, 48];
+        let g = graph(&[&[64, 32]], |b, x| {
+            let mut y = x[0];
+            for pair in sizes.windows(2) {
+                let weights = b.constant(Tensor::new(&[pair[0], pair[1]], &vec![0.5f32; pair[0] * pair[1]]));
+                y = b.push1(MatMul { trans_a: false, trans_b: false }, &[y, weights])?;
+            }
+            Ok(smallvec![y])
+        });
+        let program = lower(&g, &LowerOptions::default()).unwrap();
+        let prepare = program.prepare.as_ref().unwrap();
+        let reads = |step: &Step| match step.args[0] {
+            Place::Constant(constant) => prepare.constants[constant as usize].shape().iter().product(),
+            _ => 0usize,
+        };
+        let found: Vec<usize> = prepare.steps.iter().map(reads).collect();
+        assert_eq!(found, [600 * 48, 32 * 600, 32 * 48, 48 * 80, 80 * 64, 64 * 32]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Sessions: a model made ready to run for any sizes of its inputs.
 //!
-//! The first run for inputs of new sizes compiles a `Plan` for them; later runs find it in a small
-//! cache. Where sizes depend on data, a plan holds the part that is known and plans the rest once the
+//! The first run for inputs of new sizes compiles a `Plan` for them and begins while its code is made; later runs find it
+//! in a small cache. Where sizes depend on data, a plan holds the part that is known and plans the rest once the
 //! sizes are (see `plan.rs`).
 
 mod cache;
@@ -116,7 +116,7 @@ impl Session {
     /// Where sizes depend on data, this covers the part before them.
     pub fn prepare(&self, types: &[TensorType]) -> Result<Report, Error> {
         let plan = self.plan(types.to_vec())?;
-        Ok(plan.stage().map(|stage| stage.report().clone()).unwrap_or_default())
+        plan.stage().map_or(Ok(Report::default()), |stage| Ok(stage.report(&self.setup)?.clone()))
     }
 
     /// The input types with each named dimension replaced by what `size` gives.

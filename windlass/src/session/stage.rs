@@ -1,9 +1,9 @@
 //! One part of a plan: a graph of known sizes, compiled.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use windlass_codegen::jit;
+use windlass_codegen::{Statistics, jit, jit_and_run};
 use windlass_ir::loops::{Program, interpret::run_program};
 use windlass_ir::{Graph, Tensor, TensorType};
 use windlass_runtime::{Executable, Pool, Profile};
@@ -36,6 +36,14 @@ pub(super) struct Setup {
 }
 
 pub(super) struct Stage {
+    made: OnceLock<Made>,
+    /// What code is made of, until it is.
+    program: Mutex<Option<(Box<Program>, Report)>>,
+    counts: Counts,
+}
+
+/// A stage with its code.
+struct Made {
     code: Code,
     report: Report,
 }
@@ -48,38 +56,76 @@ enum Code {
 }
 
 impl Stage {
+    /// Plans the kernels of a graph. Their code is made when it is first needed, and a run begins meanwhile.
     pub(super) fn new(graph: &Graph, options: &Options) -> Result<Stage, Error> {
-        let (program, mut report) = program(graph, options)?;
+        let (program, report) = program(graph, options)?;
+        let counts = report.counts;
+        let program = Mutex::new(Some((Box::new(program), report)));
+        Ok(Stage { made: OnceLock::new(), program, counts })
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// What making its code came to. It is made if it has not been.
+    pub(super) fn report(&self, setup: &Setup) -> Result<&Report, Error> {
+        Ok(&self.make(setup, jit)?.report)
+    }
+
+    /// The code, made by `make` unless it is there. Threads that ask at once wait for the first.
+    fn make(
+        &self,
+        setup: &Setup,
+        make: impl FnOnce(
+            &Program,
+            &windlass_codegen::Options,
+        ) -> Result<(Executable, Statistics), windlass_codegen::Error>,
+    ) -> Result<&Made, Error> {
+        if let Some(made) = self.made.get() {
+            return Ok(made);
+        }
+        let mut program = self.program.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((plan, report)) = program.as_mut() else {
+            return Ok(self.made.get().expect("the program is there until the code is"));
+        };
+        let options = &setup.options;
         let code = match options.engine {
-            Engine::Loops | Engine::Interpreter => Code::Loops(Box::new(program)),
+            Engine::Loops | Engine::Interpreter => Code::Loops(std::mem::take(plan)),
             Engine::Jit => {
                 let code_options = windlass_codegen::Options {
                     vector_bits: options.vector_bits,
                     ..windlass_codegen::Options::default()
                 };
-                let (executable, statistics) = report.time("codegen", || jit(&program, &code_options))?;
-                report.split_last("prepare", statistics.prepare);
+                let phases = report.phases.len();
+                let made = report.time("codegen", || make(plan, &code_options));
+                let (executable, statistics) = match made {
+                    Ok(made) => made,
+                    Err(error) => {
+                        report.phases.truncate(phases);
+                        return Err(error.into());
+                    }
+                };
+                report.split("codegen", "prepare", statistics.prepare);
+                report.split("codegen", "run", statistics.run);
                 report.kernels = statistics.distinct;
                 report.code_bytes = statistics.code_bytes as u64;
-                let outputs = program.outputs.into_iter().map(|(_, ty)| ty).collect();
+                let outputs = std::mem::take(&mut plan.outputs).into_iter().map(|(_, ty)| ty).collect();
                 let executable = Box::new(executable);
                 Code::Native { executable, outputs, profile: options.profile.then(Mutex::default) }
             }
         };
-        Ok(Stage { code, report })
-    }
-
-    pub(super) fn counts(&self) -> Counts {
-        self.report.counts
-    }
-
-    pub(super) fn report(&self) -> &Report {
-        &self.report
+        let report = std::mem::take(report);
+        let made = self.made.get_or_init(|| Made { code, report });
+        *program = None;
+        Ok(made)
     }
 
     /// Where the time of all runs went; nothing unless the options ask for a profile.
     pub(super) fn profile(&self) -> Vec<KernelProfile> {
-        let Code::Native { executable, profile: Some(profile), .. } = &self.code else {
+        let Some(Code::Native { executable, profile: Some(profile), .. }) =
+            self.made.get().map(|made| &made.code)
+        else {
             return Vec::new();
         };
         let profile = profile.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,22 +142,46 @@ impl Stage {
     }
 
     pub(super) fn run(&self, ins: &[Tensor], setup: &Setup) -> Result<Vec<Tensor>, Error> {
-        match &self.code {
+        let mut first = None;
+        let made = self.make(setup, |program, options| {
+            // A profile is of steps that nothing is done beside.
+            if setup.options.profile {
+                return jit(program, options);
+            }
+            let types: Vec<TensorType> = program.outputs.iter().map(|(_, ty)| ty.clone()).collect();
+            let (code, results) =
+                call(&types, ins, |ins, outs| jit_and_run(program, options, &setup.pool, ins, outs))?;
+            first = Some(results);
+            Ok(code)
+        })?;
+        if let Some(results) = first {
+            return Ok(results);
+        }
+        match &made.code {
             Code::Loops(program) => Ok(run_program(program, ins)?),
             Code::Native { executable, outputs, profile } => {
-                let ins: Vec<&[u8]> = ins.iter().map(Tensor::bytes).collect();
-                let mut results: Vec<Tensor> =
-                    outputs.iter().map(|ty| Tensor::zeros(ty.dtype, &ty.shape())).collect();
-                let mut outs: Vec<&mut [u8]> = results.iter_mut().map(Tensor::bytes_mut).collect();
-                match profile {
-                    None => executable.run(&setup.pool, &ins, &mut outs)?,
+                let ((), results) = call(outputs, ins, |ins, outs| match profile {
+                    None => executable.run(&setup.pool, ins, outs),
                     Some(profile) => {
                         let mut profile = profile.lock().unwrap_or_else(PoisonError::into_inner);
-                        executable.run_profiled(&setup.pool, &ins, &mut outs, &mut profile)?;
+                        executable.run_profiled(&setup.pool, ins, outs, &mut profile)
                     }
-                }
+                })?;
                 Ok(results)
             }
         }
     }
+}
+
+/// Calls what takes bytes and writes bytes. What it gives, and the results of these types.
+fn call<T, E>(
+    types: &[TensorType],
+    ins: &[Tensor],
+    run: impl FnOnce(&[&[u8]], &mut [&mut [u8]]) -> Result<T, E>,
+) -> Result<(T, Vec<Tensor>), E> {
+    let ins: Vec<&[u8]> = ins.iter().map(Tensor::bytes).collect();
+    let mut results: Vec<Tensor> = types.iter().map(|ty| Tensor::zeros(ty.dtype, &ty.shape())).collect();
+    let mut outs: Vec<&mut [u8]> = results.iter_mut().map(Tensor::bytes_mut).collect();
+    let value = run(&ins, &mut outs)?;
+    Ok((value, results))
 }

@@ -1,33 +1,25 @@
-//! Programs to executables in memory. One of the files with unsafe code: it turns addresses of code
-//! into functions, and frees the code.
+//! Programs to executables in memory. The files of this folder have unsafe code: they turn addresses of code into
+//! functions, free the code, and hand out the places of constants before these are prepared.
+//!
+//! Code is made, constants are prepared and, if that is asked for, a first run is done [at the same time](making).
 
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+mod making;
+mod outputs;
+mod side;
+
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use cranelift_jit::{JITBuilder, JITModule};
-use cranelift_module::{Linkage, Module, default_libcall_names};
 use windlass_ir::loops::{Kernel, Place, Program, Step, Work};
 use windlass_ir::{Tensor, TensorType, eval_op};
-use windlass_runtime::{AlignedBuffer, Constant, Executable, HostFn, KernelFn, Parts, Pool, Port};
+use windlass_runtime::{Constant, Executable, HostFn, Parts, Pool, Port};
 
-use crate::compile::{Options, Statistics, compile};
-use crate::cranelift;
+use self::making::{Preparation, make};
+use self::outputs::Outputs;
+use self::side::{JitCode, Side};
+use crate::compile::{Options, Statistics};
 use crate::error::Error;
 use crate::isa;
-
-/// The memory of compiled kernels, freed when dropped.
-struct JitCode(Mutex<Option<JITModule>>);
-
-impl Drop for JitCode {
-    fn drop(&mut self) {
-        if let Some(module) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            // SAFETY: the executable that calls the code owns this value and drops it last, and no
-            // other copy of the addresses was given out.
-            unsafe { module.free_memory() }
-        }
-    }
-}
 
 /// A constant, shared with the program.
 struct Shared(Tensor);
@@ -40,126 +32,136 @@ impl AsRef<[u8]> for Shared {
 
 /// Compiles a program for this machine, and prepares its constants meanwhile.
 pub fn jit(program: &Program, options: &Options) -> Result<(Executable, Statistics), Error> {
+    build(program, options, None)
+}
+
+/// Compiles a program for this machine and runs it once, each step as soon as there are its code and its constants.
+///
+/// That is sooner done than one after the other: code is made on all threads, and a run may use one. The results are
+/// those of [`jit`] and a run.
+pub fn jit_and_run(
+    program: &Program,
+    options: &Options,
+    pool: &Pool,
+    inputs: &[&[u8]],
+    outputs: &mut [&mut [u8]],
+) -> Result<(Executable, Statistics), Error> {
+    build(program, options, Some(First { pool, inputs, outputs }))
+}
+
+/// A run while code is made.
+struct First<'f, 'i, 'o> {
+    pool: &'f Pool,
+    inputs: &'f [&'i [u8]],
+    outputs: &'f mut [&'o mut [u8]],
+}
+
+fn build(
+    program: &Program,
+    options: &Options,
+    first: Option<First<'_, '_, '_>>,
+) -> Result<(Executable, Statistics), Error> {
     let start = Instant::now();
     let mut statistics = Statistics::default();
     check(program)?;
     let isa = isa::host(options.verify)?;
-    let (compiled, prepared) = std::thread::scope(|scope| {
-        let prepare = || program.prepare.as_ref().map(|prepare| outputs_of(prepare, options));
-        let preparing = (options.threads() > 1 && program.prepare.is_some()).then(|| scope.spawn(prepare));
-        let compiled = compile(&program.kernels, &isa, options, &mut statistics);
-        let waiting = Instant::now();
-        let prepared = match preparing {
-            Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            None => prepare(),
-        };
-        statistics.prepare += waiting.elapsed();
-        (compiled, prepared)
-    });
-    let (codes, positions) = compiled?;
-    let mut constants = program.constants.clone();
-    if let Some((prepared, own)) = prepared.transpose()? {
-        constants.extend(prepared);
-        statistics.add(&own);
+    let mut constants = constants(program);
+    let (mut prepared, mut prepare) = (None, None);
+    if let Some(program) = program.prepare.as_deref() {
+        check(program)?;
+        let mut own = self::constants(program);
+        if let Some(before) = program.prepare.as_deref() {
+            let (tensors, took) = outputs_of(before, options)?;
+            own.extend(tensors.into_iter().map(|tensor| Constant::new(Shared(tensor))));
+            statistics.add(&took);
+        }
+        let outputs = Outputs::new(program)?;
+        // SAFETY: a step runs when the steps that write its constants are done: `make` sees to it for the first run,
+        // and ends when all are.
+        constants.extend(unsafe { outputs.constants() });
+        prepare = Some(Side::new(program, own, &isa)?);
+        prepared = Some(outputs);
     }
-    let linking = Instant::now();
-    let call_conv = isa.default_call_conv();
-    let mut module = JITModule::new(JITBuilder::with_isa(isa, default_libcall_names()));
-    let fail = |e: cranelift_module::ModuleError| Error::Module(e.to_string());
-    let mut ids = Vec::with_capacity(codes.len());
-    for (at, code) in codes.iter().enumerate() {
-        let signature = cranelift::signature(call_conv);
-        let id = module.declare_function(&format!("k{at}"), Linkage::Local, &signature).map_err(fail)?;
-        module.define_function_bytes(id, code.alignment, &code.bytes, &[]).map_err(fail)?;
-        ids.push(id);
-    }
-    module.finalize_definitions().map_err(fail)?;
-    let addresses: Vec<*const u8> = ids.iter().map(|&id| module.get_finalized_function(id)).collect();
-    write_perf_map(program, &positions, &addresses, &codes.iter().map(|c| c.bytes.len()).collect::<Vec<_>>());
+    let main = Side::new(program, constants, &isa)?;
+    let bytes = prepared.as_ref().map_or(0, Outputs::bytes);
+    let mut slices = prepared.as_mut().map(Outputs::slices).unwrap_or_default();
+    let preparation = match &prepare {
+        Some(side) => {
+            let run = side.executable.start(&[], &mut slices)?;
+            Some(Preparation { side, run, bytes })
+        }
+        None => None,
+    };
+    make(&main, preparation, &isa, options, first, &mut statistics)?;
+    main.write_perf_map();
+    statistics.wall = start.elapsed();
+    Ok((main.into_executable(), statistics))
+}
+
+fn constants(program: &Program) -> Vec<Constant> {
+    program.constants.iter().map(|tensor| Constant::new(Shared(tensor.clone()))).collect()
+}
+
+/// An executable of a program that has no code yet.
+fn executable(program: &Program, constants: Vec<Constant>, code: Arc<JitCode>) -> Result<Executable, Error> {
     let steps = program.steps.iter().map(|step| {
         let work = match &step.work {
             Work::Kernel(kernel) => {
-                let address = addresses[positions[*kernel as usize]];
-                // SAFETY: the address is that of a finalised function of the signature of `KernelFn`.
-                let function = unsafe { std::mem::transmute::<*const u8, KernelFn>(address) };
                 let kernel = &program.kernels[*kernel as usize];
                 let extent = kernel.as_parallel().map_or(1, |(_, extent, _)| extent as i64);
-                windlass_runtime::Work::Kernel { function, extent, grain: grain(kernel, step, extent) }
+                let grain = grain(kernel, step, extent);
+                windlass_runtime::Work::Kernel { function: OnceLock::new(), extent, grain }
             }
             Work::Interpret { op, ins, outs } => windlass_runtime::Work::Host {
                 ins: ins.len(),
                 function: host_function(op.as_ref().clone(), ins.clone(), outs.clone()),
             },
         };
-        Ok(windlass_runtime::Step {
+        windlass_runtime::Step {
             work,
             args: arguments(program, step),
             name: step_name(program, step),
             origin: step.origin.join(", "),
             flops: step.flops,
-        })
+        }
     });
-    let steps = steps.collect::<Result<Vec<_>, Error>>()?;
     let port = |(name, ty): &(String, TensorType)| Port { name: name.clone(), bytes: bytes_of(ty) };
     let parts = Parts {
-        steps,
-        constants: constants.into_iter().map(|tensor| Box::new(Shared(tensor)) as Constant).collect(),
+        steps: steps.collect(),
+        constants,
         arena_bytes: program.arena_bytes as usize,
         inputs: program.inputs.iter().map(port).collect(),
         outputs: program.outputs.iter().map(port).collect(),
-        code: Box::new(JitCode(Mutex::new(Some(module)))),
+        code: Box::new(code),
     };
-    // SAFETY: kernels were emitted from loops whose accesses lie inside their buffers, whose parallel
+    // SAFETY: kernels are emitted from loops whose accesses lie inside their buffers, whose parallel
     // iterations are independent, and which write only what they declare; `check` holds the steps to
-    // that. The module is among the parts.
-    let executable = unsafe { Executable::new(parts)? };
-    statistics.link = linking.elapsed();
-    statistics.wall = start.elapsed();
-    Ok((executable, statistics))
-}
-
-/// One of several tensors in a buffer.
-struct Part(Arc<AlignedBuffer>, Range<usize>);
-
-impl AsRef<[u8]> for Part {
-    fn as_ref(&self) -> &[u8] {
-        &self.0.as_slice()[self.1.clone()]
-    }
+    // that. The code's memory is among the parts.
+    Ok(unsafe { Executable::new(parts)? })
 }
 
 /// Compiles and runs a program without inputs, once. Its outputs share one buffer.
 pub(crate) fn outputs_of(program: &Program, options: &Options) -> Result<(Vec<Tensor>, Statistics), Error> {
     let (executable, statistics) = jit(program, options)?;
-    let mut ranges: Vec<Range<usize>> = Vec::with_capacity(program.outputs.len());
-    let mut end = 0usize;
-    for (_, ty) in &program.outputs {
-        let first = end.next_multiple_of(Program::ALIGN as usize);
-        end = first + bytes_of(ty);
-        ranges.push(first..end);
-    }
-    let mut buffer = AlignedBuffer::zeroed(end)?;
-    let mut rest = buffer.as_mut_slice();
-    let mut outputs = Vec::with_capacity(ranges.len());
-    let mut at = 0;
-    for range in &ranges {
-        let (output, behind) = std::mem::take(&mut rest)[range.start - at..].split_at_mut(range.len());
-        outputs.push(output);
-        (rest, at) = (behind, range.end);
-    }
+    let mut outputs = Outputs::new(program)?;
     let last_readers = last_readers(program);
-    executable.run_observed(&Pool::new(options.threads()), &[], &mut outputs, &mut |step| {
-        // Weights are not needed in the model's file once they are packed.
-        for (constant, _) in program.constants.iter().zip(&last_readers).filter(|(_, last)| **last == step) {
-            windlass_runtime::unload(constant.raw_bytes());
-        }
-    })?;
-    let buffer = Arc::new(buffer);
-    let tensors = program.outputs.iter().zip(ranges).map(|((_, ty), range)| {
-        let part = Part(buffer.clone(), range);
-        let tensor = Tensor::from_shared(ty.dtype, &ty.shape(), part);
-        tensor.ok_or_else(|| Error::Module(format!("a constant of {ty} has another size")))
-    });
-    Ok((tensors.collect::<Result<_, _>>()?, statistics))
+    let pool = Pool::new(options.threads());
+    let mut slices = outputs.slices();
+    let mut run = executable.start(&[], &mut slices)?;
+    while let Some(step) = run.next() {
+        run.step(&pool)?;
+        unload_after(program, &last_readers, step);
+    }
+    drop(run);
+    Ok((outputs.into_tensors(program)?, statistics))
+}
+
+/// Gives back the memory of what a step was the last to read: weights are not needed in the model's file once they are
+/// packed.
+fn unload_after(program: &Program, last_readers: &[usize], step: usize) {
+    for (constant, _) in program.constants.iter().zip(last_readers).filter(|(_, last)| **last == step) {
+        windlass_runtime::unload(constant.raw_bytes());
+    }
 }
 
 /// The last step that reads each constant.
@@ -272,21 +274,4 @@ fn host_function(op: windlass_ir::Op, ins: Vec<TensorType>, outs: Vec<TensorType
         }
         Ok(())
     })
-}
-
-/// With `WINDLASS_PERF_MAP=1`, names the kernels for `perf` in `/tmp/perf-PID.map`.
-fn write_perf_map(program: &Program, positions: &[usize], addresses: &[*const u8], sizes: &[usize]) {
-    use std::io::Write;
-    if std::env::var_os("WINDLASS_PERF_MAP").is_none_or(|v| v != "1") {
-        return;
-    }
-    let path = std::env::temp_dir().join(format!("perf-{}.map", std::process::id()));
-    let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) else { return };
-    let mut named = vec![false; addresses.len()];
-    for (kernel, &at) in program.kernels.iter().zip(positions) {
-        if !std::mem::replace(&mut named[at], true) {
-            // A map that cannot be written costs the names only.
-            let _ = writeln!(file, "{:x} {:x} windlass::{}", addresses[at] as usize, sizes[at], kernel.name);
-        }
-    }
 }

@@ -8,7 +8,7 @@ use windlass::nn::{
 };
 use windlass::{DType, Error, Options, Session, Tensor};
 
-fn arrays(name: &str) -> impl Fn(&str) -> Tensor {
+fn arrays(name: &str) -> impl Fn(&str) -> Tensor + use<> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/training").join(name);
     let arrays = windlass_frontend::npy::read_npz(path, &windlass_ir::Limits::default()).expect("readable");
     move |key| arrays.iter().find(|(name, _)| name == key).unwrap_or_else(|| panic!("no {key}")).1.clone()
@@ -253,4 +253,94 @@ fn penalties_and_both_directions_train() {
     assert!(norm(&model) < before / 4.0, "{} of {before}", norm(&model));
     assert!(history.loss[59] < history.loss[0]);
     assert_eq!(model.predict(&x, 16).unwrap(), model.predict(&x, 16).unwrap());
+}
+
+/// The network of `inputgrad_mlp` or `inputgrad_cnn`, its weights, and its arrays.
+fn attacked(name: &str) -> (Model, impl Fn(&str) -> Tensor) {
+    let golden = arrays(&format!("{name}.npz"));
+    let network = match name {
+        "inputgrad_mlp" => Network::sequential(&[24]),
+        _ => Network::sequential(&[10, 10, 2])
+            .add(Conv::new(4, &[3, 3]).named("conv1").activation(Activation::Relu))
+            .add(Pooling::max(&[2, 2]))
+            .add(Flatten),
+    };
+    let sizes: &[usize] = if name == "inputgrad_mlp" { &[32, 16, 6] } else { &[12, 5] };
+    let network = sizes.iter().enumerate().fold(network, |network, (i, &units)| {
+        let last = i + 1 == sizes.len();
+        let activation = if last { Activation::Linear } else { Activation::Relu };
+        network.add(Dense::new(units).named(&format!("dense{}", i + 1)).activation(activation))
+    });
+    let mut model = Model::with_dtype(network, 0, DType::F64, Options::default()).unwrap();
+    model.compile(Optimizer::sgd(0.1), CROSSENTROPY);
+    let names: Vec<String> = model.variables().map(|(name, _)| name.to_string()).collect();
+    for name in names {
+        let given = golden(&format!("init.{name}"));
+        model.set_variable(&name, Tensor::from_f64s(DType::F64, given.shape(), &given.to_f64s())).unwrap();
+    }
+    (model, golden)
+}
+
+#[test]
+fn attacks_and_attributions_are_those_of_others() {
+    use windlass::nn::{Ball, Pgd};
+    for name in ["inputgrad_mlp", "inputgrad_cnn"] {
+        let (model, golden) = attacked(name);
+        let meta: serde_json::Value = serde_json::from_slice(golden("meta_json").bytes()).unwrap();
+        let number = |key: &str| meta[key].as_f64().unwrap();
+        let wide = |key: &str| {
+            let array = golden(key);
+            // Batches of one are in a dimension of their own.
+            let shape = if key == "x" { array.shape()[1..].to_vec() } else { array.shape().to_vec() };
+            Tensor::from_f64s(DType::F64, &shape, &array.to_f64s())
+        };
+        let x = wide("x");
+        let classes: Vec<usize> = golden("y").to_ints().into_iter().map(|class| class as usize).collect();
+        let y = Tensor::from_fn::<i32>(&[classes.len()], |i| classes[i] as i32);
+        let check = |key: &str, found: &Tensor| {
+            let expected = golden(key).to_f64s();
+            let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+            for (i, (found, expected)) in found.to_f64s().iter().zip(&expected).enumerate() {
+                assert!((found - expected).abs() <= 1e-9 * largest, "{name} {key}[{i}]: {found}, {expected}");
+            }
+        };
+        let range = (0.0, 1.0);
+        check("loss_grad64", &model.loss_gradient(&x, &y).unwrap().1);
+        let fgsm = model.fgsm(&x, &y, number("eps"), range).unwrap();
+        check("fgsm64", &fgsm);
+        let loss = |x: &Tensor| Tensor::scalar(model.loss_gradient(x, &y).unwrap().0);
+        check("loss_clean64", &loss(&x));
+        check("loss_fgsm64", &loss(&fgsm));
+        let pgd = Pgd {
+            ball: Ball::Linf(number("eps")),
+            step: number("alpha"),
+            iterations: number("pgd_iters") as usize,
+            start: Some(wide("pgd_start")),
+            range,
+        };
+        let attacked = model.pgd(&x, &y, &pgd).unwrap();
+        check("pgd64", &attacked);
+        check("loss_pgd64", &loss(&attacked));
+        check("score_grad64", &model.score_gradient(&x, &classes).unwrap().1);
+        check("grad_times_input64", &model.gradient_times_input(&x, &classes).unwrap());
+        let steps = number("ig_steps") as usize;
+        let attribution = model.integrated_gradients(&x, &wide("baseline"), &classes, steps).unwrap();
+        check("ig_midpoint64", &attribution.elements);
+        let largest = attribution.gap.iter().fold(0.0f64, |m, gap| m.max(gap.abs()));
+        assert!((largest - number_of_gap(&meta)).abs() < 1e-6, "the gap is {largest}");
+        // Within a Euclidean ball, no worse than no attack, and no further than asked.
+        let pgd = Pgd { ball: Ball::L2(0.5), step: 0.1, start: None, ..pgd };
+        let near = model.pgd(&x, &y, &pgd).unwrap();
+        assert!(loss(&near).to_f64s()[0] > loss(&x).to_f64s()[0]);
+        let each: usize = x.shape()[1..].iter().product();
+        for (a, b) in near.to_f64s().chunks(each).zip(x.to_f64s().chunks(each)) {
+            let distance: f64 = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum();
+            assert!(distance.sqrt() <= 0.5 + 1e-9);
+        }
+    }
+}
+
+/// The largest completeness gap that the file's README-writer measured.
+fn number_of_gap(meta: &serde_json::Value) -> f64 {
+    meta["ig_completeness_gap_midpoint"].as_f64().unwrap()
 }

@@ -25,12 +25,14 @@
 mod data;
 mod error;
 mod fit;
+mod inputs;
 mod model;
 mod network;
 mod weights;
 
 pub use error::TrainingError;
 pub use fit::{Callback, Control, EarlyStopping, Epoch, Fit, History, ModelCheckpoint, Order};
+pub use inputs::{Attribution, Ball, Pgd};
 pub use model::{Evaluation, Model};
 pub use network::Network;
 pub use windlass_frontend::nn::{

@@ -103,14 +103,19 @@ impl Model {
     }
 
     /// The network for so many examples.
-    fn built(&self, batch: usize, training: bool) -> Result<(Built, Value), Error> {
+    pub(super) fn built(&self, batch: usize, training: bool) -> Result<(Built, Value), Error> {
         let mut net = Net::new("model", self.dtype, training);
         let x = net.input("x", self.network.input_type(batch, self.dtype));
         let prediction = self.network.apply(&mut net, x)?;
         Ok((net.build(), prediction))
     }
 
-    fn compiled(&self) -> Result<&Training, Error> {
+    /// How sessions are made.
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(super) fn compiled(&self) -> Result<&Training, Error> {
         Ok(self.training.as_ref().ok_or(TrainingError::NotCompiled)?)
     }
 
@@ -229,7 +234,12 @@ impl Model {
     }
 
     /// Runs a session whose inputs are the variables and data.
-    fn infer(&self, session: &Session, x: &Tensor, y: Option<&Tensor>) -> Result<Vec<Tensor>, Error> {
+    pub(super) fn infer(
+        &self,
+        session: &Session,
+        x: &Tensor,
+        y: Option<&Tensor>,
+    ) -> Result<Vec<Tensor>, Error> {
         let mut inputs = Vec::new();
         for (name, _) in session.inputs() {
             inputs.push(match (name, y) {

@@ -5,7 +5,7 @@
 
 use windlass_frontend::nn::losses;
 use windlass_ir::ops::{LossReduction, NllLoss, Reduce, ReduceKind};
-use windlass_ir::{Builder, DType, ScalarFn, Tensor, TensorType, Value, gradients};
+use windlass_ir::{Builder, DType, Graph, ScalarFn, Tensor, TensorType, Value, gradients};
 
 use super::error::TrainingError;
 use super::model::Model;
@@ -55,8 +55,21 @@ enum Target<'a> {
 
 impl Model {
     /// The values (one loss, or a score for each example) and their gradient by the input.
-    fn by_input(&self, x: &Tensor, target: &Target<'_>) -> Result<(Vec<f64>, Tensor), Error> {
+    fn by_input(&mut self, x: &Tensor, target: &Target<'_>) -> Result<(Vec<f64>, Tensor), Error> {
         let count = self.check(x, None)?;
+        let (Target::Loss(truth) | Target::Score(truth)) = target;
+        let key = (count, matches!(target, Target::Loss(_)), truth.ty().to_string());
+        if !self.input_gradients.contains_key(&key) {
+            let graph = self.input_gradient(count, target)?;
+            self.input_gradients.insert(key.clone(), Session::new(graph, self.options().clone())?);
+        }
+        let mut outs = self.infer(&self.input_gradients[&key], x, Some(truth))?;
+        let gradient = outs.pop().expect("there are two results");
+        Ok((outs[0].to_f64s(), gradient))
+    }
+
+    /// The graph of values and their gradient by the input.
+    fn input_gradient(&self, count: usize, target: &Target<'_>) -> Result<Graph, Error> {
         let (built, prediction) = self.built(count, false)?;
         let mut b = built.builder;
         let input = b.graph().inputs().iter().find(|(name, _)| name == "x").map(|(_, value)| *value);
@@ -77,25 +90,22 @@ impl Model {
         };
         let one = b.scalar_like(total, 1.0);
         let flow = gradients(&mut b, &[(total, one)], &[input])?[0];
-        let ty = x.ty();
+        let ty = b.ty(input).clone();
         let flow = flow.unwrap_or_else(|| b.constant(Tensor::zeros(ty.dtype, &ty.shape())));
         b.output("values", values);
         b.output("gradient", flow);
-        let session = Session::new(b.finish()?, self.options().clone())?;
-        let mut outs = self.infer(&session, x, Some(truth))?;
-        let gradient = outs.pop().expect("there are two results");
-        Ok((outs[0].to_f64s(), gradient))
+        Ok(b.finish()?)
     }
 
     /// The mean loss on examples, and its gradient by them.
-    pub fn loss_gradient(&self, x: &Tensor, y: &Tensor) -> Result<(f64, Tensor), Error> {
+    pub fn loss_gradient(&mut self, x: &Tensor, y: &Tensor) -> Result<(f64, Tensor), Error> {
         self.check(x, Some(y))?;
         let (values, gradient) = self.by_input(x, &Target::Loss(y))?;
         Ok((values[0], gradient))
     }
 
     /// The score of a class for each example (the prediction's element), and the gradient of each by its example.
-    pub fn score_gradient(&self, x: &Tensor, classes: &[usize]) -> Result<(Vec<f64>, Tensor), Error> {
+    pub fn score_gradient(&mut self, x: &Tensor, classes: &[usize]) -> Result<(Vec<f64>, Tensor), Error> {
         let count = self.check(x, None)?;
         if classes.len() != count {
             let found = TensorType::fixed(DType::I32, &[classes.len()]);
@@ -108,13 +118,13 @@ impl Model {
     }
 
     /// The fast gradient sign method (Goodfellow et al., 2015): one step of `epsilon` up the loss along each element.
-    pub fn fgsm(&self, x: &Tensor, y: &Tensor, epsilon: f64, range: (f64, f64)) -> Result<Tensor, Error> {
+    pub fn fgsm(&mut self, x: &Tensor, y: &Tensor, epsilon: f64, range: (f64, f64)) -> Result<Tensor, Error> {
         let (_, gradient) = self.loss_gradient(x, y)?;
         Ok(joined(&[x, &gradient], |v| (v[0] + epsilon * sign(v[1])).clamp(range.0, range.1)))
     }
 
     /// Adversarial examples by projected gradient descent.
-    pub fn pgd(&self, x: &Tensor, y: &Tensor, pgd: &Pgd) -> Result<Tensor, Error> {
+    pub fn pgd(&mut self, x: &Tensor, y: &Tensor, pgd: &Pgd) -> Result<Tensor, Error> {
         let within = |v: f64| v.clamp(pgd.range.0, pgd.range.1);
         let mut z = match &pgd.start {
             Some(start) => joined(&[x, start], |v| within(v[0] + v[1])),
@@ -139,7 +149,7 @@ impl Model {
     }
 
     /// Each element times the gradient of its class's score.
-    pub fn gradient_times_input(&self, x: &Tensor, classes: &[usize]) -> Result<Tensor, Error> {
+    pub fn gradient_times_input(&mut self, x: &Tensor, classes: &[usize]) -> Result<Tensor, Error> {
         let (_, gradient) = self.score_gradient(x, classes)?;
         Ok(joined(&[x, &gradient], |v| v[0] * v[1]))
     }
@@ -147,7 +157,7 @@ impl Model {
     /// Integrated gradients (Sundararajan et al., 2017): the mean gradient on the way from a baseline, at the middles of
     /// so many parts of it, times the way.
     pub fn integrated_gradients(
-        &self,
+        &mut self,
         x: &Tensor,
         baseline: &Tensor,
         classes: &[usize],

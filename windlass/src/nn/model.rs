@@ -28,10 +28,11 @@ pub struct Model {
     steps: BTreeMap<StepKey, (Session, State)>,
     evaluations: BTreeMap<StepKey, Session>,
     predictions: BTreeMap<usize, Session>,
+    pub(super) input_gradients: BTreeMap<StepKey, Session>,
 }
 
 /// The form of a step: how many examples, whether they have weights, the type of what is true.
-type StepKey = (usize, bool, String);
+pub(super) type StepKey = (usize, bool, String);
 
 /// How good a model is on some data.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +69,7 @@ impl Model {
             steps: BTreeMap::new(),
             evaluations: BTreeMap::new(),
             predictions: BTreeMap::new(),
+            input_gradients: BTreeMap::new(),
         };
         let (built, _) = model.built(1, false)?;
         model.values = built.variables.iter().map(|v| v.initial(seed)).collect();
@@ -81,6 +83,7 @@ impl Model {
         self.slots = None;
         self.steps.clear();
         self.evaluations.clear();
+        self.input_gradients.clear();
     }
 
     /// The variables' names and what they hold.

@@ -1,7 +1,10 @@
 //! A compiled model: steps over buffers. One of the files with unsafe code: it calls native kernels
 //! with pointers that it computes from checked offsets.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -76,6 +79,48 @@ pub struct Step {
     pub flops: u64,
 }
 
+/// Neighbouring steps that run a number of times over, in rounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repeat {
+    /// The steps.
+    pub steps: Range<usize>,
+    /// The number of rounds.
+    pub times: usize,
+    /// The arguments that are another part of their buffer in some round.
+    pub moves: Vec<Move>,
+}
+
+/// An argument that moves in its buffer from round to round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// The step.
+    pub step: usize,
+    /// Which of its arguments.
+    pub arg: usize,
+    /// Where it is in the first round, in bytes from its place.
+    pub start: u64,
+    /// By how many bytes it moves from round to round.
+    pub stride: i64,
+    /// After how many rounds it is back at its start; 0 means never.
+    pub period: usize,
+}
+
+impl Move {
+    /// Where it is in a round, in bytes from its place.
+    fn at(&self, round: usize) -> Option<i64> {
+        let turn = if self.period == 0 { round } else { round % self.period };
+        i64::try_from(self.start).ok()?.checked_add(self.stride.checked_mul(turn as i64)?)
+    }
+
+    /// The most that it is from its place in so many rounds, if it is never before it.
+    fn most(&self, times: usize) -> Option<usize> {
+        let turns = if self.period == 0 { times } else { times.min(self.period) };
+        // It moves one way, so one end is the first of these and one the last.
+        let (first, last) = (self.at(0)?, self.at(turns.checked_sub(1)?)?);
+        usize::try_from(first.min(last)).ok().and(usize::try_from(first.max(last)).ok())
+    }
+}
+
 /// An input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
@@ -89,6 +134,8 @@ pub struct Port {
 pub struct Parts {
     /// What runs, in order.
     pub steps: Vec<Step>,
+    /// Which of them run several times over: ranges in order that do not overlap.
+    pub repeats: Vec<Repeat>,
     /// Tensors that are part of the model.
     pub constants: Vec<Constant>,
     /// The size of the arena.
@@ -106,10 +153,12 @@ struct Instance {
     #[expect(dead_code, reason = "owns what the table points into")]
     arena: AlignedBuffer,
     table: Vec<*mut u8>,
+    /// Where the arguments that move are without that.
+    bases: Vec<*mut u8>,
 }
 
 // SAFETY: the pointers go into `arena`, into the executable's constants, or are overwritten at the start
-// of each run; none is tied to a thread.
+// of each run, or each repeat; none is tied to a thread.
 unsafe impl Send for Instance {}
 
 /// A compiled model, ready to run, shared by threads.
@@ -118,6 +167,8 @@ pub struct Executable {
     /// Positions in the table that hold a caller's buffer.
     callers: Vec<(u32, Place)>,
     table_len: usize,
+    /// The position in the table of each step's first argument.
+    firsts: Vec<usize>,
     idle: Mutex<Vec<Instance>>,
 }
 
@@ -134,15 +185,20 @@ impl Executable {
     /// Checks that every argument lies inside its buffer, and builds an executable.
     ///
     /// # Safety
-    /// For every kernel step: `function` is code that `code` keeps alive, and a call with a table of the
+    /// For every kernel step, in every round: `function` is code that `code` keeps alive, and a call with a table of the
     /// step's arguments and any part of `0..extent` reads and writes only the first `bytes` bytes of each
     /// argument and its own stack, writes to no input or constant, and parts that do not overlap may run
     /// at the same time. The results of a host step overlap none of its other arguments.
     pub unsafe fn new(parts: Parts) -> Result<Executable, Error> {
         let mut callers = Vec::new();
         let mut table_len = 0u32;
+        let mut firsts = Vec::with_capacity(parts.steps.len());
+        let reach = check_repeats(&parts)?;
         for (position, step) in parts.steps.iter().enumerate() {
+            firsts.push(table_len as usize);
             for (arg, &(place, bytes)) in step.args.iter().enumerate() {
+                let moved = reach.get(&(position, arg)).copied().unwrap_or(0);
+                let bytes = bytes.saturating_add(moved);
                 let room = match place {
                     Place::Input(i) => parts.inputs.get(i as usize).map(|p| p.bytes),
                     Place::Output(i) => parts.outputs.get(i as usize).map(|p| p.bytes),
@@ -166,7 +222,8 @@ impl Executable {
                 table_len += 1;
             }
         }
-        Ok(Executable { parts, callers, table_len: table_len as usize, idle: Mutex::new(Vec::new()) })
+        let table_len = table_len as usize;
+        Ok(Executable { parts, callers, table_len, firsts, idle: Mutex::new(Vec::new()) })
     }
 
     /// The caller's inputs.
@@ -245,18 +302,22 @@ impl Executable {
             };
         }
         let mut result = Ok(());
-        let mut first = 0;
-        for (position, step) in self.parts.steps.iter().enumerate() {
-            let args = &instance.table[first..first + step.args.len()];
-            first += step.args.len();
+        let mut repeats = self.parts.repeats.iter().peekable();
+        let mut position = 0;
+        while position < self.parts.steps.len() && result.is_ok() {
+            if let Some(repeat) = repeats.next_if(|repeat| repeat.steps.start == position) {
+                result = self.run_repeat(repeat, &mut instance, pool, timed.then_some(&mut *observe));
+                position = repeat.steps.end;
+                continue;
+            }
+            let step = &self.parts.steps[position];
+            let args = &instance.table[self.firsts[position]..][..step.args.len()];
             let start = timed.then(Instant::now);
             result = call(step, args, pool);
-            if result.is_err() {
-                break;
-            }
-            if let Some(start) = start {
+            if let (Some(start), Ok(())) = (start, &result) {
                 observe(position, start.elapsed());
             }
+            position += 1;
         }
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
         result
@@ -273,7 +334,86 @@ impl Executable {
                 Place::Arena(offset) => start.wrapping_add(offset as usize),
             });
         }
-        Ok(Instance { arena, table })
+        let most = self.parts.repeats.iter().map(|repeat| repeat.moves.len()).max().unwrap_or(0);
+        Ok(Instance { arena, table, bases: vec![std::ptr::null_mut(); most] })
+    }
+
+    /// Runs the rounds of a repeat. Threads that share its steps stay from the first round to the last.
+    fn run_repeat(
+        &self,
+        repeat: &Repeat,
+        instance: &mut Instance,
+        pool: &Pool,
+        observe: Option<&mut dyn FnMut(usize, Duration)>,
+    ) -> Result<(), Error> {
+        let steps = &self.parts.steps[repeat.steps.clone()];
+        let turns = steps.len() * repeat.times;
+        let slots = || repeat.moves.iter().map(|moving| self.firsts[moving.step] + moving.arg);
+        for (base, slot) in instance.bases.iter_mut().zip(slots()) {
+            *base = instance.table[slot];
+        }
+        let clock = observe.is_some().then(|| Clock::new(steps.len()));
+        let bases = Bases(&instance.bases);
+        let table = Table(instance.table.as_mut_ptr());
+        let begin = |turn: usize| {
+            if let Some(clock) = &clock {
+                clock.turn(turn);
+            }
+            if turn.is_multiple_of(steps.len()) {
+                let round = turn / steps.len();
+                for ((moving, slot), base) in repeat.moves.iter().zip(slots()).zip(bases.get()) {
+                    // Checked to be in the argument's buffer when the executable was made.
+                    let at = moving.at(round).unwrap_or(0) as isize;
+                    // SAFETY: the slot is in the table; one thread alone begins a turn, while no kernel runs.
+                    unsafe { *table.start().add(slot) = base.wrapping_offset(at) };
+                }
+            }
+        };
+        let args = |step: usize| table.at(self.firsts[repeat.steps.start + step]);
+        let parts = |step: &Step| match &step.work {
+            Work::Kernel { extent, grain, .. } => pool.threads().min((extent / grain.max(&1)) as usize),
+            Work::Host { .. } => 1,
+        };
+        let are_kernels = steps.iter().all(|step| matches!(step.work, Work::Kernel { .. }));
+        let mut result = Ok(());
+        if are_kernels && steps.iter().any(|step| parts(step) > 1) {
+            let next = |turn: usize| {
+                begin(turn);
+                let step = &steps[turn % steps.len()];
+                match &step.work {
+                    Work::Kernel { extent, .. } => (*extent, parts(step)),
+                    Work::Host { .. } => (0, 1),
+                }
+            };
+            pool.run_turns(turns, &next, &|turn, first, end| {
+                let step = turn % steps.len();
+                if let Work::Kernel { function, .. } = &steps[step].work {
+                    // SAFETY: the contract of `Executable::new`; the turn was begun, and its arguments stay till its end.
+                    unsafe { function(args(step), first, end) }
+                }
+            });
+        } else {
+            for turn in 0..turns {
+                begin(turn);
+                let step = turn % steps.len();
+                // SAFETY: so many arguments of the step are there in the table, which nobody writes meanwhile.
+                let args = unsafe { std::slice::from_raw_parts(args(step), steps[step].args.len()) };
+                result = call(&steps[step], args, pool);
+                if result.is_err() {
+                    break;
+                }
+            }
+        }
+        if let (Some(clock), Some(observe), Ok(())) = (clock, observe, &result) {
+            clock.turn(turns);
+            for (step, time) in repeat.steps.clone().zip(clock.times) {
+                observe(step, Duration::from_nanos(time.into_inner()));
+            }
+        }
+        for (base, slot) in instance.bases.iter().zip(slots()) {
+            instance.table[slot] = *base;
+        }
+        result
     }
 }
 
@@ -294,14 +434,76 @@ fn check(
     Ok(())
 }
 
-/// A table of arguments, lent to the workers.
-struct Table(*const *mut u8);
+/// Checks the repeats; for each argument that moves, by how many bytes at most.
+fn check_repeats(parts: &Parts) -> Result<HashMap<(usize, usize), usize>, Error> {
+    let mut reach = HashMap::new();
+    let mut next = 0;
+    for repeat in &parts.repeats {
+        let Range { start, end } = repeat.steps;
+        if start < next || end <= start || end > parts.steps.len() || repeat.times == 0 {
+            return Err(Error::Repeat { first: start, end, rounds: repeat.times });
+        }
+        next = end;
+        for moving in &repeat.moves {
+            let is_argument = repeat.steps.contains(&moving.step)
+                && moving.arg < parts.steps[moving.step].args.len()
+                && !reach.contains_key(&(moving.step, moving.arg));
+            let Some(most) = moving.most(repeat.times).filter(|_| is_argument) else {
+                return Err(Error::Repeat { first: start, end, rounds: repeat.times });
+            };
+            reach.insert((moving.step, moving.arg), most);
+        }
+    }
+    Ok(reach)
+}
 
-// SAFETY: workers only read the table, and kernels honour the contract of `Executable::new`.
+/// The time of each step of a repeat, in nanoseconds.
+struct Clock {
+    start: Instant,
+    last: AtomicU64,
+    times: Vec<AtomicU64>,
+}
+
+impl Clock {
+    fn new(steps: usize) -> Clock {
+        let times = (0..steps).map(|_| AtomicU64::new(0)).collect();
+        Clock { start: Instant::now(), last: AtomicU64::new(0), times }
+    }
+
+    /// A turn begins: what has passed is the time of the one before.
+    fn turn(&self, turn: usize) {
+        let now = self.start.elapsed().as_nanos() as u64;
+        let passed = now.saturating_sub(self.last.swap(now, Ordering::Relaxed));
+        if let Some(before) = turn.checked_sub(1) {
+            self.times[before % self.times.len()].fetch_add(passed, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A table of arguments, lent to the workers.
+struct Table(*mut *mut u8);
+
+// SAFETY: workers only read the table while kernels run, and kernels honour the contract of `Executable::new`.
 unsafe impl Sync for Table {}
 
 impl Table {
-    fn start(&self) -> *const *mut u8 {
+    fn start(&self) -> *mut *mut u8 {
+        self.0
+    }
+
+    fn at(&self, slot: usize) -> *const *mut u8 {
+        self.0.wrapping_add(slot)
+    }
+}
+
+/// Pointers that workers copy.
+struct Bases<'a>(&'a [*mut u8]);
+
+// SAFETY: as for `Instance`.
+unsafe impl Sync for Bases<'_> {}
+
+impl<'a> Bases<'a> {
+    fn get(&self) -> &'a [*mut u8] {
         self.0
     }
 }
@@ -309,7 +511,7 @@ impl Table {
 fn call(step: &Step, args: &[*mut u8], pool: &Pool) -> Result<(), Error> {
     match &step.work {
         Work::Kernel { function, extent, grain } => {
-            let table = Table(args.as_ptr());
+            let table = Table(args.as_ptr().cast_mut());
             // Twice as many chunks as threads, so that a thread the system holds up is helped out.
             let chunks = match pool.threads() {
                 1 => 1,
@@ -318,7 +520,7 @@ fn call(step: &Step, args: &[*mut u8], pool: &Pool) -> Result<(), Error> {
             pool.run(*extent, chunks, &|begin, end| {
                 // SAFETY: the contract of `Executable::new`: each argument was checked to lie inside a
                 // buffer that outlives this run, and parts do not overlap.
-                unsafe { function(table.start(), begin, end) }
+                unsafe { function(table.at(0), begin, end) }
             });
             Ok(())
         }
@@ -365,6 +567,7 @@ mod tests {
         Parts {
             steps: vec![step(Place::Input(0), Place::Arena(64)), step(Place::Arena(64), Place::Output(0))],
             constants: Vec::new(),
+            repeats: Vec::new(),
             arena_bytes: 164,
             inputs: port("x"),
             outputs: port("y"),

@@ -15,6 +15,7 @@ mod machine;
 mod nest;
 mod nest_interpret;
 mod program;
+mod rounds;
 mod text;
 mod verify;
 
@@ -27,7 +28,8 @@ pub use kernel::{Block, Buffer, BufferData, Kernel, KernelBuilder, Let, LoopKind
 pub use machine::{MachineFn, machine_fn};
 pub use nest::{Expr, Nest, NestBuilder, Operand, Reduction, const_bits};
 pub use nest_interpret::interpret_nest;
-pub use program::{Place, Program, Step, Work};
+pub use program::{Move, Place, Program, Repeat, Step, Work};
+pub use rounds::{Call, Part, Rounds, Stage};
 pub use text::{parse_kernel, print_kernel, print_lines, print_nest, print_program};
 pub use verify::verify_kernel;
 

@@ -13,7 +13,7 @@
 use crate::attrs::{AttrError, Codec};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Graph, Value, Values};
-use crate::loops::{Kernel, Nest};
+use crate::loops::{Kernel, Nest, Rounds};
 use crate::tensor::Tensor;
 use crate::types::TensorType;
 
@@ -24,9 +24,11 @@ pub enum Lowered {
     Graph(Box<Graph>),
     /// A formula that may fuse with its neighbours.
     Nest(Box<Nest>),
-    /// Loops written out, for what no formula expresses (scatter, sort, recurrences). Parameters are
+    /// Loops written out, for what no formula expresses (scatter, sort). Parameters are
     /// the operands, then the results.
     Kernel(Box<Kernel>),
+    /// Several kernels, some run a number of times over, for recurrences.
+    Rounds(Box<Rounds>),
     /// Nothing: the runtime calls the interpreter for this op.
     Interpret,
 }
@@ -283,6 +285,7 @@ mod pool;
 mod quantize;
 mod range;
 mod recurrent;
+mod recurrent_kernels;
 mod recurrent_steps;
 mod reduce;
 mod reshape;

@@ -597,6 +597,99 @@ mod tests {
         assert!(executable.run(&pool, &[], &mut [&mut y]).is_err());
     }
 
+    /// `y[i] = x[i] * 2`, ten bytes at a time: of rows of the input to rows of the output by way of the arena's halves.
+    fn repeated(grain: i64) -> Parts {
+        let step = |from, to| Step {
+            work: Work::Kernel { function: double, extent: 10, grain },
+            args: vec![(from, 10), (to, 10)],
+            name: "double".to_string(),
+            origin: "d".to_string(),
+            flops: 0,
+        };
+        let moving = |step, arg, start, stride, period| Move { step, arg, start, stride, period };
+        let port = |name: &str| vec![Port { name: name.to_string(), bytes: 100 }];
+        Parts {
+            steps: vec![step(Place::Input(0), Place::Arena(0)), step(Place::Arena(0), Place::Output(0))],
+            repeats: vec![Repeat {
+                steps: 0..2,
+                times: 10,
+                moves: vec![
+                    moving(0, 0, 90, -10, 0),
+                    moving(0, 1, 0, 10, 2),
+                    moving(1, 0, 0, 10, 2),
+                    moving(1, 1, 0, 10, 0),
+                ],
+            }],
+            constants: Vec::new(),
+            arena_bytes: 20,
+            inputs: port("x"),
+            outputs: port("y"),
+            code: Box::new(()),
+        }
+    }
+
+    #[test]
+    fn rounds_move_their_arguments() {
+        let x: Vec<u8> = (0..50).chain(0..50).collect();
+        let expected: Vec<u8> = x.chunks(10).rev().flatten().map(|x| x * 4).collect();
+        for (threads, grain) in [(1, 1), (2, 1), (3, 1), (3, 5), (2, 10)] {
+            // SAFETY: `double` keeps to its two buffers.
+            let executable = unsafe { Executable::new(repeated(grain)) }.unwrap();
+            let pool = Pool::new(threads);
+            let mut profile = Profile::default();
+            for round in 0..20 {
+                let mut y = [0u8; 100];
+                match round % 2 {
+                    0 => executable.run(&pool, &[&x], &mut [&mut y]).unwrap(),
+                    _ => executable.run_profiled(&pool, &[&x], &mut [&mut y], &mut profile).unwrap(),
+                }
+                assert_eq!(y.as_slice(), expected);
+            }
+            assert!(profile.runs == 10 && profile.steps.iter().all(|time| !time.is_zero()));
+        }
+    }
+
+    #[test]
+    fn a_callback_may_be_repeated_and_may_fail() {
+        let mut parts = repeated(1);
+        let double: HostFn = Box::new(|ins, outs| {
+            outs[0].iter_mut().zip(ins[0]).for_each(|(y, x)| *y = x * 2);
+            if ins[0][0] == 98 { Err("no".to_string()) } else { Ok(()) }
+        });
+        parts.steps[1].work = Work::Host { ins: 1, function: double };
+        // SAFETY: `double` keeps to its two buffers.
+        let executable = unsafe { Executable::new(parts) }.unwrap();
+        let pool = Pool::new(2);
+        let (mut x, mut y) = (vec![1u8; 100], [0u8; 100]);
+        for _ in 0..2 {
+            executable.run(&pool, &[&x], &mut [&mut y]).unwrap();
+            assert_eq!(y, [4; 100]);
+            x[50] = 49;
+            assert!(executable.run(&pool, &[&x], &mut [&mut y]).is_err());
+            x[50] = 1;
+        }
+    }
+
+    #[test]
+    fn repeats_that_leave_their_buffers_are_refused() {
+        type Change = fn(&mut Repeat);
+        let changes: [Change; 7] = [
+            |repeat| repeat.times = 11,
+            |repeat| repeat.times = 0,
+            |repeat| repeat.steps = 0..3,
+            |repeat| repeat.steps = 1..1,
+            |repeat| repeat.moves[1].period = 3,
+            |repeat| repeat.moves[2].step = 2,
+            |repeat| repeat.moves[0].stride = i64::MIN,
+        ];
+        for change in changes {
+            let mut parts = repeated(1);
+            change(&mut parts.repeats[0]);
+            // SAFETY: it is not run.
+            assert!(unsafe { Executable::new(parts) }.is_err());
+        }
+    }
+
     #[test]
     fn arguments_outside_their_buffer_are_refused() {
         let mut parts = parts();

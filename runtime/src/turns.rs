@@ -36,16 +36,25 @@ struct Lent {
     parts: usize,
 }
 
+/// Cache lines of its own, as many as processors fetch at a time.
+#[repr(align(128))]
+struct Apart<T>(T);
+
 /// What the threads of a pool share for jobs of turns.
 pub(crate) struct Turns {
-    /// The turn in hand: `number << 16 | parts`, without parts while there is no job. Numbers only grow.
-    turn: AtomicU64,
-    /// The parts of it that are done.
-    done: AtomicU32,
+    in_hand: Apart<InHand>,
+    /// The parts of the turn in hand that are done.
+    done: Apart<AtomicU32>,
     /// For each part, the last turn in which somebody claimed it.
-    claims: Box<[AtomicU64]>,
+    claims: Box<[Apart<AtomicU64>]>,
     /// The threads that have come to the job.
     joined: AtomicUsize,
+}
+
+/// What threads wait for, and what they then need to know.
+struct InHand {
+    /// The turn: `number << 16 | parts`, without parts while there is no job. Numbers only grow.
+    turn: AtomicU64,
     lent: UnsafeCell<Lent>,
 }
 
@@ -62,17 +71,19 @@ impl Turns {
         let next: &'static Next<'static> = &|_| (0, 1);
         let job: &'static TurnJob<'static> = &|_, _, _| {};
         Turns {
-            turn: AtomicU64::new(0),
-            done: AtomicU32::new(0),
-            claims: (0..threads.min(PARTS as usize)).map(|_| AtomicU64::new(0)).collect(),
+            in_hand: Apart(InHand {
+                turn: AtomicU64::new(0),
+                lent: UnsafeCell::new(Lent { next, job, turns: 0, at: 0, extent: 0, parts: 1 }),
+            }),
+            done: Apart(AtomicU32::new(0)),
+            claims: (0..threads.min(PARTS as usize)).map(|_| Apart(AtomicU64::new(0))).collect(),
             joined: AtomicUsize::new(0),
-            lent: UnsafeCell::new(Lent { next, job, turns: 0, at: 0, extent: 0, parts: 1 }),
         }
     }
 
     /// Whether there is a job.
     pub(crate) fn has_work(&self) -> bool {
-        self.turn.load(Ordering::SeqCst) & PARTS != 0
+        self.in_hand.0.turn.load(Ordering::SeqCst) & PARTS != 0
     }
 
     /// Takes part in the job in hand to its end, if there is one.
@@ -102,12 +113,12 @@ impl Turns {
             )
         };
         // SAFETY: there is no turn, so nobody reads it, and there is no other caller.
-        unsafe { *self.lent.get() = Lent { next, job, turns, at: 0, extent, parts } };
-        self.done.store(0, Ordering::Relaxed);
+        unsafe { *self.in_hand.0.lent.get() = Lent { next, job, turns, at: 0, extent, parts } };
+        self.done.0.store(0, Ordering::Relaxed);
         self.joined.store(1, Ordering::Relaxed);
-        let number = (self.turn.load(Ordering::Relaxed) >> 16) + 1;
+        let number = (self.in_hand.0.turn.load(Ordering::Relaxed) >> 16) + 1;
         let finish = FinishOnDrop(self);
-        self.turn.store(number << 16 | parts as u64, Ordering::SeqCst);
+        self.in_hand.0.turn.store(number << 16 | parts as u64, Ordering::SeqCst);
         launch(self.claims.len() - 1);
         drop(finish);
     }
@@ -122,16 +133,17 @@ impl Turns {
     /// Runs parts, that of this thread first, until all turns are done.
     fn take_part(&self, home: usize) {
         loop {
-            let turn = self.turn.load(Ordering::Acquire);
+            let turn = self.in_hand.0.turn.load(Ordering::Acquire);
             let parts = (turn & PARTS) as usize;
             if parts == 0 {
                 return;
             }
             let claim = |&part: &usize| {
-                let last = self.claims[part].load(Ordering::Relaxed);
+                let last = self.claims[part].0.load(Ordering::Relaxed);
                 // A turn that is over has all its parts claimed, in it or since.
                 last < turn
                     && self.claims[part]
+                        .0
                         .compare_exchange(last, turn, Ordering::AcqRel, Ordering::Relaxed)
                         .is_ok()
             };
@@ -140,7 +152,7 @@ impl Turns {
                 continue;
             }
             let mut rounds = 0u32;
-            while self.turn.load(Ordering::Acquire) == turn {
+            while self.in_hand.0.turn.load(Ordering::Acquire) == turn {
                 rounds += 1;
                 if rounds.is_multiple_of(4096) { thread::yield_now() } else { hint::spin_loop() }
             }
@@ -152,7 +164,7 @@ impl Turns {
         // SAFETY: this part is claimed and not done, so the turn is not over: `lent` is not written and the caller,
         // whose closures they are, waits.
         let (lent, next, job) = unsafe {
-            let lent = *self.lent.get();
+            let lent = *self.in_hand.0.lent.get();
             (lent, &*lent.next, &*lent.job)
         };
         let unwinding = AbortOnDrop;
@@ -160,17 +172,17 @@ impl Turns {
         if begin < end {
             job(lent.at, begin, end);
         }
-        if self.done.fetch_add(1, Ordering::AcqRel) + 1 == lent.parts as u32 {
+        if self.done.0.fetch_add(1, Ordering::AcqRel) + 1 == lent.parts as u32 {
             let at = lent.at + 1;
             let number = ((turn >> 16) + 1) << 16;
-            self.done.store(0, Ordering::Relaxed);
+            self.done.0.store(0, Ordering::Relaxed);
             if at == lent.turns {
-                self.turn.store(number, Ordering::Release);
+                self.in_hand.0.turn.store(number, Ordering::Release);
             } else {
                 let (extent, parts) = self.start(next, at);
                 // SAFETY: all parts of the turn are done, and nobody claims one of the next before it is announced.
-                unsafe { *self.lent.get() = Lent { at, extent, parts, ..lent } };
-                self.turn.store(number | parts as u64, Ordering::Release);
+                unsafe { *self.in_hand.0.lent.get() = Lent { at, extent, parts, ..lent } };
+                self.in_hand.0.turn.store(number | parts as u64, Ordering::Release);
             }
         }
         std::mem::forget(unwinding);
@@ -183,5 +195,120 @@ struct FinishOnDrop<'a>(&'a Turns);
 impl Drop for FinishOnDrop<'_> {
     fn drop(&mut self) {
         self.0.take_part(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Executor, Helper, Pool};
+
+    /// Sums in which each turn needs all of the one before: who starts too early, or runs a part twice, shows.
+    fn check_with(pool: &Pool) {
+        let extents = [40i64, 1, 0, 17, 64];
+        let turns = 200;
+        let begun = AtomicU64::new(0);
+        let cells: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
+        let expected = |turn: usize| (0..=turn).map(|t| extents[t % extents.len()] as u64).sum::<u64>();
+        let sum = || cells.iter().map(|cell| cell.load(Ordering::Relaxed)).sum::<u64>();
+        let next = |turn: usize| {
+            assert_eq!(begun.fetch_add(1, Ordering::Relaxed), turn as u64);
+            assert_eq!(sum(), turn.checked_sub(1).map_or(0, expected));
+            (extents[turn % extents.len()], 3)
+        };
+        pool.run_turns(turns, &next, &|_, begin, end| {
+            for i in begin..end {
+                cells[i as usize].fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        assert_eq!(begun.into_inner(), turns as u64);
+        assert_eq!(sum(), expected(turns - 1));
+    }
+
+    #[test]
+    fn turns_follow_each_other() {
+        for threads in [1, 2, 3, 5] {
+            let pool = Pool::new(threads);
+            (0..20).for_each(|_| check_with(&pool));
+            pool.run_turns(0, &|_| unreachable!("there is no turn"), &|_, _, _| {});
+            pool.run(10, 4, &|begin, end| assert!(begin < end));
+        }
+    }
+
+    #[test]
+    fn callers_share_a_pool() {
+        let pool = Pool::new(3);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..20).for_each(|_| check_with(&pool)));
+            }
+        });
+    }
+
+    /// What an executor does with the threads it is asked for.
+    type Launch = fn(usize, &Helper);
+
+    struct Odd(Launch);
+
+    impl Executor for Odd {
+        fn threads(&self) -> usize {
+            3
+        }
+
+        fn launch(&self, wanted: usize, helper: &Helper) {
+            (self.0)(wanted, helper);
+        }
+    }
+
+    #[test]
+    fn no_executor_is_waited_for() {
+        let executors: [Launch; 4] = [
+            |_, _| {},
+            // All of it before the caller comes to it.
+            |_, helper| helper.help(),
+            |wanted, helper| {
+                thread::scope(|scope| {
+                    (0..wanted).for_each(|_| {
+                        scope.spawn(|| helper.help());
+                    });
+                });
+            },
+            // Whenever it pleases.
+            |wanted, helper| {
+                for _ in 0..2 * wanted {
+                    let helper = helper.clone();
+                    thread::spawn(move || {
+                        thread::yield_now();
+                        helper.help();
+                    });
+                }
+            },
+        ];
+        for launch in executors {
+            let pool = Pool::with_executor(Arc::new(Odd(launch)));
+            (0..20).for_each(|_| check_with(&pool));
+        }
+    }
+
+    #[test]
+    fn turns_end_before_their_executors_panic_goes_on() {
+        let launch: Launch = |_, helper| {
+            let helper = helper.clone();
+            thread::spawn(move || helper.help());
+            panic!("no threads today");
+        };
+        let pool = Pool::with_executor(Arc::new(Odd(launch)));
+        for _ in 0..20 {
+            let done = AtomicU32::new(0);
+            let run = || {
+                pool.run_turns(9, &|_| (6, 3), &|_, begin, end| {
+                    done.fetch_add((end - begin) as u32, Ordering::Relaxed);
+                });
+            };
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+            assert_eq!(done.into_inner(), 54);
+        }
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Places {
 }
 
 /// The sums of a row of a panel take this many bytes at most, so that they are kept in registers.
-const PANEL_BYTES: usize = 384;
+const PANEL_BYTES: usize = 256;
 
 /// The units of a panel of recurrence weights for states of a size: as many as have their sums in registers.
 pub fn panel_lanes(size: usize, gates: usize, dtype: DType) -> usize {

@@ -219,7 +219,56 @@ fn is_injective(index: &Index, vars: &[Var]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use windlass_ir::DType;
+    use windlass_ir::loops::{KernelBuilder, LoopKind, Move, Repeat, Step};
+
     use super::*;
+
+    /// A state of 64 bytes, kept in the halves of the first 128 bytes in turns, three times changed; each change needs
+    /// what stands at byte `kept` too.
+    fn repeated(kept: u64) -> Program {
+        let kernel = |ins: usize| {
+            let mut b = KernelBuilder::new("k");
+            let ins: Vec<Buffer> =
+                (0..ins).map(|i| b.buffer(&format!("x{i}"), DType::F32, 16, Role::In)).collect();
+            let y = b.buffer("y", DType::F32, 16, Role::Out);
+            b.repeat(LoopKind::Vector, 16, |b, i| {
+                let x = b.load(ins[0], i.clone());
+                b.store(y, i, x);
+            });
+            b.finish()
+        };
+        let step = |kernel: u32, args: &[Place]| Step {
+            work: Work::Kernel(kernel),
+            args: args.to_vec(),
+            origin: Vec::new(),
+            flops: 0,
+        };
+        let moving = |arg, start, stride| Move { step: 2, arg, start, stride, period: 2 };
+        Program {
+            kernels: vec![kernel(1), kernel(2)],
+            steps: vec![
+                step(0, &[Place::Input(0), Place::Arena(0)]),
+                step(0, &[Place::Input(0), Place::Arena(kept)]),
+                step(1, &[Place::Arena(0), Place::Arena(kept), Place::Arena(0)]),
+                step(0, &[Place::Arena(64), Place::Output(0)]),
+            ],
+            repeats: vec![Repeat { first: 2, steps: 1, times: 3, moves: vec![moving(0, 0, 64), moving(2, 64, -64)] }],
+            arena_bytes: kept + 64,
+            ..Program::default()
+        }
+    }
+
+    #[test]
+    fn every_round_is_followed() {
+        assert!(check(&repeated(128)).is_ok());
+        // Overwritten in the first round, read in the second.
+        let message = check(&repeated(64)).unwrap_err().to_string();
+        assert!(message.contains("step 2 reads"), "{message}");
+        let mut once = repeated(128);
+        once.repeats.clear();
+        assert!(check(&once).is_err(), "nothing writes the other half");
+    }
 
     #[test]
     fn buffers_that_never_meet_share_memory() {

@@ -241,6 +241,12 @@ impl Executable {
         &self.parts.steps
     }
 
+    /// How often a step runs in one run of the model.
+    pub fn rounds(&self, step: usize) -> usize {
+        let repeat = self.parts.repeats.iter().find(|repeat| repeat.steps.contains(&step));
+        repeat.map_or(1, |repeat| repeat.times)
+    }
+
     /// The size of the arena that each concurrent run uses.
     pub fn arena_bytes(&self) -> usize {
         self.parts.arena_bytes

@@ -97,7 +97,13 @@ impl Turns {
     ///
     /// # Safety
     /// One thread calls this at a time, and not before another's call has returned.
-    pub(crate) unsafe fn run(&self, turns: usize, next: &Next<'_>, job: &TurnJob<'_>, launch: impl FnOnce(usize)) {
+    pub(crate) unsafe fn run(
+        &self,
+        turns: usize,
+        next: &Next<'_>,
+        job: &TurnJob<'_>,
+        launch: impl FnOnce(usize),
+    ) {
         if turns == 0 {
             return;
         }

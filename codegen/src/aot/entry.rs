@@ -175,7 +175,8 @@ impl Model<'_> {
             for (at, place) in step.args.iter().enumerate() {
                 let mut pointer = self.pointer(&mut cursor, &arguments, *place);
                 if let Some(repeated) = &repeated
-                    && let Some(moving) = repeated.repeat.moves.iter().find(|m| (m.step, m.arg) == (at_step, at))
+                    && let Some(moving) =
+                        repeated.repeat.moves.iter().find(|m| (m.step, m.arg) == (at_step, at))
                 {
                     pointer = repeated.moved(&mut cursor, pointer, moving);
                 }

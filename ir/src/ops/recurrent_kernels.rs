@@ -39,8 +39,7 @@ pub(super) fn rounds(op: &RecurrentSteps, ins: &[TensorType]) -> Rounds {
     let f = op.cell.parsed(1, "C3").expect("infer accepted the activations").remove(0);
     let lanes = |product: usize| ins[places.weights[product]].shape()[2] / products(&op.cell)[product];
     let panels = (0..places.weights.len()).map(lanes).collect();
-    let layer =
-        Layer { op, f, dtype, steps, batch, size, panels, places, results, h, c, numbers, between };
+    let layer = Layer { op, f, dtype, steps, batch, size, panels, places, results, h, c, numbers, between };
     let once = |call: Call| Stage { times: 1, calls: vec![call] };
     let calls = (0..layer.panels.len()).map(|product| layer.step(product)).collect();
     let stages = vec![once(layer.start()), Stage { times: steps, calls }, once(layer.end())];

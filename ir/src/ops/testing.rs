@@ -87,7 +87,9 @@ fn run_lowered(op: &Op, ins: &[Tensor], outs: &[TensorType]) -> Vec<Tensor> {
             drop(regions);
             results
         }
-        Lowered::Rounds(rounds) => run_program(&rounds.to_program(&types, outs), ins).expect("the rounds run"),
+        Lowered::Rounds(rounds) => {
+            run_program(&rounds.to_program(&types, outs), ins).expect("the rounds run")
+        }
         Lowered::Interpret => eval_op(op, ins).expect("the op evaluates"),
     }
 }

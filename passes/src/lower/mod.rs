@@ -24,9 +24,7 @@ mod window;
 
 use cranelift_entity::SecondaryMap;
 use rustc_hash::FxHashMap;
-use windlass_ir::loops::{
-    Expr, Index, Kernel, Nest, NestBuilder, Place, Program, Rounds, Step, Val, Work,
-};
+use windlass_ir::loops::{Expr, Index, Kernel, Nest, NestBuilder, Place, Program, Rounds, Step, Val, Work};
 use windlass_ir::{Error, Graph, Op, Tensor};
 
 use crate::lower::formula::{as_identity, flatten_operands};

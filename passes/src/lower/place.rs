@@ -253,7 +253,12 @@ mod tests {
                 step(1, &[Place::Arena(0), Place::Arena(kept), Place::Arena(0)]),
                 step(0, &[Place::Arena(64), Place::Output(0)]),
             ],
-            repeats: vec![Repeat { first: 2, steps: 1, times: 3, moves: vec![moving(0, 0, 64), moving(2, 64, -64)] }],
+            repeats: vec![Repeat {
+                first: 2,
+                steps: 1,
+                times: 3,
+                moves: vec![moving(0, 0, 64), moving(2, 64, -64)],
+            }],
             arena_bytes: kept + 64,
             ..Program::default()
         }

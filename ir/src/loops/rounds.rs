@@ -65,14 +65,11 @@ impl Part {
         }
     }
 
-    /// The halves of a buffer in turns, the first half first: a state as it was, to be read.
-    pub fn before(buffer: usize, len: usize) -> Part {
-        Part { buffer, start: 0, stride: len as i64, period: 2 }
-    }
-
-    /// The halves of a buffer in turns, the second half first: a state as it will be, to be written.
-    pub fn after(buffer: usize, len: usize) -> Part {
-        Part { buffer, start: len, stride: -(len as i64), period: 2 }
+    /// The halves of a buffer in turns, beginning with half 0 or 1: a state as it was and, in the other half, as it will
+    /// be.
+    pub fn halves(buffer: usize, len: usize, first: usize) -> Part {
+        let stride = if first == 0 { len as i64 } else { -(len as i64) };
+        Part { buffer, start: first * len, stride, period: 2 }
     }
 }
 

@@ -109,6 +109,21 @@ impl Layer<'_> {
         self.batch * self.size
     }
 
+    /// The half of its buffer that a state is in at first: the one from which it comes to the first half in the end.
+    fn first_half(&self) -> usize {
+        self.steps % 2
+    }
+
+    /// A state before a step.
+    fn before(&self, state: usize) -> Part {
+        Part::halves(state, self.states(), self.first_half())
+    }
+
+    /// A state after a step.
+    fn after(&self, state: usize) -> Part {
+        Part::halves(state, self.states(), 1 - self.first_half())
+    }
+
     /// Lays down the first states, and numbers the steps if they are asked for.
     fn start(&self) -> Call {
         let mut emit = Emit::new("start");
@@ -116,10 +131,11 @@ impl Layer<'_> {
         let pairs = [(Some(self.places.h), Some(self.h)), (self.places.c, self.c)];
         for (from, to) in pairs.into_iter().filter_map(|(from, to)| from.zip(to)) {
             let first = emit.param(&format!("first{from}"), dtype, states, Role::In, Part::whole(from));
-            let both = emit.param(&format!("state{to}"), dtype, 2 * states, Role::Out, Part::whole(to));
+            let half = self.first_half() * states;
+            let both = emit.param(&format!("state{to}"), dtype, half + states, Role::Out, Part::whole(to));
             emit.b.repeat(LoopKind::Vector, states, |b, i| {
                 let value = b.load(first, i.clone());
-                b.store(both, i, value);
+                b.store(both, i.add_const(half as i64), value);
             });
         }
         if let Some(numbers) = self.numbers {
@@ -136,13 +152,12 @@ impl Layer<'_> {
     fn end(&self) -> Call {
         let mut emit = Emit::new("end");
         let (states, dtype) = (self.states(), self.dtype);
-        let half = (self.steps % 2 * states) as i64;
         for (at, from) in [Some(self.h), self.c].into_iter().flatten().enumerate() {
-            let both = emit.param(&format!("state{at}"), dtype, 2 * states, Role::In, Part::whole(from));
+            let state = emit.param(&format!("state{from}"), dtype, states, Role::In, Part::whole(from));
             let result = Part::whole(self.results + 1 + at);
             let last = emit.param(&format!("last{at}"), dtype, states, Role::Out, result);
             emit.b.repeat(LoopKind::Vector, states, |b, i| {
-                let value = b.load(both, i.add_const(half));
+                let value = b.load(state, i.clone());
                 b.store(last, i, value);
             });
         }
@@ -168,7 +183,7 @@ impl Layer<'_> {
         let x = emit.param("x", dtype, len, Role::In, part);
         let weights = Part::whole(self.places.weights[product]);
         let weights = emit.param("weights", dtype, size * gates * size, Role::In, weights);
-        let old_h = emit.param("old_h", dtype, states, Role::In, Part::before(self.h, states));
+        let old_h = emit.param("old_h", dtype, states, Role::In, self.before(self.h));
         let lens = self.places.lens.zip(self.numbers).map(|(lens, numbers)| {
             let lens = emit.param("lens", DType::I32, batch, Role::In, Part::whole(lens));
             (lens, emit.param("number", DType::I64, 1, Role::In, Part::rows(numbers, 1, None)))
@@ -177,10 +192,10 @@ impl Layer<'_> {
         if last {
             let (len, part) = rows(self.results, states);
             outs.y = Some(emit.param("y", dtype, len, Role::Out, part));
-            outs.h = Some(emit.param("new_h", dtype, states, Role::Out, Part::after(self.h, states)));
+            outs.h = Some(emit.param("new_h", dtype, states, Role::Out, self.after(self.h)));
             outs.c = self.c.map(|c| {
-                let old = emit.param("old_c", dtype, states, Role::In, Part::before(c, states));
-                (old, emit.param("new_c", dtype, states, Role::Out, Part::after(c, states)))
+                let old = emit.param("old_c", dtype, states, Role::In, self.before(c));
+                (old, emit.param("new_c", dtype, states, Role::Out, self.after(c)))
             });
         }
         let mut small = |place: Option<usize>, name: &str, len: usize| {

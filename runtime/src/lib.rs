@@ -9,7 +9,7 @@
 //! result, so results do not depend on the number of threads.
 //!
 //! Unsafe code stands in [`mod@buffer`] (aligned memory), `map` (mapped files), `pool` and
-//! `turns` (lending a job to the workers) and `executable` (calling kernels).
+//! `turns` (lending a job to the workers) `executable` and `repeat` (calling kernels).
 //!
 //! ```
 //! use windlass_runtime::Pool;
@@ -30,15 +30,17 @@ mod executor;
 mod map;
 mod pool;
 mod profile;
+mod repeat;
 mod turns;
 
 pub use buffer::AlignedBuffer;
 pub use error::Error;
-pub use executable::{Constant, Executable, HostFn, KernelFn, Move, Parts, Place, Port, Repeat, Step, Work};
+pub use executable::{Constant, Executable, HostFn, KernelFn, Parts, Place, Port, Step, Work};
 pub use executor::{Executor, Helper};
 pub use map::{Mapping, unload};
 pub use pool::Pool;
 pub use profile::Profile;
+pub use repeat::{Move, Repeat};
 
 /// The alignment of every buffer in bytes: a cache line, and the widest vector.
 pub const ALIGN: usize = 64;

@@ -3,7 +3,8 @@
 //! A [`Nest`] is a pure formula: each element of its results as an expression over index maps and
 //! reductions, with no order of loops. Ops lower to nests, and fusion substitutes one nest into
 //! another. A [`Kernel`] is a scheduled program: loops, register tiles and stores, the last form
-//! that machine code is made from. [`mod@interpret`] runs kernels and is the bit-exact oracle of
+//! that machine code is made from. A [`Program`] is kernels over one arena, in order, some [repeated](Repeat); an op of
+//! several kernels is written as [`Rounds`]. [`mod@interpret`] runs kernels and is the bit-exact oracle of
 //! generated code.
 
 mod expand;

@@ -322,7 +322,7 @@ impl Recurrent {
             let mut operands = vec![input];
             let mut first = 0;
             for &count in products(&self.cell) {
-                let lanes = panel_lanes(size, count, wide);
+                let lanes = panel_lanes(size, count, wide, batch, self.sequence_lens);
                 let end = first + count * size;
                 let rows = match products(&self.cell).len() {
                     1 => r,

@@ -9,7 +9,7 @@
 use super::RecurrentSteps;
 use super::activation::Activation;
 use super::cell::CellKind;
-use super::recurrent_steps::{Places, products};
+use super::recurrent_steps::{Places, block_rows, products};
 use crate::dtype::DType;
 use crate::loops::{
     Buffer, Call, Guard, Index, KernelBuilder, LoopKind, Part, Rhs, Role, Rounds, Stage, Val,
@@ -97,10 +97,13 @@ struct Step {
     old_h: Buffer,
     /// Element 0 of the sequence in states.
     row: Index,
+    /// Element 0 of the step's result.
+    result: Index,
     /// The first unit of the panel.
     first: Index,
-    /// The sums, gate after gate.
+    /// The sums, gate after gate from this element on.
     acc: Buffer,
+    sums: i64,
     lanes: usize,
 }
 
@@ -209,27 +212,35 @@ impl Layer<'_> {
             (update, emit.param("reset", dtype, states, role, Part::whole(reset)))
         });
         let b = &mut emit.b;
-        let acc = b.buffer("acc", dtype, gates * lanes, Role::Register);
-        b.repeat(LoopKind::Parallel, size / lanes * batch, |b, i| {
+        let rows = block_rows(batch, self.places.lens.is_some(), gates * lanes * dtype.size());
+        let acc = b.buffer("acc", dtype, rows * gates * lanes, Role::Register);
+        let shape = [size / lanes, batch / rows];
+        b.repeat(LoopKind::Parallel, shape.iter().product(), |b, i| {
             // All sequences take a panel before another is read.
-            let [panel, n] = Index::unflatten(&i, &[size / lanes, batch]).try_into().expect("two of two");
-            let (first, row) = (panel.mul(lanes as i64), n.mul(size as i64));
-            let at = lens.map(|(lens, number)| self.step_of(b, lens, number, &n));
+            let [panel, block] = Index::unflatten(&i, &shape).try_into().expect("two of two");
+            let sequence = |row: usize| block.mul(rows as i64).add_const(row as i64);
+            let at = lens.map(|(lens, number)| self.step_of(b, lens, number, &sequence(0)));
             let t = at.as_ref().map_or(Index::constant(0), |at| at.input.clone());
-            let input = t.mul(batch as i64).add(&n).mul(all_gates as i64);
-            let step = Step { x, input, old_h, row, first, acc, lanes };
+            let step = |row: usize| {
+                let n = sequence(row);
+                let (first, state) = (panel.mul(lanes as i64), n.mul(size as i64));
+                let input = t.mul(batch as i64).add(&n).mul(all_gates as i64);
+                let result = t.mul(batch as i64).add(&n).mul(size as i64);
+                let sums = (row * gates * lanes) as i64;
+                Step { x, input, old_h, row: state, result, first, acc, sums, lanes }
+            };
+            let block: Vec<Step> = (0..rows).map(step).collect();
             if let Some(at) = &at {
                 b.begin_if(std::slice::from_ref(&at.active));
             }
             // The second product is of the reset state.
             let source = outs.between.filter(|_| last).map_or(old_h, |(_, reset)| reset);
-            self.product(b, &step, first_gate..first_gate + gates, weights, source, &panel, &outs);
-            let y_row = t.mul(batch as i64).add(&n).mul(size as i64);
-            self.gates(b, &step, &outs, &y_row);
+            self.product(b, &block, first_gate..first_gate + gates, weights, source, &panel, &outs);
+            block.iter().for_each(|step| self.gates(b, step, &outs));
             if let Some(at) = &at {
                 b.begin_else();
-                let past_end = at.number.mul(batch as i64).add(&n).mul(size as i64);
-                self.rest(b, &step, &outs, &past_end);
+                let past_end = at.number.mul(batch as i64).add(&sequence(0)).mul(size as i64);
+                self.rest(b, &block[0], &outs, &past_end);
                 b.end();
             }
         });
@@ -256,39 +267,44 @@ impl Layer<'_> {
         At { active: Guard::new(left, self.steps), number, input }
     }
 
-    /// The sums of some gates of the panel's units, with what they start from.
+    /// The sums of some gates of the panel's units, with what they start from, for a block of sequences.
     #[expect(clippy::too_many_arguments, reason = "each is another thing that a product has")]
     fn product(
         &self,
         b: &mut KernelBuilder,
-        step: &Step,
+        block: &[Step],
         gates: std::ops::Range<usize>,
         weights: Buffer,
         source: Buffer,
         panel: &Index,
         outs: &Outs,
     ) {
-        let lanes = step.lanes as i64;
-        let count = gates.len() as i64;
-        for (at, gate) in gates.enumerate() {
-            b.repeat(LoopKind::Vector, step.lanes, |b, lane| {
+        let lanes = block[0].lanes;
+        let count = gates.len();
+        for (step, (at, gate)) in
+            block.iter().flat_map(|step| gates.clone().enumerate().map(move |gate| (step, gate)))
+        {
+            b.repeat(LoopKind::Vector, lanes, |b, lane| {
                 // The input of a hidden gate that is reset after its product is added then.
                 let value = match (count == 3 && gate == 2, outs.bias) {
                     (false, _) => self.x(b, step, gate, &lane),
                     (true, Some(bias)) => b.load(bias, step.first.add(&lane)),
                     (true, None) => b.constant(self.dtype, 0.0),
                 };
-                b.store(step.acc, lane.add_const(at as i64 * lanes), value);
+                b.store(step.acc, lane.add_const(step.sums + (at * lanes) as i64), value);
             });
         }
         b.repeat(LoopKind::Serial, self.size, |b, k| {
-            let h = b.load(source, step.row.add(&k));
-            let row = panel.mul(self.size as i64).add(&k).mul(count * lanes);
-            b.repeat(LoopKind::Vector, (count * lanes) as usize, |b, lane| {
+            let states: Vec<Val> = block.iter().map(|step| b.load(source, step.row.add(&k))).collect();
+            let row = panel.mul(self.size as i64).add(&k).mul((count * lanes) as i64);
+            b.repeat(LoopKind::Vector, count * lanes, |b, lane| {
                 let weight = b.load(weights, row.add(&lane));
-                let sum = b.load(step.acc, lane.clone());
-                let sum = b.apply(ScalarFn::Fma, &[h, weight, sum]);
-                b.store(step.acc, lane, sum);
+                for (step, &h) in block.iter().zip(&states) {
+                    let at = lane.add_const(step.sums);
+                    let sum = b.load(step.acc, at.clone());
+                    let sum = b.apply(ScalarFn::Fma, &[h, weight, sum]);
+                    b.store(step.acc, at, sum);
+                }
             });
         });
     }
@@ -310,11 +326,11 @@ impl Layer<'_> {
     }
 
     /// What a sequence that goes on makes of the sums.
-    fn gates(&self, b: &mut KernelBuilder, step: &Step, outs: &Outs, y_row: &Index) {
+    fn gates(&self, b: &mut KernelBuilder, step: &Step, outs: &Outs) {
         b.repeat(LoopKind::Vector, step.lanes, |b, lane| {
             let state = step.row.add(&step.first).add(&lane);
             let acc = |b: &mut KernelBuilder, gate: usize| {
-                b.load(step.acc, lane.add_const((gate * step.lanes) as i64))
+                b.load(step.acc, lane.add_const(step.sums + (gate * step.lanes) as i64))
             };
             let h = match (self.op.cell.kind, outs.between) {
                 (CellKind::Rnn, _) => {
@@ -349,7 +365,7 @@ impl Layer<'_> {
             };
             if let (Some(new_h), Some(y)) = (outs.h, outs.y) {
                 b.store(new_h, state.clone(), h);
-                b.store(y, y_row.add(&step.first).add(&lane), h);
+                b.store(y, step.result.add(&step.first).add(&lane), h);
             }
         });
     }
@@ -368,7 +384,7 @@ impl Layer<'_> {
         let (old_c, new_c) = outs.c.expect("an LSTM has a memory");
         let c = b.load(old_c, state.clone());
         let gate = |b: &mut KernelBuilder, gate: usize, peephole: Option<usize>, c: Val| {
-            let sum = b.load(step.acc, lane.add_const((gate * step.lanes) as i64));
+            let sum = b.load(step.acc, lane.add_const(step.sums + (gate * step.lanes) as i64));
             let Some((which, weights)) = peephole.zip(outs.peepholes) else { return sum };
             let weight = b.load(weights, step.first.add(lane).add_const((which * self.size) as i64));
             b.apply(ScalarFn::Fma, &[weight, c, sum])

@@ -49,13 +49,25 @@ pub(super) struct Places {
     pub count: usize,
 }
 
-/// The sums of a row of a panel take this many bytes at most, so that they are kept in registers.
-const PANEL_BYTES: usize = 256;
+/// The sums of one sequence take this many bytes at most, so that they are kept in registers.
+const SUM_BYTES: usize = 256;
 
-/// The units of a panel of recurrence weights for states of a size: as many as have their sums in registers.
-pub fn panel_lanes(size: usize, gates: usize, dtype: DType) -> usize {
-    let fits = |lanes: &usize| size.is_multiple_of(*lanes) && gates * lanes * dtype.size() <= PANEL_BYTES;
+/// The sums of sequences whose products are made together take this many bytes at most.
+const BLOCK_BYTES: usize = 384;
+
+/// The units of a panel of recurrence weights for states of a size: as many as have their sums in registers, or half
+/// of them where several sequences are multiplied by a panel together.
+pub fn panel_lanes(size: usize, gates: usize, dtype: DType, batch: usize, has_lens: bool) -> usize {
+    let most = if block_rows(batch, has_lens, 1) > 1 { SUM_BYTES / 2 } else { SUM_BYTES };
+    let fits = |lanes: &usize| size.is_multiple_of(*lanes) && gates * lanes * dtype.size() <= most;
     [64, 32, 16, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
+}
+
+/// How many sequences are multiplied by a panel together, if the sums of one take so many bytes. Those with lengths
+/// end at different steps.
+pub(super) fn block_rows(batch: usize, has_lens: bool, bytes: usize) -> usize {
+    let fits = |rows: &usize| !has_lens && batch.is_multiple_of(*rows) && rows * bytes <= BLOCK_BYTES;
+    [3, 2].into_iter().find(fits).unwrap_or(1)
 }
 
 /// The number of gates of each product of a step of a cell, in order.

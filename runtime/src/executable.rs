@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::repeat::{self, Repeat};
+use crate::repeat::{self, Base, Repeat};
 use crate::{AlignedBuffer, Error, Pool, Profile};
 
 /// A native kernel: a table of pointers to its parameters, and the range `begin..end` of its outermost
@@ -110,7 +110,7 @@ pub(crate) struct Instance {
     arena: AlignedBuffer,
     pub(crate) table: Vec<*mut u8>,
     /// Where the arguments that move are without that.
-    pub(crate) bases: Vec<*mut u8>,
+    pub(crate) bases: Vec<Base>,
 }
 
 // SAFETY: the pointers go into `arena`, into the executable's constants, or are overwritten at the start
@@ -297,7 +297,7 @@ impl Executable {
             });
         }
         let most = self.parts.repeats.iter().map(|repeat| repeat.moves.len()).max().unwrap_or(0);
-        Ok(Instance { arena, table, bases: vec![std::ptr::null_mut(); most] })
+        Ok(Instance { arena, table, bases: vec![Base::NONE; most] })
     }
 }
 

@@ -39,22 +39,33 @@ pub struct Move {
 }
 
 impl Move {
-    /// Where it is in a round, in bytes from its place.
-    fn at(&self, round: usize) -> Option<i64> {
-        let turn = match self.period {
+    /// Where it is in a round, in bytes from its place, if the numbers are not too large.
+    fn checked_at(&self, round: usize) -> Option<i64> {
+        let moved = self.stride.checked_mul(self.turn(round) as i64)?;
+        i64::try_from(self.start).ok()?.checked_add(moved)
+    }
+
+    /// The same where that was checked.
+    #[inline]
+    fn at(&self, round: usize) -> i64 {
+        (self.start as i64).wrapping_add(self.stride.wrapping_mul(self.turn(round) as i64))
+    }
+
+    #[inline]
+    fn turn(&self, round: usize) -> usize {
+        match self.period {
             0 => round,
             // No division, which takes as long as the arithmetic of a small step.
             2 => round & 1,
             period => round % period,
-        };
-        i64::try_from(self.start).ok()?.checked_add(self.stride.checked_mul(turn as i64)?)
+        }
     }
 
     /// The most that it is from its place in so many rounds, if it is never before it.
     fn most(&self, times: usize) -> Option<usize> {
         let turns = if self.period == 0 { times } else { times.min(self.period) };
         // It moves one way, so one end is the first of these and one the last.
-        let (first, last) = (self.at(0)?, self.at(turns.checked_sub(1)?)?);
+        let (first, last) = (self.checked_at(0)?, self.checked_at(turns.checked_sub(1)?)?);
         usize::try_from(first.min(last)).ok().and(usize::try_from(first.max(last)).ok())
     }
 }
@@ -69,9 +80,9 @@ impl Executable {
         observe: Option<&mut dyn FnMut(usize, Duration)>,
     ) -> Result<(), Error> {
         let steps = &self.parts.steps[repeat.steps.clone()];
-        let slots = || repeat.moves.iter().map(|moving| self.firsts[moving.step] + moving.arg);
-        for (base, slot) in instance.bases.iter_mut().zip(slots()) {
-            *base = instance.table[slot];
+        for (base, moving) in instance.bases.iter_mut().zip(&repeat.moves) {
+            let slot = self.firsts[moving.step] + moving.arg;
+            *base = Base { slot, pointer: instance.table[slot] };
         }
         let clock = observe.is_some().then(|| Clock::new(steps.len()));
         let bases = Bases(&instance.bases);
@@ -82,11 +93,11 @@ impl Executable {
                 clock.turn(turn);
             }
             if step == 0 {
-                for ((moving, slot), base) in repeat.moves.iter().zip(slots()).zip(bases.get()) {
+                for (moving, base) in repeat.moves.iter().zip(bases.get()) {
                     // Checked to be in the argument's buffer when the executable was made.
-                    let at = moving.at(round).unwrap_or(0) as isize;
+                    let pointer = base.pointer.wrapping_offset(moving.at(round) as isize);
                     // SAFETY: the slot is in the table; one thread alone begins a turn, while no kernel runs.
-                    unsafe { *table.start().add(slot) = base.wrapping_offset(at) };
+                    unsafe { *table.start().add(base.slot) = pointer };
                 }
             }
         };
@@ -138,8 +149,8 @@ impl Executable {
                 observe(step, Duration::from_nanos(time.into_inner()));
             }
         }
-        for (base, slot) in instance.bases.iter().zip(slots()) {
-            instance.table[slot] = *base;
+        for base in &instance.bases[..repeat.moves.len()] {
+            instance.table[base.slot] = base.pointer;
         }
         result
     }
@@ -191,14 +202,25 @@ impl Clock {
     }
 }
 
-/// Pointers that workers copy.
-struct Bases<'a>(&'a [*mut u8]);
+/// An argument that moves: its slot in the table, and what stands there without that.
+#[derive(Clone, Copy)]
+pub(crate) struct Base {
+    slot: usize,
+    pointer: *mut u8,
+}
+
+impl Base {
+    pub(crate) const NONE: Base = Base { slot: 0, pointer: std::ptr::null_mut() };
+}
+
+/// What whoever begins a round reads.
+struct Bases<'a>(&'a [Base]);
 
 // SAFETY: as for `Instance`.
 unsafe impl Sync for Bases<'_> {}
 
 impl<'a> Bases<'a> {
-    fn get(&self) -> &'a [*mut u8] {
+    fn get(&self) -> &'a [Base] {
         self.0
     }
 }

@@ -9,18 +9,21 @@ use common::{Random, program, run_native, same};
 use windlass_codegen::{
     ObjectArtifact, ObjectOptions, Target, Variant, archive, object, object_of_variants, shared_library,
 };
-use windlass_ir::loops::{Guard, Index, KernelBuilder, LoopKind, Place, Program, Role, Step, Work};
+use windlass_ir::loops::{
+    Guard, Index, KernelBuilder, LoopKind, Move, Place, Program, Repeat, Role, Step, Work,
+};
 use windlass_ir::{DType, ScalarFn, Tensor, TensorType};
 
-/// `y = sqrt(x * w + b)` in two steps through the arena, and a constant copied out.
+/// `y = sqrt(x * w + b)` in two steps through the arena, the first in two rounds of half the rows, the last half first;
+/// and a constant copied out.
 fn model() -> Program {
     let (rows, cols) = (64usize, 50usize);
     let len = rows * cols;
     let mut b = KernelBuilder::new("scale");
-    let x = b.buffer("x", DType::F32, len, Role::In);
+    let x = b.buffer("x", DType::F32, len / 2, Role::In);
     let w = b.buffer("w", DType::F32, cols, Role::In);
-    let y = b.buffer("y", DType::F32, len, Role::Out);
-    b.repeat(LoopKind::Parallel, rows, |b, i| {
+    let y = b.buffer("y", DType::F32, len / 2, Role::Out);
+    b.repeat(LoopKind::Parallel, rows / 2, |b, i| {
         b.repeat(LoopKind::Vector, cols, |b, j| {
             let at = i.mul(cols as i64).add(&j);
             let (p, q) = (b.load(x, at.clone()), b.load(w, j));
@@ -67,12 +70,15 @@ fn model() -> Program {
         outputs: vec![("negative".to_string(), TensorType::fixed(DType::I64, &[]))],
         ..Program::default()
     };
+    let bytes = 4 * len as u64 / 2;
+    let half = |arg| Move { step: 0, arg, start: bytes, stride: -(bytes as i64), period: 0 };
     Program {
         kernels: vec![scale, root],
         steps: vec![
             step(0, &[Place::Input(0), Place::Constant(0), Place::Arena(64)]),
             step(1, &[Place::Arena(64), Place::Constant(1), Place::Output(0), Place::Output(1)]),
         ],
+        repeats: vec![Repeat { first: 0, steps: 1, times: 2, moves: vec![half(0), half(2)] }],
         constants: vec![Tensor::from_fn::<f32>(&[cols], |i| i as f32 * 0.25 - 3.0)],
         prepare: Some(Box::new(prepare)),
         arena_bytes: 64 + (len * 4) as u64,
@@ -131,7 +137,7 @@ int main(void) {
 #ifdef PARALLEL
     int calls = 0;
     memset(outputs[0], 1, M_OUTPUT_0_BYTES);
-    if (m_run_parallel(inputs, outputs, arena, in_three, &calls) != 0 || calls != 1) return 8;
+    if (m_run_parallel(inputs, outputs, arena, in_three, &calls) != 0 || calls != 2) return 8;
 #endif
     write_file("y.bin", outputs[0], M_OUTPUT_0_BYTES);
     write_file("z.bin", outputs[1], M_OUTPUT_1_BYTES);

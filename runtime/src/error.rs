@@ -51,6 +51,16 @@ pub enum Error {
         /// The graph nodes the step came from.
         origin: String,
     },
+    /// A repeat of steps that are not there or not next, or that moves what is no argument or before its buffer.
+    #[error("steps {first}..{end} cannot be repeated {rounds} times")]
+    Repeat {
+        /// The first step.
+        first: usize,
+        /// The step behind the last.
+        end: usize,
+        /// The number of rounds.
+        rounds: usize,
+    },
     /// A host callback failed.
     #[error("{origin}: {message}")]
     Host {

@@ -3,9 +3,11 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::repeat::{self, Base, Repeat};
 use crate::{AlignedBuffer, Error, Pool, Profile};
 
 /// A native kernel: a table of pointers to its parameters, and the range `begin..end` of its outermost
@@ -125,6 +127,8 @@ pub struct Port {
 pub struct Parts {
     /// What runs, in order.
     pub steps: Vec<Step>,
+    /// Which of them run several times over: ranges in order that do not overlap.
+    pub repeats: Vec<Repeat>,
     /// Tensors that are part of the model.
     pub constants: Vec<Constant>,
     /// The size of the arena.
@@ -138,22 +142,26 @@ pub struct Parts {
 }
 
 /// What one run at a time uses: the arena and every step's table of pointers.
-struct Instance {
+pub(crate) struct Instance {
     #[expect(dead_code, reason = "owns what the table points into")]
     arena: AlignedBuffer,
-    table: Vec<*mut u8>,
+    pub(crate) table: Vec<*mut u8>,
+    /// Where the arguments that move are without that.
+    pub(crate) bases: Vec<Base>,
 }
 
 // SAFETY: the pointers go into `arena`, into the executable's constants, or are overwritten at the start
-// of each run; none is tied to a thread.
+// of each run, or each repeat; none is tied to a thread.
 unsafe impl Send for Instance {}
 
 /// A compiled model, ready to run, shared by threads.
 pub struct Executable {
-    parts: Parts,
+    pub(crate) parts: Parts,
     /// Positions in the table that hold a caller's buffer.
     callers: Vec<(u32, Place)>,
     table_len: usize,
+    /// The position in the table of each step's first argument.
+    pub(crate) firsts: Vec<usize>,
     idle: Mutex<Vec<Instance>>,
 }
 
@@ -170,15 +178,20 @@ impl Executable {
     /// Checks that every argument lies inside its buffer, and builds an executable.
     ///
     /// # Safety
-    /// For every kernel step: `function` is, or will be, code that `code` keeps alive, and a call with a table of the
-    /// step's arguments and any part of `0..extent` reads and writes only the first `bytes` bytes of each
+    /// For every kernel step, in every round: `function` is, or will be, code that `code` keeps alive, and a call with a
+    /// table of the step's arguments and any part of `0..extent` reads and writes only the first `bytes` bytes of each
     /// argument and its own stack, writes to no input or constant, and parts that do not overlap may run
     /// at the same time. The results of a host step overlap none of its other arguments.
     pub unsafe fn new(parts: Parts) -> Result<Executable, Error> {
         let mut callers = Vec::new();
         let mut table_len = 0u32;
+        let mut firsts = Vec::with_capacity(parts.steps.len());
+        let reach = repeat::check(&parts)?;
         for (position, step) in parts.steps.iter().enumerate() {
+            firsts.push(table_len as usize);
             for (arg, &(place, bytes)) in step.args.iter().enumerate() {
+                let moved = reach.get(&(position, arg)).copied().unwrap_or(0);
+                let bytes = bytes.saturating_add(moved);
                 let room = match place {
                     Place::Input(i) => parts.inputs.get(i as usize).map(|p| p.bytes),
                     Place::Output(i) => parts.outputs.get(i as usize).map(|p| p.bytes),
@@ -202,7 +215,8 @@ impl Executable {
                 table_len += 1;
             }
         }
-        Ok(Executable { parts, callers, table_len: table_len as usize, idle: Mutex::new(Vec::new()) })
+        let table_len = table_len as usize;
+        Ok(Executable { parts, callers, table_len, firsts, idle: Mutex::new(Vec::new()) })
     }
 
     /// The caller's inputs.
@@ -218,6 +232,12 @@ impl Executable {
     /// The steps.
     pub fn steps(&self) -> &[Step] {
         &self.parts.steps
+    }
+
+    /// How often a step runs in one run of the model.
+    pub fn rounds(&self, step: usize) -> usize {
+        let repeat = self.parts.repeats.iter().find(|repeat| repeat.steps.contains(&step));
+        repeat.map_or(1, |repeat| repeat.times)
     }
 
     /// The size of the arena that each concurrent run uses.
@@ -261,10 +281,9 @@ impl Executable {
         profile.steps.resize(self.parts.steps.len(), Duration::ZERO);
         profile.runs += 1;
         let mut run = self.start(inputs, outputs)?;
-        while let Some(step) = run.next() {
-            let start = Instant::now();
-            run.step(pool)?;
-            profile.steps[step] += start.elapsed();
+        let mut observe = |step: usize, time: Duration| profile.steps[step] += time;
+        while run.next().is_some() {
+            run.advance(pool, Some(&mut observe))?;
         }
         Ok(())
     }
@@ -284,7 +303,7 @@ impl Executable {
                 Place::Constant(_) | Place::Arena(_) => continue,
             };
         }
-        Ok(Run { executable: self, instance: Some(instance), position: 0, first: 0, buffers: PhantomData })
+        Ok(Run { executable: self, instance: Some(instance), position: 0, repeat: 0, buffers: PhantomData })
     }
 
     /// Gives back the memory that runs which have ended leave for later ones.
@@ -303,7 +322,8 @@ impl Executable {
                 Place::Arena(offset) => start.wrapping_add(offset as usize),
             });
         }
-        Ok(Instance { arena, table })
+        let most = self.parts.repeats.iter().map(|repeat| repeat.moves.len()).max().unwrap_or(0);
+        Ok(Instance { arena, table, bases: vec![Base::NONE; most] })
     }
 }
 
@@ -312,9 +332,9 @@ pub struct Run<'r> {
     executable: &'r Executable,
     /// There until the run is dropped.
     instance: Option<Instance>,
-    /// The next step, and where its arguments start in the table.
+    /// The next step, and the next repeat.
     position: usize,
-    first: usize,
+    repeat: usize,
     buffers: PhantomData<&'r mut [u8]>,
 }
 
@@ -325,21 +345,45 @@ impl fmt::Debug for Run<'_> {
 }
 
 impl Run<'_> {
-    /// The step that comes next; none when all are done.
-    pub fn next(&self) -> Option<usize> {
-        (self.position < self.executable.parts.steps.len()).then_some(self.position)
+    /// The steps that come next: one, or those of a repeat; none when all are done.
+    pub fn next(&self) -> Option<Range<usize>> {
+        let parts = &self.executable.parts;
+        match parts.repeats.get(self.repeat) {
+            Some(repeat) if repeat.steps.start == self.position => Some(repeat.steps.clone()),
+            _ => (self.position < parts.steps.len()).then_some(self.position..self.position + 1),
+        }
     }
 
-    /// Runs the step that comes next, if there is one.
+    /// Runs the steps that come next, if there are any; a repeat with all its rounds.
     pub fn step(&mut self, pool: &Pool) -> Result<(), Error> {
-        let (Some(step), Some(instance)) = (self.executable.parts.steps.get(self.position), &self.instance)
-        else {
+        self.advance(pool, None)
+    }
+
+    fn advance(
+        &mut self,
+        pool: &Pool,
+        observe: Option<&mut dyn FnMut(usize, Duration)>,
+    ) -> Result<(), Error> {
+        let Executable { parts, firsts, .. } = self.executable;
+        let (Some(step), Some(instance)) = (parts.steps.get(self.position), &mut self.instance) else {
             return Ok(());
         };
-        let end = self.first + step.args.len();
-        call(step, &instance.table[self.first..end], pool)?;
-        self.first = end;
-        self.position += 1;
+        match parts.repeats.get(self.repeat) {
+            Some(repeat) if repeat.steps.start == self.position => {
+                self.executable.run_repeat(repeat, instance, pool, observe)?;
+                self.position = repeat.steps.end;
+                self.repeat += 1;
+            }
+            _ => {
+                let args = &instance.table[firsts[self.position]..][..step.args.len()];
+                let start = observe.is_some().then(Instant::now);
+                call(step, args, pool)?;
+                if let (Some(observe), Some(start)) = (observe, start) {
+                    observe(self.position, start.elapsed());
+                }
+                self.position += 1;
+            }
+        }
         Ok(())
     }
 }
@@ -369,24 +413,31 @@ fn check(
 }
 
 /// A table of arguments, lent to the workers.
-struct Table(*const *mut u8);
+pub(crate) struct Table(pub(crate) *mut *mut u8);
 
-// SAFETY: workers only read the table, and kernels honour the contract of `Executable::new`.
+// SAFETY: workers only read the table while kernels run, and kernels honour the contract of `Executable::new`.
 unsafe impl Sync for Table {}
 
 impl Table {
-    fn start(&self) -> *const *mut u8 {
+    pub(crate) fn start(&self) -> *mut *mut u8 {
         self.0
+    }
+
+    pub(crate) fn at(&self, slot: usize) -> *const *mut u8 {
+        self.0.wrapping_add(slot)
     }
 }
 
-fn call(step: &Step, args: &[*mut u8], pool: &Pool) -> Result<(), Error> {
+/// The code of a step.
+pub(crate) fn code_of(step: &Step, function: &OnceLock<KernelFn>) -> Result<KernelFn, Error> {
+    function.get().copied().ok_or_else(|| Error::NoCode { origin: step.origin.clone() })
+}
+
+pub(crate) fn call(step: &Step, args: &[*mut u8], pool: &Pool) -> Result<(), Error> {
     match &step.work {
         Work::Kernel { function, extent, grain } => {
-            let Some(&function) = function.get() else {
-                return Err(Error::NoCode { origin: step.origin.clone() });
-            };
-            let table = Table(args.as_ptr());
+            let function = code_of(step, function)?;
+            let table = Table(args.as_ptr().cast_mut());
             // Twice as many chunks as threads, so that a thread the system holds up is helped out.
             let chunks = match pool.threads() {
                 1 => 1,
@@ -395,7 +446,7 @@ fn call(step: &Step, args: &[*mut u8], pool: &Pool) -> Result<(), Error> {
             pool.run(*extent, chunks, &|begin, end| {
                 // SAFETY: the contract of `Executable::new`: each argument was checked to lie inside a
                 // buffer that outlives this run, and parts do not overlap.
-                unsafe { function(table.start(), begin, end) }
+                unsafe { function(table.at(0), begin, end) }
             });
             Ok(())
         }
@@ -419,11 +470,11 @@ fn call(step: &Step, args: &[*mut u8], pool: &Pool) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Doubles bytes.
-    unsafe extern "C" fn double(args: *const *mut u8, begin: i64, end: i64) {
+    pub(crate) unsafe extern "C" fn double(args: *const *mut u8, begin: i64, end: i64) {
         for i in begin as usize..end as usize {
             // SAFETY: the step below declares two buffers of 100 bytes.
             unsafe { *(*args.add(1)).add(i) = *(*args).add(i) * 2 }
@@ -442,6 +493,7 @@ mod tests {
         Parts {
             steps: vec![step(Place::Input(0), Place::Arena(64)), step(Place::Arena(64), Place::Output(0))],
             constants: Vec::new(),
+            repeats: Vec::new(),
             arena_bytes: 164,
             inputs: port("x"),
             outputs: port("y"),

@@ -6,11 +6,11 @@
 //! needs for itself (the arena and the table of kernel arguments) is taken from a free list and put
 //! back, so a run allocates nothing and takes no lock while kernels execute. A [`Pool`] runs the
 //! outermost parallel loop of a kernel in contiguous chunks, on threads of its own or on those that the
-//! caller's [`Executor`] lends. Chunks never change the bits of a
+//! caller's [`Executor`] lends; steps that are [repeated](Repeat) are one job whose threads meet after each. Chunks never change the bits of a
 //! result, so results do not depend on the number of threads.
 //!
-//! Unsafe code stands in [`mod@buffer`] (aligned memory), `map` (mapped files), `pool` (lending a job to
-//! the workers) and `executable` (calling kernels).
+//! Unsafe code stands in [`mod@buffer`] (aligned memory), `map` (mapped files), `pool` and
+//! `turns` (lending a job to the workers) `executable` and `repeat` (calling kernels).
 //!
 //! ```
 //! use windlass_runtime::Pool;
@@ -31,6 +31,8 @@ mod executor;
 mod map;
 mod pool;
 mod profile;
+mod repeat;
+mod turns;
 
 pub use buffer::AlignedBuffer;
 pub use error::Error;
@@ -39,6 +41,7 @@ pub use executor::{Executor, Helper};
 pub use map::{Mapping, unload};
 pub use pool::Pool;
 pub use profile::Profile;
+pub use repeat::{Move, Repeat};
 
 /// The alignment of every buffer in bytes: a cache line, and the widest vector.
 pub const ALIGN: usize = 64;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, TryLockError};
 use std::thread;
 
 use crate::executor::{Executor, Helper, Workers};
+use crate::turns::Turns;
 
 /// The most chunks of one job: what fits the word's field.
 const MAX_CHUNKS: u64 = 0xffff;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     state: AtomicU64,
     lent: UnsafeCell<Lent>,
     done: AtomicU32,
+    /// Jobs of many turns; there is one of either kind at a time.
+    turns: Turns,
 }
 
 // SAFETY: `lent` is written only by the holder of `Pool::caller` while `next == chunks`, and read only
@@ -48,17 +51,24 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Shared {
-    fn new() -> Shared {
+    fn new(threads: usize) -> Shared {
         let idle: &'static Job<'static> = &|_, _| {};
         Shared {
             state: AtomicU64::new(0),
             lent: UnsafeCell::new(Lent { job: idle, extent: 0, chunks: 1 }),
             done: AtomicU32::new(0),
+            turns: Turns::new(threads),
         }
     }
 
-    /// Claims and runs chunks until none is left.
+    /// Takes part in the job in hand until there is nothing left to do.
     pub(crate) fn work(&self) {
+        self.work_on_chunks();
+        self.turns.work();
+    }
+
+    /// Claims and runs chunks until none is left.
+    fn work_on_chunks(&self) {
         loop {
             let state = self.state.load(Ordering::Acquire);
             let (chunks, next) = (state >> 16 & MAX_CHUNKS, state & 0xffff);
@@ -82,15 +92,15 @@ impl Shared {
         }
     }
 
-    /// Whether a chunk waits to be claimed.
+    /// Whether a chunk waits to be claimed, or there are turns to take part in.
     pub(crate) fn has_work(&self) -> bool {
         let state = self.state.load(Ordering::SeqCst);
-        state & 0xffff < state >> 16 & MAX_CHUNKS
+        state & 0xffff < state >> 16 & MAX_CHUNKS || self.turns.has_work()
     }
 
     /// Runs what nobody has claimed, and waits for what others have.
     fn finish(&self, chunks: i64) {
-        self.work();
+        self.work_on_chunks();
         let mut rounds = 0u32;
         while self.done.load(Ordering::Acquire) < chunks as u32 {
             rounds += 1;
@@ -113,7 +123,7 @@ impl Drop for FinishOnDrop<'_> {
 
 /// Ends the process if a job panics: chunks of it still run on other threads and use what unwinding
 /// would free.
-struct AbortOnDrop;
+pub(crate) struct AbortOnDrop;
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -122,7 +132,7 @@ impl Drop for AbortOnDrop {
 }
 
 /// The bounds of one of `chunks` nearly equal parts of `0..extent`.
-fn chunk(extent: i64, chunks: i64, index: i64) -> (i64, i64) {
+pub(crate) fn chunk(extent: i64, chunks: i64, index: i64) -> (i64, i64) {
     let (size, rest) = (extent / chunks, extent % chunks);
     let begin = index * size + index.min(rest);
     (begin, begin + size + i64::from(index < rest))
@@ -147,14 +157,16 @@ impl Pool {
     /// A pool of this many threads, the caller's included; it starts one fewer. If the system refuses
     /// to start some, the pool is smaller. Its threads use no processor time while there is nothing to do.
     pub fn new(threads: usize) -> Pool {
-        let helper = Helper(Arc::new(Shared::new()));
-        let workers = Workers::start(threads.saturating_sub(1).min(MAX_THREADS - 1), &helper);
+        let threads = threads.clamp(1, MAX_THREADS);
+        let helper = Helper(Arc::new(Shared::new(threads)));
+        let workers = Workers::start(threads - 1, &helper);
         Pool::of(helper, Arc::new(workers))
     }
 
     /// A pool that starts no threads and asks this executor for them.
     pub fn with_executor(executor: Arc<dyn Executor>) -> Pool {
-        Pool::of(Helper(Arc::new(Shared::new())), executor)
+        let threads = executor.threads().clamp(1, MAX_THREADS);
+        Pool::of(Helper(Arc::new(Shared::new(threads))), executor)
     }
 
     fn of(helper: Helper, executor: Arc<dyn Executor>) -> Pool {
@@ -200,6 +212,40 @@ impl Pool {
         shared.state.store(epoch << 32 | (chunks as u64) << 16, Ordering::SeqCst);
         self.executor.launch((self.threads - 1).min(chunks as usize - 1), &self.helper);
         drop(finish);
+    }
+
+    /// Runs so many loops one after another. `next(turn)` is called when all before is done, by one thread alone, and
+    /// gives the turn's iterations and into how many parts they may be cut; `job(turn, begin, end)` runs a part. While
+    /// another caller's job is in hand, or with one thread, this thread runs all.
+    ///
+    /// # Panics
+    /// As [`Self::run`].
+    pub fn run_turns(
+        &self,
+        turns: usize,
+        next: &(dyn Fn(usize) -> (i64, usize) + Sync),
+        job: &(dyn Fn(usize, i64, i64) + Sync),
+    ) {
+        let alone = || {
+            for turn in 0..turns {
+                let (extent, _) = next(turn);
+                if extent > 0 {
+                    job(turn, 0, extent);
+                }
+            }
+        };
+        if self.threads == 1 {
+            return alone();
+        }
+        let _held = match self.caller.try_lock() {
+            Ok(held) => held,
+            // An executor panicked; its job was finished.
+            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            Err(TryLockError::WouldBlock) => return alone(),
+        };
+        let launch = |wanted: usize| self.executor.launch(wanted.min(self.threads - 1), &self.helper);
+        // SAFETY: this thread holds `caller`, so there is no other call.
+        unsafe { self.helper.0.turns.run(turns, next, job, launch) };
     }
 }
 

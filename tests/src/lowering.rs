@@ -3,7 +3,7 @@
 //! Nests are interpreted as formulas, kernels by the loop interpreter and graphs node by node, so a
 //! disagreement is the op's own and not a schedule's or an emitter's.
 
-use windlass_ir::loops::interpret::{Region, run_kernel};
+use windlass_ir::loops::interpret::{Region, run_kernel, run_program};
 use windlass_ir::loops::{expand_kernel, interpret_nest};
 use windlass_ir::ops::Lowered;
 use windlass_ir::{Op, Tensor, TensorType, eval_op, interpret};
@@ -19,6 +19,8 @@ pub enum Checked {
     Nest,
     /// Loops.
     Kernel,
+    /// Loops, some run several times over.
+    Rounds,
     /// Nothing: the interpreter runs it.
     Interpret,
 }
@@ -44,6 +46,7 @@ pub fn check_lowering(op: &Op, ins: &[Tensor]) -> Result<Checked, String> {
             drop(regions);
             (ran.map(|()| results), Checked::Kernel)
         }
+        Lowered::Rounds(rounds) => (run_program(&rounds.to_program(&types, &outs), ins), Checked::Rounds),
         Lowered::Interpret => return Ok(Checked::Interpret),
     };
     let found = found.map_err(|e| e.to_string())?;

@@ -75,7 +75,10 @@ fn check_jit(
     pools: &[Pool],
 ) -> Result<(), String> {
     let options = CodeOptions { vector_bits: Some(bits), ..CodeOptions::default() };
-    let (executable, _) = jit(program, &options).map_err(|e| e.to_string())?;
+    // Enough work to be worth both threads.
+    let mut program = program.clone();
+    program.steps.iter_mut().for_each(|step| step.flops = 1 << 40);
+    let (executable, _) = jit(&program, &options).map_err(|e| e.to_string())?;
     let inputs: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
     let runs = (1..).zip(pools).flat_map(|(threads, pool)| [(threads, pool, false), (threads, pool, true)]);
     for (threads, pool, meanwhile) in runs {

@@ -85,12 +85,12 @@ impl Report {
     /// Takes over a program's figures.
     fn describe(&mut self, program: &Program) {
         // What prepares constants is run once, and is no node of the model.
-        for step in &program.steps {
+        for (number, step) in program.steps.iter().enumerate() {
             match step.work {
                 Work::Kernel(_) => self.counts.compiled += step.origin.len().max(1),
                 Work::Interpret { .. } => self.counts.interpreted += 1,
             }
-            self.flops += step.flops;
+            self.flops += step.flops * program.times(number) as u64;
         }
         self.kernels = program.kernels.len();
         self.steps = program.steps.len();

@@ -1,7 +1,10 @@
 //! The entry of a variant: a function that calls its kernels in order.
 //!
-//! A model of many steps is cut into parts of [`PART`] steps, so that no function grows without bound;
+//! A model of many steps is cut into parts of about [`PART`] steps, so that no function grows without bound; steps that
+//! are repeated stay together, as a loop;
 //! the entry checks the arena and calls the parts. All of them pass on the same arguments.
+
+use std::ops::Range;
 
 use cranelift_codegen::cursor::{Cursor, FuncCursor};
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -9,13 +12,13 @@ use cranelift_codegen::ir::{
     self, AbiParam, Function, InstBuilder, MemFlagsData, Signature, StackSlotData, StackSlotKind, types,
 };
 use cranelift_module::{DataId, FuncId, Linkage, Module};
-use windlass_ir::loops::{Place, Program, Step, Work};
+use windlass_ir::loops::{Move, Place, Program, Repeat, Work};
 
 use super::unit::Unit;
 use crate::error::Error;
-use crate::jit::grain;
+use crate::jit::{WORTH_A_THREAD, grain};
 
-/// The most steps of one function.
+/// The most steps of one function, but for those of the last repeat in it.
 const PART: usize = 128;
 
 /// What an entry is made from.
@@ -67,7 +70,7 @@ impl Model<'_> {
         let suffix = suffix(parallel);
         let entry = signature(unit, self.pass_weights, parallel);
         let mut parts = Vec::new();
-        for (at, steps) in self.program.steps.chunks(PART).enumerate() {
+        for (at, steps) in self.cuts().into_iter().enumerate() {
             let signature = Signature { returns: Vec::new(), ..entry.clone() };
             let symbol = format!("{}_{suffix}_part{at}", self.name);
             let id = unit.declare(&symbol, Linkage::Local, &signature)?;
@@ -80,6 +83,20 @@ impl Model<'_> {
         let function = self.entry(unit, entry, &parts);
         unit.define(id, function, &symbol)?;
         Ok(id)
+    }
+
+    /// The steps of each part.
+    fn cuts(&self) -> Vec<Range<usize>> {
+        let mut cuts = Vec::new();
+        let mut first = 0;
+        while first < self.program.steps.len() {
+            let mut end = (first + PART).min(self.program.steps.len());
+            let cut = self.program.repeat_of(end - 1);
+            end = cut.map_or(end, |repeat| repeat.range().end);
+            cuts.push(first..end);
+            first = end;
+        }
+        cuts
     }
 
     /// Refuses an arena that is not aligned, calls the parts and returns 0.
@@ -116,11 +133,12 @@ impl Model<'_> {
         func
     }
 
-    fn part(&self, unit: &mut Unit, signature: Signature, steps: &[Step], parallel: bool) -> Function {
+    fn part(&self, unit: &mut Unit, signature: Signature, steps: Range<usize>, parallel: bool) -> Function {
         let call_conv = signature.call_conv;
         let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
         let (block, params) = begin(&mut func);
-        let widest = steps.iter().map(|s| s.args.len()).max().unwrap_or(0).max(1);
+        let args = self.program.steps[steps.clone()].iter().map(|step| step.args.len());
+        let widest = args.max().unwrap_or(0).max(1);
         let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, 8 * widest as u32, 3);
         let slot = func.create_sized_stack_slot(slot);
         let callback = parallel.then(|| {
@@ -146,16 +164,27 @@ impl Model<'_> {
         };
         let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
         let table = cursor.ins().stack_addr(types::I64, slot, 0);
-        for step in steps {
+        let mut repeated: Option<Loop<'_>> = None;
+        for at_step in steps {
+            let step = &self.program.steps[at_step];
+            if let Some(repeat) = self.program.repeat_of(at_step).filter(|repeat| repeat.first == at_step) {
+                repeated = Some(Loop::begin(&mut cursor, repeat));
+            }
             let Work::Kernel(number) = &step.work else { continue };
             let kernel = &self.program.kernels[*number as usize];
             for (at, place) in step.args.iter().enumerate() {
-                let pointer = self.pointer(&mut cursor, &arguments, *place);
+                let mut pointer = self.pointer(&mut cursor, &arguments, *place);
+                if let Some(repeated) = &repeated
+                    && let Some(moving) =
+                        repeated.repeat.moves.iter().find(|m| (m.step, m.arg) == (at_step, at))
+                {
+                    pointer = repeated.moved(&mut cursor, pointer, moving);
+                }
                 cursor.ins().store(MemFlagsData::trusted(), pointer, table, 8 * at as i32);
             }
             let callee = unit.module.declare_func_in_func(self.kernels[*number as usize], cursor.func);
             let extent = kernel.as_parallel().map_or(1, |(_, extent, _)| extent as i64);
-            let worth = grain(kernel, step, extent);
+            let worth = grain(kernel, step, extent, WORTH_A_THREAD);
             match (arguments.parallel, callback) {
                 (Some((function, context)), Some(signature)) if extent >= 2 * worth => {
                     let task = cursor.ins().func_addr(types::I64, callee);
@@ -168,6 +197,11 @@ impl Model<'_> {
                     let end = cursor.ins().iconst(types::I64, extent);
                     cursor.ins().call(callee, &[table, begin, end]);
                 }
+            }
+            if repeated.as_ref().is_some_and(|repeated| repeated.repeat.range().end == at_step + 1)
+                && let Some(repeated) = repeated.take()
+            {
+                repeated.end(&mut cursor);
             }
         }
         cursor.ins().return_(&[]);
@@ -186,6 +220,51 @@ impl Model<'_> {
                 None => cursor.ins().iconst(types::I64, 0),
             },
         }
+    }
+}
+
+/// The loop of a repeat, whose body is being written.
+struct Loop<'a> {
+    repeat: &'a Repeat,
+    body: ir::Block,
+    round: ir::Value,
+}
+
+impl<'a> Loop<'a> {
+    fn begin(cursor: &mut FuncCursor<'_>, repeat: &'a Repeat) -> Loop<'a> {
+        let body = cursor.func.dfg.make_block();
+        let round = cursor.func.dfg.append_block_param(body, types::I64);
+        let first = cursor.ins().iconst(types::I64, 0);
+        cursor.ins().jump(body, &[first.into()]);
+        cursor.func.layout.append_block(body);
+        cursor.goto_bottom(body);
+        Loop { repeat, body, round }
+    }
+
+    /// Where an argument is in this round.
+    fn moved(&self, cursor: &mut FuncCursor<'_>, start: ir::Value, moving: &Move) -> ir::Value {
+        let turn = match moving.period {
+            0 => self.round,
+            period => {
+                let period = cursor.ins().iconst(types::I64, period as i64);
+                cursor.ins().urem(self.round, period)
+            }
+        };
+        let stride = cursor.ins().iconst(types::I64, moving.stride);
+        let moved = cursor.ins().imul(turn, stride);
+        let start = offset_by(cursor, start, moving.start as i64);
+        cursor.ins().iadd(start, moved)
+    }
+
+    fn end(self, cursor: &mut FuncCursor<'_>) {
+        let behind = cursor.func.dfg.make_block();
+        let one = cursor.ins().iconst(types::I64, 1);
+        let next = cursor.ins().iadd(self.round, one);
+        let times = cursor.ins().iconst(types::I64, self.repeat.times as i64);
+        let again = cursor.ins().icmp(IntCC::UnsignedLessThan, next, times);
+        cursor.ins().brif(again, self.body, &[next.into()], behind, &[]);
+        cursor.func.layout.append_block(behind);
+        cursor.goto_bottom(behind);
     }
 }
 

@@ -235,9 +235,11 @@ impl<'m, 'p> Making<'m, 'p> {
         let mut memory = self.memory();
         if let Some(First { pool, inputs, outputs }) = first {
             let mut run = self.main.executable.start(inputs, outputs)?;
-            while let Some(step) = run.next() {
-                self.obtain(&mut memory, statistics, |making, state| making.can_run(state, step))?;
-                self.main.provide(step)?;
+            while let Some(steps) = run.next() {
+                for step in steps {
+                    self.obtain(&mut memory, statistics, |making, state| making.can_run(state, step))?;
+                    self.main.provide(step)?;
+                }
                 let start = Instant::now();
                 run.step(pool)?;
                 statistics.run += start.elapsed();
@@ -285,7 +287,8 @@ impl<'m, 'p> Making<'m, 'p> {
     /// The piece that is needed first, if one can be done.
     fn take(&self, state: &mut State<'m>) -> Option<Piece<'m>> {
         let kernel = self.items.get(state.next).map(|item| item.need);
-        let step = state.run.is_some() && self.is_made(state, self.prepare, state.prepared);
+        let steps = state.run.as_ref().and_then(Run::next);
+        let step = steps.is_some_and(|mut steps| steps.all(|step| self.is_made(state, self.prepare, step)));
         if step && kernel.is_none_or(|need| self.needs[state.prepared] <= need) {
             return state.run.take().map(Piece::Prepare);
         }
@@ -312,18 +315,20 @@ impl<'m, 'p> Making<'m, 'p> {
                 state.compiling += memory.compiling;
             }
             Piece::Prepare(mut run) => {
-                let (Some(side), Some(step)) = (self.prepare, run.next()) else { return };
-                let done = side.provide(step).and_then(|()| Ok(run.step(&self.pool)?));
+                let (Some(side), Some(steps)) = (self.prepare, run.next()) else { return };
+                let count = steps.len();
+                let provided = steps.clone().try_for_each(|step| side.provide(step));
+                let done = provided.and_then(|()| Ok(run.step(&self.pool)?));
                 if let Err(error) = done {
                     return self.fail(error);
                 }
-                unload_after(side.program, &self.last_readers, step);
+                steps.for_each(|step| unload_after(side.program, &self.last_readers, step));
                 let run = run.next().is_some().then_some(run);
                 if run.is_none() {
                     side.executable.release();
                 }
                 let mut state = self.lock();
-                state.prepared += 1;
+                state.prepared += count;
                 state.run = run;
             }
         }

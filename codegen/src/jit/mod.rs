@@ -10,7 +10,7 @@ mod side;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use windlass_ir::loops::{Kernel, Place, Program, Step, Work};
+use windlass_ir::loops::{Kernel, Move, Place, Program, Step, Work};
 use windlass_ir::{Tensor, TensorType, eval_op};
 use windlass_runtime::{Constant, Executable, HostFn, Parts, Pool, Port};
 
@@ -104,12 +104,13 @@ fn constants(program: &Program) -> Vec<Constant> {
 
 /// An executable of a program that has no code yet.
 fn executable(program: &Program, constants: Vec<Constant>, code: Arc<JitCode>) -> Result<Executable, Error> {
-    let steps = program.steps.iter().map(|step| {
+    let steps = program.steps.iter().enumerate().map(|(number, step)| {
         let work = match &step.work {
             Work::Kernel(kernel) => {
                 let kernel = &program.kernels[*kernel as usize];
                 let extent = kernel.as_parallel().map_or(1, |(_, extent, _)| extent as i64);
-                let grain = grain(kernel, step, extent);
+                let worth = if program.repeat_of(number).is_some() { WORTH_A_TURN } else { WORTH_A_THREAD };
+                let grain = grain(kernel, step, extent, worth);
                 windlass_runtime::Work::Kernel { function: OnceLock::new(), extent, grain }
             }
             Work::Interpret { op, ins, outs } => windlass_runtime::Work::Host {
@@ -122,12 +123,18 @@ fn executable(program: &Program, constants: Vec<Constant>, code: Arc<JitCode>) -
             args: arguments(program, step),
             name: step_name(program, step),
             origin: step.origin.join(", "),
-            flops: step.flops,
+            flops: step.flops * program.times(number) as u64,
         }
+    });
+    let repeats = program.repeats.iter().map(|repeat| windlass_runtime::Repeat {
+        steps: repeat.range(),
+        times: repeat.times,
+        moves: repeat.moves.iter().map(moving).collect(),
     });
     let port = |(name, ty): &(String, TensorType)| Port { name: name.clone(), bytes: bytes_of(ty) };
     let parts = Parts {
         steps: steps.collect(),
+        repeats: repeats.collect(),
         constants,
         arena_bytes: program.arena_bytes as usize,
         inputs: program.inputs.iter().map(port).collect(),
@@ -148,10 +155,11 @@ pub(crate) fn outputs_of(program: &Program, options: &Options) -> Result<(Vec<Te
     let pool = Pool::new(options.threads());
     let mut slices = outputs.slices();
     let mut run = executable.start(&[], &mut slices)?;
-    while let Some(step) = run.next() {
+    while let Some(steps) = run.next() {
         run.step(&pool)?;
-        unload_after(program, &last_readers, step);
+        steps.for_each(|step| unload_after(program, &last_readers, step));
     }
+
     drop(run);
     Ok((outputs.into_tensors(program)?, statistics))
 }
@@ -201,6 +209,11 @@ fn arguments(program: &Program, step: &Step) -> Vec<(windlass_runtime::Place, us
     places.zip(sizes).collect()
 }
 
+fn moving(moving: &Move) -> windlass_runtime::Move {
+    let Move { step, arg, start, stride, period } = *moving;
+    windlass_runtime::Move { step, arg, start, stride, period }
+}
+
 fn step_name(program: &Program, step: &Step) -> String {
     match &step.work {
         Work::Kernel(kernel) => program.kernels[*kernel as usize].name.clone(),
@@ -242,17 +255,45 @@ pub(crate) fn check(program: &Program) -> Result<(), Error> {
             }
         }
     }
+    check_repeats(program)
+}
+
+/// Checks that repeats are ranges of steps in order, and that what moves is an argument that stays in its buffer.
+fn check_repeats(program: &Program) -> Result<(), Error> {
+    let mut next = 0;
+    for repeat in &program.repeats {
+        let fail = |message: &str| {
+            let message = message.to_string();
+            Err(Error::Step { step: repeat.first, origin: format!("{} rounds", repeat.times), message })
+        };
+        let range = repeat.range();
+        if range.start < next || range.is_empty() || range.end > program.steps.len() || repeat.times == 0 {
+            return fail("repeats steps that are not there, or not next");
+        }
+        next = range.end;
+        for moving in &repeat.moves {
+            let fits = range.contains(&moving.step)
+                && program.steps[moving.step].args.len() > moving.arg
+                && moving.bounds(repeat.times).0 >= 0;
+            if !fits {
+                return fail("moves what is no argument, or before its buffer");
+            }
+        }
+    }
     Ok(())
 }
 
 /// Arithmetic, or bytes moved, that a thread should have to do before it is woken: about 10 microseconds.
-const WORTH_A_THREAD: u64 = 100_000;
+pub(crate) const WORTH_A_THREAD: u64 = 100_000;
+
+/// The same for a thread that is there already, in the rounds of a repeat.
+const WORTH_A_TURN: u64 = 20_000;
 
 /// The fewest iterations worth another thread.
-pub(crate) fn grain(kernel: &Kernel, step: &Step, extent: i64) -> i64 {
+pub(crate) fn grain(kernel: &Kernel, step: &Step, extent: i64, worth: u64) -> i64 {
     let bytes: usize = kernel.params().map(|(_, b)| b.len * b.dtype.size()).sum();
     let work = step.flops.max(bytes as u64).max(1);
-    (WORTH_A_THREAD * extent.max(1) as u64).div_ceil(work).max(1) as i64
+    (worth * extent.max(1) as u64).div_ceil(work).max(1) as i64
 }
 
 fn host_function(op: windlass_ir::Op, ins: Vec<TensorType>, outs: Vec<TensorType>) -> HostFn {

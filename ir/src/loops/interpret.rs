@@ -93,8 +93,13 @@ pub fn run_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, 
     regions.push(Region::Write(&mut arena));
 
     let prepared: Vec<Prepared> = program.kernels.iter().map(Prepared::new).collect::<Result<_, _>>()?;
-    for step in &program.steps {
-        let args: Vec<Argument> = step.args.iter().map(argument).collect();
+    for (number, round) in program.order() {
+        let step = &program.steps[number];
+        let mut args: Vec<Argument> = step.args.iter().map(argument).collect();
+        for (arg, start) in args.iter_mut().zip(program.starts(number, round)) {
+            // Where that is outside its memory, running says so.
+            arg.offset = arg.offset.checked_add_signed(start as isize).unwrap_or(usize::MAX / 2);
+        }
         match &step.work {
             Work::Kernel(k) => prepared[*k as usize].run(&mut regions, &args, Order::Forward)?,
             Work::Interpret { op, ins, outs } => {

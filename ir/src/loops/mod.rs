@@ -3,7 +3,8 @@
 //! A [`Nest`] is a pure formula: each element of its results as an expression over index maps and
 //! reductions, with no order of loops. Ops lower to nests, and fusion substitutes one nest into
 //! another. A [`Kernel`] is a scheduled program: loops, register tiles and stores, the last form
-//! that machine code is made from. [`mod@interpret`] runs kernels and is the bit-exact oracle of
+//! that machine code is made from. A [`Program`] is kernels over one arena, in order, some [repeated](Repeat); an op of
+//! several kernels is written as [`Rounds`]. [`mod@interpret`] runs kernels and is the bit-exact oracle of
 //! generated code.
 
 mod expand;
@@ -15,6 +16,7 @@ mod machine;
 mod nest;
 mod nest_interpret;
 mod program;
+mod rounds;
 mod text;
 mod verify;
 
@@ -27,7 +29,8 @@ pub use kernel::{Block, Buffer, BufferData, Kernel, KernelBuilder, Let, LoopKind
 pub use machine::{MachineFn, machine_fn};
 pub use nest::{Expr, Nest, NestBuilder, Operand, Reduction, const_bits};
 pub use nest_interpret::interpret_nest;
-pub use program::{Place, Program, Step, Work};
+pub use program::{Move, Place, Program, Repeat, Step, Work};
+pub use rounds::{Call, Part, Rounds, Stage};
 pub use text::{parse_kernel, print_kernel, print_lines, print_nest, print_program};
 pub use verify::verify_kernel;
 

@@ -3,6 +3,9 @@
 //! What depends on constants alone (weights scaled, transposed, packed into tiles) is a program of its
 //! own, [`Program::prepare`], which runs once before the first run. So weights are prepared by compiled
 //! kernels like everything else, in one pass over them whatever was done to them.
+//!
+//! Some steps are run several times over, by a [`Repeat`]. Kernels do not see that: in each round they are called
+//! with other parts of their buffers.
 
 use super::Kernel;
 use crate::ops::Op;
@@ -51,6 +54,57 @@ pub struct Step {
     pub flops: u64,
 }
 
+/// Neighbouring steps that run a number of times over: all of them in each round, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repeat {
+    /// The first step.
+    pub first: usize,
+    /// The number of steps, at least 1.
+    pub steps: usize,
+    /// The number of rounds, at least 1.
+    pub times: usize,
+    /// The arguments that are not the start of their buffer in every round, each once.
+    pub moves: Vec<Move>,
+}
+
+impl Repeat {
+    /// The steps.
+    pub fn range(&self) -> std::ops::Range<usize> {
+        self.first..self.first + self.steps
+    }
+}
+
+/// An argument that moves in its buffer from round to round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// The step.
+    pub step: usize,
+    /// Which of its arguments.
+    pub arg: usize,
+    /// Where it is in the first round, in bytes from the start of its buffer.
+    pub start: u64,
+    /// By how many bytes it moves from round to round.
+    pub stride: i64,
+    /// After how many rounds it is back at its start; 0 means never.
+    pub period: usize,
+}
+
+impl Move {
+    /// Where the argument is in a round, in bytes from the start of its buffer.
+    pub fn at(&self, round: usize) -> i64 {
+        let turn = if self.period == 0 { round } else { round % self.period };
+        (self.start as i64).wrapping_add(self.stride.wrapping_mul(turn as i64))
+    }
+
+    /// The least and the most that [`Self::at`] is in so many rounds.
+    pub fn bounds(&self, times: usize) -> (i64, i64) {
+        let turns = if self.period == 0 { times } else { times.min(self.period) };
+        let reach = self.stride.saturating_mul(turns.saturating_sub(1) as i64);
+        let (first, last) = (self.at(0), self.at(0).saturating_add(reach));
+        (first.min(last), first.max(last))
+    }
+}
+
 /// The kernels of a graph and how to run them. All sizes are fixed.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Program {
@@ -58,6 +112,8 @@ pub struct Program {
     pub kernels: Vec<Kernel>,
     /// What runs, in order.
     pub steps: Vec<Step>,
+    /// Which of them run several times over: ranges in order that do not overlap.
+    pub repeats: Vec<Repeat>,
     /// Tensors that are part of the model.
     pub constants: Vec<Tensor>,
     /// A program without inputs whose outputs are further constants.
@@ -74,6 +130,45 @@ impl Program {
     /// The alignment in bytes of every buffer: a cache line, and the widest vector.
     pub const ALIGN: u64 = 64;
 
+    /// The steps in the order they run, each with the number of its round: 0 unless it is repeated.
+    pub fn order(&self) -> impl Iterator<Item = (usize, usize)> {
+        let mut repeats = self.repeats.iter().peekable();
+        let mut next = 0;
+        let ranges = std::iter::from_fn(move || {
+            let found = repeats.next_if(|repeat| repeat.first <= next);
+            let (range, times) = found.map_or((next..next + 1, 1), |r| (next..r.range().end, r.times));
+            next = range.end;
+            (range.start < self.steps.len()).then_some((range, times))
+        });
+        ranges.flat_map(|(range, times)| {
+            (0..times).flat_map(move |round| range.clone().map(move |step| (step, round)))
+        })
+    }
+
+    /// The repeat that a step is in.
+    pub fn repeat_of(&self, step: usize) -> Option<&Repeat> {
+        let next = self.repeats.partition_point(|repeat| repeat.first <= step);
+        let before = self.repeats.get(next.checked_sub(1)?);
+        before.filter(|repeat| repeat.range().contains(&step))
+    }
+
+    /// How often a step runs.
+    pub fn times(&self, step: usize) -> usize {
+        self.repeat_of(step).map_or(1, |repeat| repeat.times)
+    }
+
+    /// For each argument of a step, where it starts in its buffer in a round, in bytes.
+    pub fn starts(&self, step: usize, round: usize) -> Vec<i64> {
+        let mut starts = vec![0; self.steps[step].args.len()];
+        let repeat = self.repeat_of(step);
+        for moving in repeat.iter().flat_map(|repeat| &repeat.moves).filter(|moving| moving.step == step) {
+            if let Some(start) = starts.get_mut(moving.arg) {
+                *start = moving.at(round);
+            }
+        }
+        starts
+    }
+
     /// The types of the constants: those given, then those prepared.
     pub fn constant_types(&self) -> impl Iterator<Item = TensorType> {
         let prepared = self.prepare.iter().flat_map(|p| p.outputs.iter().map(|(_, ty)| ty.clone()));
@@ -88,13 +183,14 @@ impl Program {
         let Some(prepare) = &self.prepare else { return Ok(std::borrow::Cow::Borrowed(self)) };
         let mut constants = self.constants.clone();
         constants.extend(run(prepare)?);
-        let (kernels, steps) = (self.kernels.clone(), self.steps.clone());
+        let (kernels, steps, repeats) = (self.kernels.clone(), self.steps.clone(), self.repeats.clone());
         let (inputs, outputs) = (self.inputs.clone(), self.outputs.clone());
         let arena_bytes = self.arena_bytes;
         let prepare = None;
         Ok(std::borrow::Cow::Owned(Program {
             kernels,
             steps,
+            repeats,
             constants,
             prepare,
             arena_bytes,

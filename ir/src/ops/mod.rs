@@ -13,7 +13,7 @@
 use crate::attrs::{AttrError, Codec};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Graph, Value, Values};
-use crate::loops::{Kernel, Nest};
+use crate::loops::{Kernel, Nest, Rounds};
 use crate::tensor::Tensor;
 use crate::types::TensorType;
 
@@ -24,9 +24,11 @@ pub enum Lowered {
     Graph(Box<Graph>),
     /// A formula that may fuse with its neighbours.
     Nest(Box<Nest>),
-    /// Loops written out, for what no formula expresses (scatter, sort, recurrences). Parameters are
+    /// Loops written out, for what no formula expresses (scatter, sort). Parameters are
     /// the operands, then the results.
     Kernel(Box<Kernel>),
+    /// Several kernels, some run a number of times over, for recurrences.
+    Rounds(Box<Rounds>),
     /// Nothing: the runtime calls the interpreter for this op.
     Interpret,
 }
@@ -94,7 +96,9 @@ pub trait OpDef: Sized {
         let types = |values: &[Value]| values.iter().map(|&v| cx.builder.ty(v).clone()).collect::<Vec<_>>();
         match self.lower(&types(cx.ins), &types(cx.outs))? {
             Lowered::Graph(body) => Ok(Vjp::Through(cx.builder.inline(&body, cx.ins)?)),
-            Lowered::Nest(_) | Lowered::Kernel(_) | Lowered::Interpret => Ok(Vjp::Undefined),
+            Lowered::Nest(_) | Lowered::Kernel(_) | Lowered::Rounds(_) | Lowered::Interpret => {
+                Ok(Vjp::Undefined)
+            }
         }
     }
 
@@ -265,6 +269,7 @@ mod pool;
 mod quantize;
 mod range;
 mod recurrent;
+mod recurrent_kernels;
 mod recurrent_scan;
 mod recurrent_steps;
 mod reduce;

@@ -1,7 +1,7 @@
 //! `rnn`, `gru` and `lstm`: recurrent layers, in one direction or both.
 
 use super::cell::{Cell, CellKind, Weights};
-use super::recurrent_steps::panel_lanes;
+use super::recurrent_steps::{panel_lanes, products};
 use super::{Broadcast, Concat, Lowered, MatMul, OpDef, RecurrentSteps, Reshape, Slice, Transpose, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
@@ -319,9 +319,20 @@ impl Recurrent {
             }
             let input = b.push1(Reshape::to(&[steps, batch, gates]), &[input])?;
             let r = part(b, 2, 0, &[gates, size])?;
-            let lanes = panel_lanes(size);
-            let r = b.push1(Reshape::to(&[gates / lanes, lanes, size]), &[r])?;
-            let r = b.push1(Transpose::by(&[0, 2, 1]), &[r])?;
+            let mut operands = vec![input];
+            let mut first = 0;
+            for &count in products(&self.cell) {
+                let lanes = panel_lanes(size, count, wide, batch, self.sequence_lens);
+                let end = first + count * size;
+                let rows = match products(&self.cell).len() {
+                    1 => r,
+                    _ => b.push1(Slice::along(0, first as i64, end as i64), &[r])?,
+                };
+                let rows = b.push1(Reshape::to(&[count, size / lanes, lanes, size]), &[rows])?;
+                let panels = b.push1(Transpose::by(&[1, 3, 0, 2]), &[rows])?;
+                operands.push(b.push1(Reshape::to(&[size / lanes, size, count * lanes]), &[panels])?);
+                first = end;
+            }
             let state = |b: &mut Builder, place: Option<usize>| match place {
                 Some(place) => part(b, place, usize::from(self.batch_first), &[batch, size]),
                 None => {
@@ -329,7 +340,7 @@ impl Recurrent {
                     b.push1(Broadcast::to(&[batch, size]), &[zero])
                 }
             };
-            let mut operands = vec![input, r, state(b, places.h)?];
+            operands.push(state(b, places.h)?);
             if self.is_lstm() {
                 operands.push(state(b, places.c)?);
             }

@@ -6,7 +6,7 @@ use super::{Lowered, Op, OpDef as _};
 use crate::dtype::DType;
 use crate::graph::Graph;
 use crate::interpret::eval_op;
-use crate::loops::interpret::{Region, run_kernel};
+use crate::loops::interpret::{Region, run_kernel, run_program};
 use crate::loops::interpret_nest;
 use crate::tensor::Tensor;
 use crate::types::TensorType;
@@ -86,6 +86,9 @@ fn run_lowered(op: &Op, ins: &[Tensor], outs: &[TensorType]) -> Vec<Tensor> {
             run_kernel(&kernel, &mut regions).expect("the kernel runs");
             drop(regions);
             results
+        }
+        Lowered::Rounds(rounds) => {
+            run_program(&rounds.to_program(&types, outs), ins).expect("the rounds run")
         }
         Lowered::Interpret => eval_op(op, ins).expect("the op evaluates"),
     }

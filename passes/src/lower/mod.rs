@@ -5,7 +5,7 @@
 //! ([`mod@pairs`]), right operands of contractions are packed ([`pack`]) or kept in few bits (`compact`), what depends on
 //! constants alone is set apart ([`mod@prepare`]), and results that are padded are written with their margins
 //! ([`margins`]). Formulas that hand windows of rows (`window`) or whole rows (`chain`) to each other become one kernel,
-//! other formulas become loops ([`mod@schedule`]), and buffers get their places in memory ([`mod@place`]).
+//! other formulas become loops ([`mod@schedule`]), kernels that run in rounds become a repeat, and buffers get their places in memory ([`mod@place`]).
 
 mod chain;
 mod compact;
@@ -24,7 +24,7 @@ mod window;
 
 use cranelift_entity::SecondaryMap;
 use rustc_hash::FxHashMap;
-use windlass_ir::loops::{Expr, Index, Kernel, Nest, NestBuilder, Place, Program, Step, Val, Work};
+use windlass_ir::loops::{Expr, Index, Kernel, Nest, NestBuilder, Place, Program, Rounds, Step, Val, Work};
 use windlass_ir::{Error, Graph, Op, Tensor};
 
 use crate::lower::formula::{as_identity, flatten_operands};
@@ -181,6 +181,8 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
 
     let mut constants: Vec<Tensor> = Vec::new();
     let mut lifetimes: Vec<Lifetime> = Vec::new();
+    // The lifetime of the first of each unit's own buffers.
+    let mut scratch: Vec<usize> = Vec::new();
     let mut life_of: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
     let mut last_reader: SecondaryMap<Buf, usize> = SecondaryMap::new();
     for (number, unit) in work.iter().enumerate() {
@@ -215,6 +217,12 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
                 lifetimes.push(Lifetime { bytes, first: number, last: number });
             }
         }
+        // All rounds of a unit are one point of time to those around it.
+        scratch.push(lifetimes.len());
+        if let UnitWork::Rounds(rounds) = &unit.work {
+            let own = rounds.scratch.iter().map(|(dtype, len)| (dtype.size() * len) as u64);
+            lifetimes.extend(own.map(|bytes| Lifetime { bytes, first: number, last: number }));
+        }
     }
     for (i, &buf) in units.prepared.iter().enumerate() {
         places[buf] = Some(Place::Constant((constants.len() + i) as u32));
@@ -225,7 +233,7 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
 
     let (kernels, runs) = kernels(&work, choose);
     program.kernels = kernels;
-    for (unit, run) in work.iter().zip(runs) {
+    for ((unit, run), scratch) in work.iter().zip(runs).zip(scratch) {
         let args = unit.ins.iter().chain(&unit.outs).map(|&buf| {
             let buf = root(buf);
             match (places[buf], life_of[buf]) {
@@ -234,12 +242,18 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
                 (None, None) => unreachable!("a buffer is read that nothing writes"),
             }
         });
-        let args = args.collect();
+        let mut args: Vec<Place> = args.collect();
         let types = |bufs: &[Buf]| bufs.iter().map(|&b| units.bufs[b].ty()).collect::<Vec<_>>();
         let work = match run {
             Run::Kernel(kernel) => Work::Kernel(kernel),
             Run::Interpret(op) => {
                 Work::Interpret { op: Box::new(op.clone()), ins: types(&unit.ins), outs: types(&unit.outs) }
+            }
+            Run::Rounds(rounds, kernels) => {
+                let own = &offsets[scratch..scratch + rounds.scratch.len()];
+                args.extend(own.iter().map(|&offset| Place::Arena(offset)));
+                rounds.add_to(&mut program, &kernels, &args, &unit.origin);
+                continue;
             }
         };
         program.steps.push(Step { work, args, origin: unit.origin.clone(), flops: unit.flops });
@@ -250,6 +264,7 @@ fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machin
 /// What a unit runs.
 enum Run<'u> {
     Kernel(u32),
+    Rounds(&'u Rounds, Vec<u32>),
     Interpret(&'u Op),
 }
 
@@ -263,7 +278,7 @@ enum Source<'u> {
 fn kernels<'u>(work: &'u [Unit], choose: &mut dyn FnMut(&Nest) -> Machine) -> (Vec<Kernel>, Vec<Run<'u>>) {
     let normal = parallel::map(work, |unit| match &unit.work {
         UnitWork::Nest(nest) | UnitWork::Copy(nest) | UnitWork::Padded(nest, _) => Some(normalize(nest)),
-        UnitWork::Kernel(_) | UnitWork::Interpret(_) => None,
+        UnitWork::Kernel(_) | UnitWork::Rounds(_) | UnitWork::Interpret(_) => None,
     });
     let mut known: FxHashMap<(&Nest, Option<&Margins>), u32> = FxHashMap::default();
     let mut sources: Vec<(String, Source<'_>)> = Vec::new();
@@ -281,6 +296,9 @@ fn kernels<'u>(work: &'u [Unit], choose: &mut dyn FnMut(&Nest) -> Machine) -> (V
                 Run::Kernel(*known.entry((nest, margins)).or_insert_with(make))
             }
             (UnitWork::Kernel(kernel), None) => Run::Kernel(add(Source::Written(kernel))),
+            (UnitWork::Rounds(rounds), None) => {
+                Run::Rounds(rounds, rounds.kernels().map(|kernel| add(Source::Written(kernel))).collect())
+            }
             (UnitWork::Interpret(op), None) => Run::Interpret(op),
             (UnitWork::Nest(_) | UnitWork::Copy(_) | UnitWork::Padded(..), None) => {
                 unreachable!("every formula has a normal form")

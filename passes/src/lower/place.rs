@@ -56,13 +56,14 @@ fn round_up(bytes: u64) -> u64 {
 
 /// Follows the bytes of the arena through the program: whatever a step reads there was written by one
 /// earlier step, whole, and not overwritten since; and no step reads what it writes itself, unless each
-/// element is read only where it is about to be overwritten.
+/// element is read only where it is about to be overwritten. Every round of a repeat is followed. What one step of it
+/// writes in several rounds counts as one buffer, of as many bytes as it has written so far.
 pub fn check(program: &Program) -> Result<(), Error> {
     let fail = |message: String| Err(Error::Verify { invariant: "P1", message });
-    // Start of an interval -> (end, number of the write that filled it).
-    let mut owners: BTreeMap<u64, (u64, usize)> = BTreeMap::new();
-    let mut writes = 0;
-    for (number, step) in program.steps.iter().enumerate() {
+    // Start of an interval -> (end, what filled it: a step, and which of its arguments).
+    let mut owners: BTreeMap<u64, (u64, (usize, usize))> = BTreeMap::new();
+    for (number, round) in program.order() {
+        let step = &program.steps[number];
         let params: Vec<(u64, bool, bool)> = match &step.work {
             Work::Kernel(k) => program.kernels[*k as usize]
                 .params()
@@ -82,15 +83,20 @@ pub fn check(program: &Program) -> Result<(), Error> {
         if params.len() != step.args.len() {
             return fail(format!("step {number} passes {} buffers, takes {}", step.args.len(), params.len()));
         }
+        let moved = program.starts(number, round);
+        let moved = &moved;
         let arena = |read: bool| {
-            step.args.iter().zip(&params).filter_map(move |(place, &(bytes, reads, writes))| match place {
+            let args = step.args.iter().zip(&params).zip(moved).enumerate();
+            args.filter_map(move |(arg, ((place, &(bytes, reads, writes)), moved))| match place {
                 Place::Arena(at) if bytes > 0 && (if read { reads } else { writes }) => {
-                    Some((*at, at + bytes))
+                    // What lies before the arena is past its end.
+                    let start = at.checked_add_signed(*moved).unwrap_or(u64::MAX - bytes);
+                    Some((start, start + bytes, arg))
                 }
                 _ => None,
             })
         };
-        for (start, end) in arena(true) {
+        for (start, end, _) in arena(true) {
             let owner = owners.range(..=start).next_back();
             if owner.is_none_or(|(_, &(owned, _))| owned < end) {
                 return fail(format!(
@@ -98,9 +104,10 @@ pub fn check(program: &Program) -> Result<(), Error> {
                 ));
             }
         }
-        let reads: Vec<(u64, u64)> = arena(true).collect();
-        for (start, end) in arena(false) {
-            if end > program.arena_bytes || start % Program::ALIGN != 0 {
+        let reads: Vec<(u64, u64)> = arena(true).map(|(start, end, _)| (start, end)).collect();
+        for (start, end, arg) in arena(false) {
+            let unaligned = start % Program::ALIGN != 0 && moved[arg] == 0;
+            if end > program.arena_bytes || unaligned {
                 return fail(format!(
                     "step {number} writes bytes {start}..{end} of an arena of {}",
                     program.arena_bytes
@@ -111,18 +118,26 @@ pub fn check(program: &Program) -> Result<(), Error> {
             if !reads.iter().filter(overlaps).all(in_place) {
                 return fail(format!("step {number} reads bytes {start}..{end} while it writes them"));
             }
+            let by = (number, arg);
+            let (mut first, mut last) = (start, end);
             let hit: Vec<u64> = owners
-                .range(..end)
+                .range(..=end)
                 .rev()
-                .take_while(|(_, (owned, _))| *owned > start)
+                .take_while(|(_, (owned, _))| *owned >= start)
                 .map(|(&at, _)| at)
                 .collect();
             for at in hit {
-                // What is left of an overwritten buffer can no longer be read whole.
+                let (owned, owner) = owners[&at];
+                // What other rounds of this one repeat wrote, here or beside it, is of the same buffer. What is left of
+                // another one that is overwritten can no longer be read whole.
+                if owner == by {
+                    (first, last) = (first.min(at), last.max(owned));
+                } else if at >= end || owned <= start {
+                    continue;
+                }
                 owners.remove(&at);
             }
-            owners.insert(start, (end, writes));
-            writes += 1;
+            owners.insert(first, (last, by));
         }
     }
     Ok(())
@@ -204,7 +219,61 @@ fn is_injective(index: &Index, vars: &[Var]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use windlass_ir::DType;
+    use windlass_ir::loops::{KernelBuilder, LoopKind, Move, Repeat, Step};
+
     use super::*;
+
+    /// A state of 64 bytes, kept in the halves of the first 128 bytes in turns, three times changed; each change needs
+    /// what stands at byte `kept` too.
+    fn repeated(kept: u64) -> Program {
+        let kernel = |ins: usize| {
+            let mut b = KernelBuilder::new("k");
+            let ins: Vec<Buffer> =
+                (0..ins).map(|i| b.buffer(&format!("x{i}"), DType::F32, 16, Role::In)).collect();
+            let y = b.buffer("y", DType::F32, 16, Role::Out);
+            b.repeat(LoopKind::Vector, 16, |b, i| {
+                let x = b.load(ins[0], i.clone());
+                b.store(y, i, x);
+            });
+            b.finish()
+        };
+        let step = |kernel: u32, args: &[Place]| Step {
+            work: Work::Kernel(kernel),
+            args: args.to_vec(),
+            origin: Vec::new(),
+            flops: 0,
+        };
+        let moving = |arg, start, stride| Move { step: 2, arg, start, stride, period: 2 };
+        Program {
+            kernels: vec![kernel(1), kernel(2)],
+            steps: vec![
+                step(0, &[Place::Input(0), Place::Arena(0)]),
+                step(0, &[Place::Input(0), Place::Arena(kept)]),
+                step(1, &[Place::Arena(0), Place::Arena(kept), Place::Arena(0)]),
+                step(0, &[Place::Arena(64), Place::Output(0)]),
+            ],
+            repeats: vec![Repeat {
+                first: 2,
+                steps: 1,
+                times: 3,
+                moves: vec![moving(0, 0, 64), moving(2, 64, -64)],
+            }],
+            arena_bytes: kept + 64,
+            ..Program::default()
+        }
+    }
+
+    #[test]
+    fn every_round_is_followed() {
+        assert!(check(&repeated(128)).is_ok());
+        // Overwritten in the first round, read in the second.
+        let message = check(&repeated(64)).unwrap_err().to_string();
+        assert!(message.contains("step 2 reads"), "{message}");
+        let mut once = repeated(128);
+        once.repeats.clear();
+        assert!(check(&once).is_err(), "nothing writes the other half");
+    }
 
     #[test]
     fn buffers_that_never_meet_share_memory() {

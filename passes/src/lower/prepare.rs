@@ -37,7 +37,11 @@ pub fn known_bufs(units: &Units) -> SecondaryMap<Buf, bool> {
 fn is_prepared(unit: &Unit, units: &Units, known: &SecondaryMap<Buf, bool>) -> bool {
     let pure = match &unit.work {
         UnitWork::Interpret(op) => op.is_pure(),
-        UnitWork::Nest(_) | UnitWork::Copy(_) | UnitWork::Padded(..) | UnitWork::Kernel(_) => true,
+        UnitWork::Nest(_)
+        | UnitWork::Copy(_)
+        | UnitWork::Padded(..)
+        | UnitWork::Kernel(_)
+        | UnitWork::Rounds(_) => true,
     };
     let bytes = |bufs: &[Buf]| -> usize {
         bufs.iter().map(|&b| units.bufs[b].elements().saturating_mul(units.bufs[b].dtype.size())).sum()

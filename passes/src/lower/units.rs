@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use cranelift_entity::{PrimaryMap, SecondaryMap, entity_impl};
 use windlass_ir::graph::NodeData;
-use windlass_ir::loops::{Kernel, Nest};
+use windlass_ir::loops::{Kernel, Nest, Rounds};
 use windlass_ir::ops::{Lowered, Op};
 use windlass_ir::{DType, Error, Graph, Node, Shape, Tensor, TensorType, Value};
 
@@ -59,6 +59,8 @@ pub enum UnitWork {
     Padded(Box<Nest>, Margins),
     /// Scheduled loops; parameters are the operands, then the results.
     Kernel(Box<Kernel>),
+    /// Scheduled loops, some of them run several times over; buffers are the operands, then the results, then its own.
+    Rounds(Box<Rounds>),
     /// An op that the interpreter runs.
     Interpret(Box<Op>),
 }
@@ -193,6 +195,7 @@ impl Units {
             let work = match lowered {
                 Lowered::Nest(nest) => UnitWork::Nest(nest),
                 Lowered::Kernel(kernel) => UnitWork::Kernel(kernel),
+                Lowered::Rounds(rounds) => UnitWork::Rounds(rounds),
                 Lowered::Interpret => UnitWork::Interpret(Box::new(data.op.clone())),
                 Lowered::Graph(_) => unreachable!("handled above"),
             };

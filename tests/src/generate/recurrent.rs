@@ -26,12 +26,20 @@ impl Growing<'_> {
         if steps_only {
             let hidden_bias = bias && gates == 3;
             let divisors: Vec<usize> = (1..=size).filter(|&lanes| size.is_multiple_of(lanes)).collect();
-            let lanes = *self.rng.choose(&divisors);
-            wanted = vec![
-                of(vec![steps, batch, gates * size]),
-                of(vec![gates * size / lanes, size, lanes]),
-                of(vec![batch, size]),
-            ];
+            let linear_before_reset = gates == 3 && self.rng.flag();
+            let products: &[usize] = match gates {
+                3 if !linear_before_reset => &[2, 1],
+                _ => &[gates],
+            };
+            wanted = vec![of(vec![steps, batch, gates * size])];
+            for &gates in products {
+                let lanes = *self.rng.choose(&divisors);
+                wanted.push(of(vec![size / lanes, size, gates * lanes]));
+            }
+            wanted.push(of(vec![batch, size]));
+            if gates == 3 {
+                sets.push(("linear_before_reset", Set::Bool(linear_before_reset)));
+            }
             let optional =
                 [(lstm, vec![batch, size]), (hidden_bias, vec![size]), (peepholes && lstm, vec![3 * size])];
             wanted.extend(optional.into_iter().filter(|(present, _)| *present).map(|(_, shape)| of(shape)));

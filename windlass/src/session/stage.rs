@@ -25,7 +25,7 @@ pub struct KernelProfile {
     pub runs: u64,
     /// Floating-point operations of one run, 0 where unknown.
     pub flops: u64,
-    /// Bytes of its operands and results.
+    /// Bytes of its operands and results, in every round of a repeat.
     pub bytes: u64,
 }
 
@@ -129,14 +129,15 @@ impl Stage {
             return Vec::new();
         };
         let profile = profile.lock().unwrap_or_else(PoisonError::into_inner);
-        let steps = executable.steps().iter().zip(&profile.steps);
-        let kernel = |(step, &time): (&windlass_runtime::Step, &Duration)| KernelProfile {
+        let steps = executable.steps().iter().zip(&profile.steps).enumerate();
+        let kernel = |(at, (step, &time)): (usize, (&windlass_runtime::Step, &Duration))| KernelProfile {
             name: step.name.clone(),
             origin: step.origin.clone(),
             time,
             runs: profile.runs,
             flops: step.flops,
-            bytes: step.args.iter().map(|&(_, bytes)| bytes as u64).sum(),
+            bytes: step.args.iter().map(|&(_, bytes)| bytes as u64).sum::<u64>()
+                * executable.rounds(at) as u64,
         };
         steps.map(kernel).collect()
     }

@@ -7,8 +7,8 @@ use cranelift_entity::SecondaryMap;
 
 use crate::dtype::{DType, Element};
 use crate::loops::{
-    Atom, Block, BufferData, Expr, Guard, Index, Kernel, Let, LoopKind, Nest, Place, Program, Rhs, Role,
-    Stmt, Val, Work,
+    Atom, Block, BufferData, Expr, Guard, Index, Kernel, Let, LoopKind, Move, Nest, Place, Program, Repeat,
+    Rhs, Role, Stmt, Val, Work,
 };
 use crate::scalar::ScalarFn;
 use crate::with_element;
@@ -342,14 +342,26 @@ pub fn print_program(program: &Program) -> String {
         Place::Constant(i) => format!("constant{i}"),
         Place::Arena(offset) => format!("arena+{offset}"),
     };
+    let mut repeats = program.repeats.iter().peekable();
+    let mut repeat: Option<&Repeat> = None;
     for (i, step) in program.steps.iter().enumerate() {
-        let args: Vec<String> = step.args.iter().map(place).collect();
+        if let Some(next) = repeats.next_if(|next| next.first == i) {
+            let _ = writeln!(out, "  repeat {} {{", next.times);
+            repeat = Some(next);
+        }
+        let moves = |arg: usize| {
+            let moves = repeat.map_or(&[][..], |repeat| &repeat.moves);
+            moves.iter().find(|moving| (moving.step, moving.arg) == (i, arg)).map_or(String::new(), moved)
+        };
+        let args: Vec<String> =
+            step.args.iter().enumerate().map(|(arg, at)| format!("{}{}", place(at), moves(arg))).collect();
         let work: &dyn Display = match &step.work {
             Work::Kernel(k) => &program.kernels[*k as usize].name,
             Work::Interpret { op, .. } => &op.name(),
         };
         let called = if matches!(step.work, Work::Interpret { .. }) { "interpret " } else { "" };
-        let _ = write!(out, "  {i}: {called}{work}({})", args.join(", "));
+        let indent = if repeat.is_some() { "  " } else { "" };
+        let _ = write!(out, "{indent}  {i}: {called}{work}({})", args.join(", "));
         if !step.origin.is_empty() || step.flops > 0 {
             let _ = write!(out, "  // {}", step.origin.join(", "));
             if step.flops > 0 {
@@ -357,6 +369,10 @@ pub fn print_program(program: &Program) -> String {
             }
         }
         out.push('\n');
+        if repeat.is_some_and(|repeat| repeat.range().end == i + 1) {
+            out.push_str("  }\n");
+            repeat = None;
+        }
     }
     out.push_str("}\n");
     for kernel in &program.kernels {
@@ -364,4 +380,13 @@ pub fn print_program(program: &Program) -> String {
         out.push_str(&print_kernel(kernel));
     }
     out
+}
+
+/// Where an argument that moves is in a round, in bytes.
+fn moved(moving: &Move) -> String {
+    let round = match moving.period {
+        0 => "round".to_string(),
+        period => format!("round % {period}"),
+    };
+    format!("[{} + {round} * {}]", moving.start, moving.stride)
 }

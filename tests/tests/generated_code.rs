@@ -93,7 +93,7 @@ fn check_jit(
             .map(|(bytes, tensor)| &mut bytes[FENCE_BYTES..][..tensor.bytes().len()])
             .collect();
         match meanwhile {
-            true => jit_and_run(program, &options, pool, &inputs, &mut outputs)
+            true => jit_and_run(&program, &options, pool, &inputs, &mut outputs)
                 .map(drop)
                 .map_err(|e| fail(e.to_string()))?,
             false => executable.run(pool, &inputs, &mut outputs).map_err(|e| fail(e.to_string()))?,

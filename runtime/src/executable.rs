@@ -2,12 +2,11 @@
 //! with pointers that it computes from checked offsets.
 
 use std::fmt;
-use std::marker::PhantomData;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::repeat::{self, Base, Repeat};
+use crate::run::Run;
 use crate::{AlignedBuffer, Error, Pool, Profile};
 
 /// A native kernel: a table of pointers to its parameters, and the range `begin..end` of its outermost
@@ -162,7 +161,7 @@ pub struct Executable {
     table_len: usize,
     /// The position in the table of each step's first argument.
     pub(crate) firsts: Vec<usize>,
-    idle: Mutex<Vec<Instance>>,
+    pub(crate) idle: Mutex<Vec<Instance>>,
 }
 
 impl fmt::Debug for Executable {
@@ -303,7 +302,7 @@ impl Executable {
                 Place::Constant(_) | Place::Arena(_) => continue,
             };
         }
-        Ok(Run { executable: self, instance: Some(instance), position: 0, repeat: 0, buffers: PhantomData })
+        Ok(Run::new(self, instance))
     }
 
     /// Gives back the memory that runs which have ended leave for later ones.
@@ -324,74 +323,6 @@ impl Executable {
         }
         let most = self.parts.repeats.iter().map(|repeat| repeat.moves.len()).max().unwrap_or(0);
         Ok(Instance { arena, table, bases: vec![Base::NONE; most] })
-    }
-}
-
-/// A run of a model in progress, which holds the caller's buffers until it is dropped.
-pub struct Run<'r> {
-    executable: &'r Executable,
-    /// There until the run is dropped.
-    instance: Option<Instance>,
-    /// The next step, and the next repeat.
-    position: usize,
-    repeat: usize,
-    buffers: PhantomData<&'r mut [u8]>,
-}
-
-impl fmt::Debug for Run<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Run").field("position", &self.position).finish_non_exhaustive()
-    }
-}
-
-impl Run<'_> {
-    /// The steps that come next: one, or those of a repeat; none when all are done.
-    pub fn next(&self) -> Option<Range<usize>> {
-        let parts = &self.executable.parts;
-        match parts.repeats.get(self.repeat) {
-            Some(repeat) if repeat.steps.start == self.position => Some(repeat.steps.clone()),
-            _ => (self.position < parts.steps.len()).then_some(self.position..self.position + 1),
-        }
-    }
-
-    /// Runs the steps that come next, if there are any; a repeat with all its rounds.
-    pub fn step(&mut self, pool: &Pool) -> Result<(), Error> {
-        self.advance(pool, None)
-    }
-
-    fn advance(
-        &mut self,
-        pool: &Pool,
-        observe: Option<&mut dyn FnMut(usize, Duration)>,
-    ) -> Result<(), Error> {
-        let Executable { parts, firsts, .. } = self.executable;
-        let (Some(step), Some(instance)) = (parts.steps.get(self.position), &mut self.instance) else {
-            return Ok(());
-        };
-        match parts.repeats.get(self.repeat) {
-            Some(repeat) if repeat.steps.start == self.position => {
-                self.executable.run_repeat(repeat, instance, pool, observe)?;
-                self.position = repeat.steps.end;
-                self.repeat += 1;
-            }
-            _ => {
-                let args = &instance.table[firsts[self.position]..][..step.args.len()];
-                let start = observe.is_some().then(Instant::now);
-                call(step, args, pool)?;
-                if let (Some(observe), Some(start)) = (observe, start) {
-                    observe(self.position, start.elapsed());
-                }
-                self.position += 1;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Run<'_> {
-    fn drop(&mut self) {
-        let mut idle = self.executable.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.extend(self.instance.take());
     }
 }
 

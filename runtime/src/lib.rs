@@ -32,16 +32,18 @@ mod map;
 mod pool;
 mod profile;
 mod repeat;
+mod run;
 mod turns;
 
 pub use buffer::AlignedBuffer;
 pub use error::Error;
-pub use executable::{Constant, Executable, HostFn, KernelFn, Parts, Place, Port, Run, Step, Work};
+pub use executable::{Constant, Executable, HostFn, KernelFn, Parts, Place, Port, Step, Work};
 pub use executor::{Executor, Helper};
 pub use map::{Mapping, unload};
 pub use pool::Pool;
 pub use profile::Profile;
 pub use repeat::{Move, Repeat};
+pub use run::Run;
 
 /// The alignment of every buffer in bytes: a cache line, and the widest vector.
 pub const ALIGN: usize = 64;

@@ -327,7 +327,7 @@ fn attacks_and_attributions_are_those_of_others() {
         let attribution = model.integrated_gradients(&x, &wide("baseline"), &classes, steps).unwrap();
         check("ig_midpoint64", &attribution.elements);
         let largest = attribution.gap.iter().fold(0.0f64, |m, gap| m.max(gap.abs()));
-        assert!((largest - number_of_gap(&meta)).abs() < 1e-6, "the gap is {largest}");
+        assert!((largest - number("ig_completeness_gap_midpoint")).abs() < 1e-6, "the gap is {largest}");
         // Within a Euclidean ball, no worse than no attack, and no further than asked.
         let pgd = Pgd { ball: Ball::L2(0.5), step: 0.1, start: None, ..pgd };
         let near = model.pgd(&x, &y, &pgd).unwrap();
@@ -338,9 +338,4 @@ fn attacks_and_attributions_are_those_of_others() {
             assert!(distance.sqrt() <= 0.5 + 1e-9);
         }
     }
-}
-
-/// The largest completeness gap that the file's README-writer measured.
-fn number_of_gap(meta: &serde_json::Value) -> f64 {
-    meta["ig_completeness_gap_midpoint"].as_f64().unwrap()
 }

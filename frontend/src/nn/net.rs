@@ -47,7 +47,7 @@ pub struct Net {
 /// A network that is built.
 #[derive(Clone, Debug)]
 pub struct Built {
-    /// A graph of the variables, then the data; it gives the results, the penalties, then the updates.
+    /// The graph so far: its inputs are variables and data, in the order in which they were made.
     pub builder: Builder,
     /// The variables, in the order in which layers made them.
     pub variables: Vec<Variable>,

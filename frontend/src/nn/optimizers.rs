@@ -164,7 +164,7 @@ impl Optimizer {
     /// What is kept for each parameter from step to step: a name and what it starts with.
     pub fn slots(&self) -> &'static [&'static str] {
         match self.rule {
-            Rule::Sgd { momentum, .. } if momentum == 0.0 => &[],
+            Rule::Sgd { momentum: 0.0, .. } => &[],
             Rule::Sgd { .. } => &["momentum"],
             Rule::RmsProp { .. } => &["velocity"],
             Rule::Adagrad { .. } => &["accumulator"],
@@ -236,7 +236,7 @@ impl Optimizer {
         }
         let torch = self.convention == Convention::Torch;
         Ok(match self.rule {
-            Rule::Sgd { momentum, .. } if momentum == 0.0 => {
+            Rule::Sgd { momentum: 0.0, .. } => {
                 let step = at.map(Mul, &[g, lr])?;
                 (at.map(Sub, &[p, step])?, vec![])
             }

@@ -395,7 +395,7 @@ impl OpDef for ScatterNd {
     fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
         let take = |cx: &mut VjpCx<'_>, data: Value| cx.push(GatherNd { batch_dims: 0 }, &[data, cx.ins[1]]);
         let put = |cx: &mut VjpCx<'_>, data, updates, reduction| {
-            cx.push(ScatterNd { reduction, ..self.clone() }, &[data, cx.ins[1], updates])
+            cx.push(ScatterNd { reduction }, &[data, cx.ins[1], updates])
         };
         self.reduction.vjp(cx, &take, &put)
     }

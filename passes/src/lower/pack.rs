@@ -144,7 +144,7 @@ fn plan(
     let packed_len = batch.iter().map(|v| v.extent).product::<usize>() * lane.extent * step_count;
     let overlaps = packed_len > 2 * units.bufs[unit.ins[*operand as usize]].elements();
     // Rows that end within a vector leave lanes to be done one by one, which panels fill up with zeros.
-    let ragged = lane.extent * nest.dtype(factor).size() % VECTOR_BYTES != 0;
+    let ragged = !(lane.extent * nest.dtype(factor).size()).is_multiple_of(VECTOR_BYTES);
     let pays = match (constant, neighbours) {
         (true, true) => lane.extent > lanes,
         (true, false) => true,

@@ -20,7 +20,7 @@
 //! };
 //! let step = training.step(net.build(), y, truth, None)?;
 //! let mut state = step.state.initial(1);
-//! for _ in 0..200 {
+//! for _ in 0..1000 {
 //!     let mut inputs = state;
 //!     inputs.push(Tensor::new(&[2, 1], &[1.0, 2.0]));
 //!     inputs.push(Tensor::new(&[2, 1], &[3.0, 6.0]));

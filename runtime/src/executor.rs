@@ -155,3 +155,25 @@ impl Drop for Workers {
         }
     }
 }
+
+/// For tests of pools: executors that are functions.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{Executor, Helper};
+
+    /// What an executor does with the threads it is asked for.
+    pub(crate) type Launch = fn(usize, &Helper);
+
+    /// An executor of three threads.
+    pub(crate) struct Odd(pub Launch);
+
+    impl Executor for Odd {
+        fn threads(&self) -> usize {
+            3
+        }
+
+        fn launch(&self, wanted: usize, helper: &Helper) {
+            (self.0)(wanted, helper);
+        }
+    }
+}

@@ -255,6 +255,7 @@ mod tests {
     use std::sync::atomic::AtomicI64;
 
     use super::*;
+    use crate::executor::testing::{Launch, Odd};
 
     #[test]
     fn every_index_runs_once_and_jobs_follow_each_other() {
@@ -271,21 +272,6 @@ mod tests {
                     assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1));
                 }
             }
-        }
-    }
-
-    /// What an executor does with the threads it is asked for.
-    type Launch = fn(usize, &Helper);
-
-    struct Odd(Launch);
-
-    impl Executor for Odd {
-        fn threads(&self) -> usize {
-            3
-        }
-
-        fn launch(&self, wanted: usize, helper: &Helper) {
-            (self.0)(wanted, helper);
         }
     }
 

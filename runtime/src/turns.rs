@@ -209,7 +209,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{Executor, Helper, Pool};
+    use crate::Pool;
+    use crate::executor::testing::{Launch, Odd};
 
     /// Sums in which each turn needs all of the one before: who starts too early, or runs a part twice, shows.
     fn check_with(pool: &Pool) {
@@ -251,21 +252,6 @@ mod tests {
                 scope.spawn(|| (0..20).for_each(|_| check_with(&pool)));
             }
         });
-    }
-
-    /// What an executor does with the threads it is asked for.
-    type Launch = fn(usize, &Helper);
-
-    struct Odd(Launch);
-
-    impl Executor for Odd {
-        fn threads(&self) -> usize {
-            3
-        }
-
-        fn launch(&self, wanted: usize, helper: &Helper) {
-            (self.0)(wanted, helper);
-        }
     }
 
     #[test]

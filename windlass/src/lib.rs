@@ -33,6 +33,7 @@ struct Readme;
 
 pub mod compile;
 mod error;
+mod files;
 mod model;
 pub mod nn;
 mod options;

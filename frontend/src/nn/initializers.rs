@@ -38,7 +38,7 @@ fn fans(shape: &[usize]) -> (f64, f64) {
     }
 }
 
-/// Random numbers that follow from a name and a seed: SplitMix64 (Steele, Lea and Flood, 2014).
+/// Random numbers that follow from a name and a seed, the same in every version: SplitMix64 (Steele, Lea and Flood, 2014).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 

@@ -6,7 +6,7 @@
 use windlass_ir::ops::{LossReduction, NllLoss, Reduce, ReduceKind, Reshape, Softmax};
 use windlass_ir::{Builder, Error, Op, ScalarFn, Value};
 
-use ScalarFn::{Abs, Add, Clamp, Div, Exp, Le, Log, Log1p, Max, Mul, Neg, Pow, Relu, Select, Sigmoid, Sub};
+use ScalarFn::{Abs, Add, Clamp, Div, Exp, Le, Log, Log1p, Mul, Neg, Pow, Relu, Select, Sigmoid, Sub};
 
 /// A loss. Predictions are `[N, ..]`; each example has the mean of the losses along the last dimension, or one over
 /// the classes there.
@@ -291,8 +291,6 @@ fn binary(b: &mut Builder, t: Value, y: Value, from_logits: bool) -> Result<Valu
             let (low, high) = (b.scalar_like(y, EPSILON), b.scalar_like(y, 1.0 - EPSILON));
             let y = b.map(Clamp, &[y, low, high])?;
             let (not_t, not_y) = (from_one(b, t)?, from_one(b, y)?);
-            let zero = b.scalar_like(y, 0.0);
-            let not_y = b.map(Max, &[not_y, zero])?;
             let (of_one, of_zero) = (b.map(Log, &[y])?, b.map(Log, &[not_y])?);
             let (one, zero) = (b.map(Mul, &[t, of_one])?, b.map(Mul, &[not_t, of_zero])?);
             let sum = b.map(Add, &[one, zero])?;

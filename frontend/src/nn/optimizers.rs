@@ -200,7 +200,8 @@ impl Optimizer {
         let each = self.slots().len();
         for (i, (&p, &g)) in parameters.iter().zip(&gradients).enumerate() {
             let own = &slots[i * each..][..each];
-            let at = At { b, dtype: DType::F32, rate, count };
+            let dtype = b.ty(p).dtype;
+            let at = At { b, dtype, rate, count };
             let (p, kept) = self.parameter(at, p, g, own)?;
             next.push(p);
             next_slots.extend(kept);
@@ -215,7 +216,6 @@ impl Optimizer {
         mut g: Value,
         slots: &[Value],
     ) -> Result<(Value, Vec<Value>), Error> {
-        at.dtype = at.b.ty(p).dtype;
         let decay = match self.decay {
             Decay::Decoupled(decay) => decay,
             Decay::Coupled(decay) => {

@@ -296,7 +296,7 @@ impl Model {
                 *weight *= own.ok_or_else(unfit)?;
             }
         }
-        Ok(Some(Tensor::from_f64s(self.dtype(), &[count], &weights)))
+        Ok(Some(Tensor::from_f64s(self.dtype, &[count], &weights)))
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Model {
     network: Network,
     options: Options,
     pub(super) seed: u64,
-    dtype: DType,
+    pub(super) dtype: DType,
     pub(super) training: Option<Training>,
     pub(super) variables: Vec<Variable>,
     /// What the variables hold.

@@ -1,7 +1,6 @@
 //! Weights in files: safetensors, whole or not at all.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -10,6 +9,7 @@ use windlass_ir::{DType, Tensor};
 use super::error::TrainingError;
 use super::model::Model;
 use crate::error::Error;
+use crate::files::write_whole;
 
 fn to_safe(dtype: DType) -> Option<Dtype> {
     Some(match dtype {
@@ -22,11 +22,6 @@ fn to_safe(dtype: DType) -> Option<Dtype> {
 }
 
 impl Model {
-    /// The element type of the variables.
-    pub(super) fn dtype(&self) -> DType {
-        self.variables.first().map_or(DType::F32, |v| v.ty.dtype)
-    }
-
     /// Writes the variables to a safetensors file. What was there stays until the new file is complete.
     pub fn save_weights(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
@@ -39,12 +34,7 @@ impl Model {
             views.insert(name.to_string(), view.map_err(|error| refused(error.to_string()))?);
         }
         let bytes = safetensors::serialize(&views, None).map_err(|error| refused(error.to_string()))?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-        file.write_all(&bytes).map_err(io)?;
-        file.as_file().sync_all().map_err(io)?;
-        file.persist(path).map_err(|error| io(error.error))?;
-        Ok(())
+        write_whole(path, &bytes).map_err(io)
     }
 
     /// Reads the variables from a safetensors file, which has every one of them, of its type and shape.
@@ -71,12 +61,7 @@ impl Model {
     /// Writes the network and its weights, for so many examples at a time, as an ONNX file.
     pub fn export_onnx(&self, path: impl AsRef<Path>, batch: usize) -> Result<(), Error> {
         let path = path.as_ref();
-        let io = |error: std::io::Error| Error::Io { path: path.to_path_buf(), error };
         let bytes = windlass_frontend::onnx::to_bytes(&self.graph(batch)?)?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-        file.write_all(&bytes).map_err(io)?;
-        file.persist(path).map_err(|error| io(error.error))?;
-        Ok(())
+        write_whole(path, &bytes).map_err(|error| Error::Io { path: path.to_path_buf(), error })
     }
 }

@@ -12,11 +12,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use windlass_passes::lower::schedule::Machine;
+
+use crate::files::write_whole;
 
 /// What a file of ours starts with, and the version of its form.
 const START: &str = "{\"windlass_tuning\":";
@@ -153,14 +155,7 @@ impl Book {
         for (key, choices) in &self.machines {
             all.machines.entry(key.clone()).or_default().extend(choices);
         }
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(all.to_text().as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        // The new name too.
-        if cfg!(unix) {
-            File::open(folder)?.sync_all()?;
-        }
+        write_whole(path, all.to_text().as_bytes())?;
         Ok(())
     }
 }

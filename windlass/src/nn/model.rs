@@ -181,6 +181,12 @@ impl Model {
         Ok(StepResult { loss, prediction })
     }
 
+    /// One training step on a batch: its loss before the update.
+    pub fn train_on_batch(&mut self, x: &Tensor, y: &Tensor) -> Result<f64, Error> {
+        self.check(x, Some(y))?;
+        Ok(self.step(x, y, None)?.loss)
+    }
+
     /// The loss and the accuracy on examples, `batch_size` of them at a time.
     pub fn evaluate(&mut self, x: &Tensor, y: &Tensor, batch_size: usize) -> Result<Evaluation, Error> {
         let count = self.check(x, Some(y))?;

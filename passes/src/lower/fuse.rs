@@ -66,28 +66,54 @@ pub struct Decision {
 
 /// Merges units until no rule fires, then drops those that nothing reads. Tells `observe` of each decision.
 pub fn fuse(units: &mut Units, observe: &mut dyn FnMut(Decision)) {
-    let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
-    for (i, unit) in units.units.iter().enumerate() {
-        unit.outs.iter().for_each(|&b| producer[b] = Some(i));
-    }
-    let known = known_bufs(units);
-    let mut uses = units.use_counts();
+    let mut fusion = Fusion::new(units);
     for at in 0..units.units.len() {
-        if !matches!(units.units[at].work, UnitWork::Nest(_)) {
-            continue;
+        fusion.merge_producers(units, at, observe);
+    }
+    // Only what nothing took in yields more than its own result.
+    for at in 0..units.units.len() {
+        if fusion.join_producers(units, at, observe) {
+            fusion.merge_producers(units, at, observe);
         }
-        join_operands(&mut units.units[at]);
+    }
+    drop_dead(units);
+}
+
+/// What is known of the units while they are merged.
+struct Fusion {
+    producer: SecondaryMap<Buf, Option<usize>>,
+    known: SecondaryMap<Buf, bool>,
+    uses: SecondaryMap<Buf, u32>,
+}
+
+impl Fusion {
+    fn new(units: &Units) -> Fusion {
+        let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
+        for (i, unit) in units.units.iter().enumerate() {
+            unit.outs.iter().for_each(|&b| producer[b] = Some(i));
+        }
+        Fusion { producer, known: known_bufs(units), uses: units.use_counts() }
+    }
+
+    /// Merges what a unit reads into it.
+    fn merge_producers(&mut self, units: &mut Units, at: usize, observe: &mut dyn FnMut(Decision)) {
+        if !matches!(units.units[at].work, UnitWork::Nest(_)) {
+            return;
+        }
+        if let Some(unit) = join_operands(&units.units[at]) {
+            self.replace(units, at, unit);
+        }
         let mut refused: BTreeSet<Buf> = BTreeSet::new();
         while let Some((position, from)) = units.units[at]
             .ins
             .iter()
             .enumerate()
             .filter(|(_, b)| !refused.contains(*b))
-            .find_map(|(i, &b)| Some((i, producer[b]?)))
+            .find_map(|(i, &b)| Some((i, self.producer[b]?)))
         {
             let buf = units.units[at].ins[position];
-            let shared = uses[buf] > 1;
-            let merged = match known[buf] && !known[units.units[at].outs[0]] {
+            let shared = self.uses[buf] > 1;
+            let merged = match self.known[buf] && !self.known[units.units[at].outs[0]] {
                 true if !is_view_unit(&units.units[from]) => Err(Refusal::Prepared),
                 _ => merge(&units.units[from], &units.units[at], position, shared),
             };
@@ -98,13 +124,9 @@ pub fn fuse(units: &mut Units, observe: &mut dyn FnMut(Decision)) {
             });
             match merged {
                 Ok(merged) => {
-                    // The unit's reads of what it read before end, those of the merged one begin.
-                    units.units[at].ins.iter().for_each(|&b| uses[b] -= 1);
-                    units.units[at] = merged;
-                    units.units[at].ins.iter().for_each(|&b| uses[b] += 1);
-                    if uses[buf] == 0 {
-                        units.units[from].ins.iter().for_each(|&b| uses[b] -= 1);
-                        units.units[from].ins.clear();
+                    self.replace(units, at, merged);
+                    if self.uses[buf] == 0 {
+                        self.clear(units, from);
                     }
                 }
                 Err(_) => {
@@ -113,7 +135,40 @@ pub fn fuse(units: &mut Units, observe: &mut dyn FnMut(Decision)) {
             }
         }
     }
-    drop_dead(units);
+
+    /// Merges elementwise formulas that a unit reads element by element into it, although others read them too, and lets
+    /// the unit yield their results beside its own. Whether there were any.
+    fn join_producers(&mut self, units: &mut Units, at: usize, observe: &mut dyn FnMut(Decision)) -> bool {
+        let mut joined = false;
+        while let Some((from, unit)) = units.units[at].ins.iter().enumerate().find_map(|(position, &buf)| {
+            let from = self.producer[buf].filter(|_| !self.known[buf])?;
+            Some((from, join(units, from, at, position)?))
+        }) {
+            observe(Decision {
+                producer: units.units[from].origin.clone(),
+                consumer: units.units[at].origin.clone(),
+                refusal: None,
+            });
+            unit.outs.iter().for_each(|&b| self.producer[b] = Some(at));
+            self.replace(units, at, unit);
+            self.clear(units, from);
+            joined = true;
+        }
+        joined
+    }
+
+    /// Puts a unit in place of another: that one's reads end, those of the new one begin.
+    fn replace(&mut self, units: &mut Units, at: usize, unit: Unit) {
+        units.units[at].ins.iter().for_each(|&b| self.uses[b] -= 1);
+        units.units[at] = unit;
+        units.units[at].ins.iter().for_each(|&b| self.uses[b] += 1);
+    }
+
+    /// Ends what a unit reads: others compute what it did.
+    fn clear(&mut self, units: &mut Units, at: usize) {
+        units.units[at].ins.iter().for_each(|&b| self.uses[b] -= 1);
+        units.units[at].ins.clear();
+    }
 }
 
 /// Drops units whose results nothing reads.
@@ -122,7 +177,9 @@ fn drop_dead(units: &mut Units) {
     units.outputs.iter().for_each(|(_, b)| live[*b] = true);
     let mut kept: Vec<Unit> = Vec::new();
     for unit in std::mem::take(&mut units.units).into_iter().rev() {
-        if unit.outs.iter().any(|&b| live[b]) {
+        // A result is of the last unit that has it: those before are merged into that.
+        let is_live = unit.outs.iter().fold(false, |any, &b| std::mem::take(&mut live[b]) || any);
+        if is_live {
             unit.ins.iter().for_each(|&b| live[b] = true);
             kept.push(unit);
         }
@@ -131,22 +188,28 @@ fn drop_dead(units: &mut Units) {
     units.units = kept;
 }
 
-/// Makes operands that are the same buffer the same operand.
-fn join_operands(unit: &mut Unit) {
-    let UnitWork::Nest(nest) = &unit.work else { return };
+/// The unit with operands that are the same buffer as the same operand, if there are any.
+fn join_operands(unit: &Unit) -> Option<Unit> {
+    let UnitWork::Nest(nest) = &unit.work else { return None };
     let mut joined = Joined::new(&nest.shape());
     let numbers: Vec<u32> =
         unit.ins.iter().zip(&nest.operands).map(|(&b, o)| joined.operand(b, o.dtype, &o.shape)).collect();
     if joined.bufs.len() == unit.ins.len() {
-        return;
+        return None;
     }
     let domain = joined.builder.domain();
     let roots = joined.builder.inline(nest, &nest.roots, &domain, &mut |b, operand, index, guards| {
         let seen = &nest.operands[operand as usize].shape;
         load_seen(b, numbers[operand as usize], index, seen, guards)
     });
-    unit.work = UnitWork::Nest(Box::new(joined.builder.finish(&roots)));
-    unit.ins = joined.bufs;
+    let work = UnitWork::Nest(Box::new(joined.builder.finish(&roots)));
+    Some(Unit {
+        work,
+        ins: joined.bufs,
+        outs: unit.outs.clone(),
+        origin: unit.origin.clone(),
+        flops: unit.flops,
+    })
 }
 
 /// A nest under construction whose operands are distinct buffers.
@@ -178,6 +241,51 @@ pub fn merge(producer: &Unit, consumer: &Unit, position: usize, shared: bool) ->
         return Err(Refusal::NotFormulas);
     }
     worth_merging(source, target, position, shared)?;
+    let unit = substitute((source, producer), (target, consumer), position, false)?;
+    if as_contraction(target).is_some() && as_contraction(source).is_none() {
+        let still = matches!(&unit.work, UnitWork::Nest(merged) if is_affine(&normalize(merged)));
+        if !still {
+            return Err(Refusal::ContractionOperand);
+        }
+    }
+    Ok(unit)
+}
+
+/// The unit `at` with the formula of the unit `from`, of which it reads each element at its own place as operand
+/// `position`, and with that one's result too. Nothing in between reads that.
+fn join(units: &Units, from: usize, at: usize, position: usize) -> Option<Unit> {
+    let (producer, consumer) = (&units.units[from], &units.units[at]);
+    let (UnitWork::Nest(source), UnitWork::Nest(target)) = (&producer.work, &consumer.work) else {
+        return None;
+    };
+    let [out] = producer.outs.as_slice() else { return None };
+    let domain: Vec<Index> = target.domain.iter().map(|&v| Index::var(v)).collect();
+    let is_own = |&val: &Val| match target.expr(val) {
+        Expr::Load { operand, index, guards } if *operand as usize == position => {
+            guards.is_empty() && *index == domain
+        }
+        Expr::Reduce { .. } => false,
+        _ => true,
+    };
+    let reduces = |val: &Val| matches!(source.expr(*val), Expr::Reduce { .. });
+    let fits = source.shape() == target.shape()
+        && target.operands[position].shape == source.shape()
+        && !target.shape().contains(&0)
+        && target.needed(&target.roots).iter().all(is_own)
+        && !source.needed(&source.roots).iter().any(reduces);
+    if !fits || units.units[from + 1..at].iter().any(|unit| unit.ins.contains(out)) {
+        return None;
+    }
+    substitute((source, producer), (target, consumer), position, true).ok()
+}
+
+/// A formula in place of another's loads of operand `position`, its result kept beside the others or not.
+fn substitute(
+    (source, producer): (&Nest, &Unit),
+    (target, consumer): (&Nest, &Unit),
+    position: usize,
+    keep: bool,
+) -> Result<Unit, Refusal> {
     let mut joined = Joined::new(&target.shape());
     let of_target: Vec<Option<u32>> = consumer
         .ins
@@ -194,7 +302,7 @@ pub fn merge(producer: &Unit, consumer: &Unit, position: usize, shared: bool) ->
         .collect();
     let Joined { mut builder, bufs } = joined;
     let domain = builder.domain();
-    let roots =
+    let mut roots =
         builder.inline(target, &target.roots, &domain, &mut |b, operand, index, guards| match of_target
             [operand as usize]
         {
@@ -204,25 +312,19 @@ pub fn merge(producer: &Unit, consumer: &Unit, position: usize, shared: bool) ->
                 inline_guarded(b, source, &of_source, &index, guards)
             }
         });
+    let mut outs = consumer.outs.clone();
+    if keep {
+        roots.push(inline_guarded(&mut builder, source, &of_source, &domain, &[]));
+        outs.extend(&producer.outs);
+    }
     let merged = builder.finish(&roots);
     if bufs.len() > MOST_OPERANDS || merged.exprs.len() > MOST_EXPRESSIONS {
         return Err(Refusal::TooLarge);
     }
-    if as_contraction(target).is_some() && as_contraction(source).is_none() {
-        let still = is_affine(&normalize(&merged));
-        if !still {
-            return Err(Refusal::ContractionOperand);
-        }
-    }
     let mut origin = producer.origin.clone();
     origin.extend(consumer.origin.iter().filter(|o| !producer.origin.contains(o)).cloned());
-    Ok(Unit {
-        work: UnitWork::Nest(Box::new(merged)),
-        ins: bufs,
-        outs: consumer.outs.clone(),
-        origin,
-        flops: producer.flops + consumer.flops,
-    })
+    let flops = producer.flops + consumer.flops;
+    Ok(Unit { work: UnitWork::Nest(Box::new(merged)), ins: bufs, outs, origin, flops })
 }
 
 /// An index into a buffer seen under one shape as an index into it under another.

@@ -383,12 +383,13 @@ impl<'n> Emit<'n> {
         self.builder.store(buffer, index, val);
     }
 
-    /// Stores every result at the domain's present position.
+    /// Stores every result at the domain's present position. All are known before the first is stored, which may be where
+    /// an operand of another was.
     pub fn store_results(&mut self) {
         let place = self.place.clone();
         let flat = self.index(&place);
-        for (i, &root) in self.nest.roots.iter().enumerate() {
-            let val = self.value(root);
+        let vals: Vec<Val> = self.nest.roots.iter().map(|&root| self.value(root)).collect();
+        for (i, val) in vals.into_iter().enumerate() {
             self.builder.store(self.outs[i], flat.clone(), val);
         }
     }

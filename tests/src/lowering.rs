@@ -4,9 +4,10 @@
 //! disagreement is the op's own and not a schedule's or an emitter's.
 
 use windlass_ir::loops::interpret::{Region, run_kernel, run_program};
-use windlass_ir::loops::{expand_kernel, interpret_nest};
+use windlass_ir::loops::{Program, expand_kernel, interpret_nest};
 use windlass_ir::ops::Lowered;
-use windlass_ir::{Op, Tensor, TensorType, eval_op, interpret};
+use windlass_ir::{Builder, Error, Op, Tensor, TensorType, Value, eval_op, interpret};
+use windlass_passes::lower::{LowerOptions, lower};
 
 use crate::bounds::unit_roundoff;
 
@@ -23,6 +24,17 @@ pub enum Checked {
     Rounds,
     /// Nothing: the interpreter runs it.
     Interpret,
+}
+
+/// A program of an op alone.
+fn lower_alone(op: &Op, ins: &[TensorType]) -> Result<Program, Error> {
+    let mut b = Builder::new("alone");
+    let ins: Vec<Value> =
+        ins.iter().enumerate().map(|(i, ty)| b.input(&format!("x{i}"), ty.clone())).collect();
+    for (i, out) in b.push(op.clone(), &ins, None)?.into_iter().enumerate() {
+        b.output(&format!("y{i}"), out);
+    }
+    lower(&b.finish()?, &LowerOptions::default())
 }
 
 /// Lowers an op for these operands and compares with its definition.
@@ -47,6 +59,7 @@ pub fn check_lowering(op: &Op, ins: &[Tensor]) -> Result<Checked, String> {
             (ran.map(|()| results), Checked::Kernel)
         }
         Lowered::Rounds(rounds) => (run_program(&rounds.to_program(&types, &outs), ins), Checked::Rounds),
+        Lowered::Repeated(_) => (lower_alone(op, &types).and_then(|p| run_program(&p, ins)), Checked::Rounds),
         Lowered::Interpret => return Ok(Checked::Interpret),
     };
     let found = found.map_err(|e| e.to_string())?;

@@ -34,6 +34,8 @@ pub struct Call {
     pub kernel: Kernel,
     /// For each of its parameters, the part of a buffer that it is.
     pub args: Vec<Part>,
+    /// The graph nodes it came from; none means the op's.
+    pub origin: Vec<String>,
     /// Floating-point operations of one call, an fma counting as two; 0 where unknown.
     pub flops: u64,
 }
@@ -74,12 +76,12 @@ impl Part {
 }
 
 impl Rounds {
-    /// The kernels in the order of their calls.
-    pub fn kernels(&self) -> impl Iterator<Item = &Kernel> {
-        self.stages.iter().flat_map(|stage| &stage.calls).map(|call| &call.kernel)
+    /// The calls in order.
+    pub fn calls(&self) -> impl Iterator<Item = &Call> {
+        self.stages.iter().flat_map(|stage| &stage.calls)
     }
 
-    /// Adds the calls to a program: `kernels` are the numbers of [`Self::kernels`] there, `places` where the
+    /// Adds the calls to a program: `kernels` are the numbers there of the kernels of [`Self::calls`], `places` where the
     /// buffers are.
     pub fn add_to(&self, program: &mut Program, kernels: &[u32], places: &[Place], origin: &[String]) {
         let mut kernels = kernels.iter();
@@ -88,17 +90,20 @@ impl Rounds {
             let mut moves = Vec::new();
             for (call, &kernel) in stage.calls.iter().zip(&mut kernels) {
                 let step = program.steps.len();
+                let mut args: Vec<Place> = call.args.iter().map(|part| places[part.buffer]).collect();
                 for (arg, (part, (_, param))) in call.args.iter().zip(call.kernel.params()).enumerate() {
                     let size = param.dtype.size();
-                    if (part.start, part.stride) != (0, 0) {
-                        let (start, stride) = (part.start * size, part.stride * size as i64);
-                        moves.push(Move { step, arg, start: start as u64, stride, period: part.period });
+                    let (start, stride) = ((part.start * size) as u64, part.stride * size as i64);
+                    match &mut args[arg] {
+                        Place::Arena(at) if stride == 0 => *at += start,
+                        _ if (start, stride) == (0, 0) => {}
+                        _ => moves.push(Move { step, arg, start, stride, period: part.period }),
                     }
                 }
                 program.steps.push(Step {
                     work: Work::Kernel(kernel),
-                    args: call.args.iter().map(|part| places[part.buffer]).collect(),
-                    origin: origin.to_vec(),
+                    args,
+                    origin: if call.origin.is_empty() { origin } else { &call.origin }.to_vec(),
                     flops: call.flops,
                 });
             }
@@ -114,7 +119,7 @@ impl Rounds {
             types.iter().enumerate().map(|(i, ty)| (format!("{name}{i}"), ty.clone())).collect()
         };
         let mut program = Program {
-            kernels: self.kernels().cloned().collect(),
+            kernels: self.calls().map(|call| call.kernel.clone()).collect(),
             inputs: ports("in", ins),
             outputs: ports("out", outs),
             ..Program::default()

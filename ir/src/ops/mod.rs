@@ -29,6 +29,8 @@ pub enum Lowered {
     Kernel(Box<Kernel>),
     /// Several kernels, some run a number of times over, for recurrences.
     Rounds(Box<Rounds>),
+    /// A graph run a number of times over.
+    Repeated(Box<Repeated>),
     /// Nothing: the runtime calls the interpreter for this op.
     Interpret,
 }
@@ -96,9 +98,11 @@ pub trait OpDef: Sized {
         let types = |values: &[Value]| values.iter().map(|&v| cx.builder.ty(v).clone()).collect::<Vec<_>>();
         match self.lower(&types(cx.ins), &types(cx.outs))? {
             Lowered::Graph(body) => Ok(Vjp::Through(cx.builder.inline(&body, cx.ins)?)),
-            Lowered::Nest(_) | Lowered::Kernel(_) | Lowered::Rounds(_) | Lowered::Interpret => {
-                Ok(Vjp::Undefined)
-            }
+            Lowered::Nest(_)
+            | Lowered::Kernel(_)
+            | Lowered::Rounds(_)
+            | Lowered::Repeated(_)
+            | Lowered::Interpret => Ok(Vjp::Undefined),
         }
     }
 
@@ -279,6 +283,7 @@ mod resize_lower;
 mod reverse_sequence;
 mod roi_align;
 mod scan;
+mod scan_lower;
 mod scan_vjp;
 mod scatter;
 mod shape_of;
@@ -309,6 +314,7 @@ pub use recurrent::Direction;
 pub use reduce::ReduceKind;
 pub use resize::{AspectPolicy, Coordinates, Interpolation, NearestMode};
 pub use roi_align::RoiMode;
+pub use scan_lower::Repeated;
 pub use scatter::ScatterReduction;
 pub use vjp::{Gradients, Vjp, VjpCx};
 pub use winograd::WinogradPart;

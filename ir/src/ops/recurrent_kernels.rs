@@ -85,7 +85,7 @@ impl Emit {
     }
 
     fn finish(self, flops: u64) -> Call {
-        Call { kernel: self.b.finish(), args: self.args, flops }
+        Call { kernel: self.b.finish(), args: self.args, origin: Vec::new(), flops }
     }
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::body::{infer_body, is_pure, join, placeholder, run_body, slice_at, stack};
 use super::scan_vjp::Scanned;
-use super::{Concat, Lowered, OpDef, Reshape, Slice, Vjp, VjpCx, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
-use crate::graph::{Builder, Graph, Value, Values};
+use crate::graph::Graph;
 use crate::require;
 use crate::tensor::Tensor;
 use crate::types::{Dim, Dims, TensorType, normalize_axis};
@@ -44,17 +44,11 @@ pub struct Scan {
 }
 
 /// The parts of the operands.
-struct Parts {
-    states: usize,
-    scanned: std::ops::Range<usize>,
-    axes: Vec<usize>,
+pub(super) struct Parts {
+    pub states: usize,
+    pub scanned: std::ops::Range<usize>,
+    pub axes: Vec<usize>,
 }
-
-/// Scans of at most this many positions lower to a copy of the body for each.
-const UNROLLED_POSITIONS: usize = 64;
-
-/// And at most this many nodes in all.
-const UNROLLED_NODES: usize = 2048;
 
 impl Scan {
     fn parts(&self, ins: &[&TensorType]) -> Result<Parts, Violation> {
@@ -118,7 +112,7 @@ impl Scan {
     }
 
     /// The axis along which a result is stacked.
-    fn stacked_axis(&self, i: usize, rank: usize) -> usize {
+    pub(super) fn stacked_axis(&self, i: usize, rank: usize) -> usize {
         let axis = self.scan_output_axes.get(i).copied().unwrap_or(0);
         normalize_axis(axis, rank + 1).expect("infer accepted the axis")
     }
@@ -221,11 +215,7 @@ impl OpDef for Scan {
         let parts = self.parts(&types).expect("infer accepted the operands");
         let length =
             Scan::length(&parts, &types).expect("infer accepted the lengths").as_fixed().unwrap_or(0);
-        let nodes = length.saturating_mul(self.body.node_count());
-        match (1..=UNROLLED_POSITIONS).contains(&length) && nodes <= UNROLLED_NODES {
-            true => Lowered::graph(ins, |b, ins| self.unrolled(b, ins, &parts, length)),
-            false => Ok(Lowered::Interpret),
-        }
+        self.lowered(ins, &parts, length)
     }
 
     fn is_pure(&self) -> bool {
@@ -233,53 +223,11 @@ impl OpDef for Scan {
     }
 }
 
-impl Scan {
-    fn unrolled(
-        &self,
-        b: &mut Builder,
-        ins: &[Value],
-        parts: &Parts,
-        length: usize,
-    ) -> Result<Values, Error> {
-        let mut operands = ins.to_vec();
-        let mut stacks: Vec<Vec<Value>> = vec![Vec::new(); self.body.outputs().len() - parts.states];
-        for step in 0..length {
-            for (i, &axis) in parts.axes.iter().enumerate() {
-                let backward = Scan::is_backward(&self.scan_input_directions, i);
-                let at = (if backward { length - 1 - step } else { step }) as i64;
-                let whole = ins[parts.scanned.start + i];
-                let slice = b.push1(Slice::along(axis, at, at + 1), &[whole])?;
-                let mut shape = b.ty(whole).shape();
-                shape.remove(axis);
-                operands[parts.scanned.start + i] = b.push1(Reshape::to(&shape), &[slice])?;
-            }
-            let results = b.inline(&self.body, &operands)?;
-            operands[..parts.states].copy_from_slice(&results[..parts.states]);
-            for (stack, &part) in stacks.iter_mut().zip(&results[parts.states..]) {
-                stack.push(part);
-            }
-        }
-        let mut results = Values::from_slice(&operands[..parts.states]);
-        for (i, mut stacked) in stacks.into_iter().enumerate() {
-            if Scan::is_backward(&self.scan_output_directions, i) {
-                stacked.reverse();
-            }
-            let mut shape = b.ty(stacked[0]).shape();
-            let axis = self.stacked_axis(i, shape.len());
-            shape.insert(axis, 1);
-            for part in &mut stacked {
-                *part = b.push1(Reshape::to(&shape), &[*part])?;
-            }
-            results.push(b.push1(Concat { axis: axis as i64 }, &stacked)?);
-        }
-        Ok(results)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dtype::DType;
+    use crate::graph::Builder;
     use crate::ops::testing::{check, sample};
     use crate::scalar::ScalarFn;
 

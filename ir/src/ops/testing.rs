@@ -90,6 +90,7 @@ fn run_lowered(op: &Op, ins: &[Tensor], outs: &[TensorType]) -> Vec<Tensor> {
         Lowered::Rounds(rounds) => {
             run_program(&rounds.to_program(&types, outs), ins).expect("the rounds run")
         }
+        Lowered::Repeated(repeated) => run_graph(&repeated.copied(&types).expect("the body is copied"), ins),
         Lowered::Interpret => eval_op(op, ins).expect("the op evaluates"),
     }
 }

@@ -55,7 +55,11 @@ fn body(b: &Builder, op: &Op, ins: &[Value]) -> Result<Option<Graph>, Error> {
     }
     Ok(match op.lower(&types, &outs)? {
         Lowered::Graph(body) => Some(*body),
-        Lowered::Nest(_) | Lowered::Kernel(_) | Lowered::Rounds(_) | Lowered::Interpret => None,
+        Lowered::Nest(_)
+        | Lowered::Kernel(_)
+        | Lowered::Rounds(_)
+        | Lowered::Repeated(_)
+        | Lowered::Interpret => None,
     })
 }
 

@@ -163,9 +163,11 @@ pub fn as_reduction(unit: &Unit) -> Option<(&Nest, Option<&Margins>)> {
     let (nest, margins) = match &unit.work {
         UnitWork::Nest(nest) => (nest, None),
         UnitWork::Padded(nest, margins) => (nest, Some(margins)),
-        UnitWork::Copy(_) | UnitWork::Kernel(_) | UnitWork::Rounds(_) | UnitWork::Interpret(_) => {
-            return None;
-        }
+        UnitWork::Copy(_)
+        | UnitWork::Kernel(_)
+        | UnitWork::Rounds(_)
+        | UnitWork::Body(_)
+        | UnitWork::Interpret(_) => return None,
     };
     let reduces = nest.roots.len() == 1 && !nest.shape().contains(&0) && !top_reductions(nest).is_empty();
     reduces.then_some((&**nest, margins))

@@ -7,6 +7,7 @@
 //! ([`margins`]). Formulas that hand windows of rows (`window`) or whole rows (`chain`) to each other become one kernel,
 //! other formulas become loops ([`mod@schedule`]), kernels that run in rounds become a repeat, and buffers get their places in memory ([`mod@place`]).
 
+mod bodies;
 mod chain;
 mod compact;
 pub mod formula;
@@ -24,7 +25,9 @@ mod window;
 
 use cranelift_entity::SecondaryMap;
 use rustc_hash::FxHashMap;
-use windlass_ir::loops::{Expr, Index, Kernel, Nest, NestBuilder, Place, Program, Rounds, Step, Val, Work};
+use windlass_ir::loops::{
+    Call, Expr, Index, Kernel, Nest, NestBuilder, Place, Program, Rounds, Step, Val, Work,
+};
 use windlass_ir::{Error, Graph, Op, Tensor};
 
 use crate::lower::formula::{as_identity, flatten_operands};
@@ -82,13 +85,8 @@ fn lower_units(
     choose: &mut dyn FnMut(&Nest) -> Machine,
 ) -> Result<Program, Error> {
     let mut units = Units::lower(graph)?;
-    if options.fuse {
-        fuse::fuse(&mut units, observe);
-    }
-    if options.fuse {
-        narrow::narrow(&mut units, &options.machine);
-        pairs::pair(&mut units, &options.machine);
-    }
+    bodies::shape(&mut units, options, observe);
+    merge(&mut units, options, observe);
     pack::pack(&mut units, &options.machine);
     let known = known_bufs(&units);
     give_outputs_buffers(&mut units, &known, &options.machine);
@@ -106,11 +104,7 @@ fn lower_units(
         are_many,
         || prepare.map(|prepare| plan(prepare, machine, &mut |_| *machine)),
         || {
-            if options.fuse {
-                margins::absorb(&mut units);
-                window::join(&mut units, machine);
-                chain::chain(&mut units, machine);
-            }
+            join(&mut units, options);
             plan(units, machine, choose)
         },
     );
@@ -118,6 +112,24 @@ fn lower_units(
     program.prepare.iter().try_for_each(|prepare| check(prepare))?;
     check(&program)?;
     Ok(program)
+}
+
+/// Merges formulas, and stores factors of products in few bits.
+fn merge(units: &mut Units, options: &LowerOptions, observe: &mut dyn FnMut(fuse::Decision)) {
+    if options.fuse {
+        fuse::fuse(units, observe);
+        narrow::narrow(units, &options.machine);
+        pairs::pair(units, &options.machine);
+    }
+}
+
+/// Lets formulas hand results to each other within a kernel.
+fn join(units: &mut Units, options: &LowerOptions) {
+    if options.fuse {
+        margins::absorb(units);
+        window::join(units, &options.machine);
+        chain::chain(units, &options.machine);
+    }
 }
 
 /// Adds a copy for every output whose buffer is an input, known before the run, or another output too.
@@ -162,7 +174,8 @@ fn aliases(units: &Units, machine: &Machine) -> SecondaryMap<Buf, Option<Buf>> {
 }
 
 /// Schedules every unit and gives every buffer a place.
-fn plan(units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machine) -> Program {
+fn plan(mut units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Machine) -> Program {
+    bodies::plan(&mut units, machine, choose);
     let aliases = aliases(&units, machine);
     let root = |buf: Buf| aliases[buf].unwrap_or(buf);
     let mut program = Program::default();
@@ -278,17 +291,18 @@ enum Source<'u> {
 fn kernels<'u>(work: &'u [Unit], choose: &mut dyn FnMut(&Nest) -> Machine) -> (Vec<Kernel>, Vec<Run<'u>>) {
     let normal = parallel::map(work, |unit| match &unit.work {
         UnitWork::Nest(nest) | UnitWork::Copy(nest) | UnitWork::Padded(nest, _) => Some(normalize(nest)),
-        UnitWork::Kernel(_) | UnitWork::Rounds(_) | UnitWork::Interpret(_) => None,
+        UnitWork::Kernel(_) | UnitWork::Rounds(_) | UnitWork::Body(_) | UnitWork::Interpret(_) => None,
     });
     let mut known: FxHashMap<(&Nest, Option<&Margins>), u32> = FxHashMap::default();
     let mut sources: Vec<(String, Source<'_>)> = Vec::new();
     let mut runs = Vec::with_capacity(work.len());
     for (unit, nest) in work.iter().zip(&normal) {
-        let mut add = |source| {
+        let mut add_from = |origin: &[String], source| {
             let number = sources.len();
-            sources.push((kernel_name(number, &unit.origin), source));
+            sources.push((kernel_name(number, origin), source));
             number as u32
         };
+        let mut add = |source| add_from(&unit.origin, source);
         runs.push(match (&unit.work, nest) {
             (work, Some(nest)) => {
                 let margins = if let UnitWork::Padded(_, margins) = work { Some(margins) } else { None };
@@ -297,11 +311,13 @@ fn kernels<'u>(work: &'u [Unit], choose: &mut dyn FnMut(&Nest) -> Machine) -> (V
             }
             (UnitWork::Kernel(kernel), None) => Run::Kernel(add(Source::Written(kernel))),
             (UnitWork::Rounds(rounds), None) => {
-                Run::Rounds(rounds, rounds.kernels().map(|kernel| add(Source::Written(kernel))).collect())
+                let own = |call: &'u Call| if call.origin.is_empty() { &unit.origin } else { &call.origin };
+                let calls = rounds.calls().map(|call| add_from(own(call), Source::Written(&call.kernel)));
+                Run::Rounds(rounds, calls.collect())
             }
             (UnitWork::Interpret(op), None) => Run::Interpret(op),
-            (UnitWork::Nest(_) | UnitWork::Copy(_) | UnitWork::Padded(..), None) => {
-                unreachable!("every formula has a normal form")
+            (UnitWork::Nest(_) | UnitWork::Copy(_) | UnitWork::Padded(..) | UnitWork::Body(_), None) => {
+                unreachable!("every formula has a normal form, and bodies are planned before")
             }
         });
     }
@@ -338,7 +354,9 @@ fn overwritable(unit: &Unit) -> Option<usize> {
 fn kernel_name(number: usize, origin: &[String]) -> String {
     let mut name = format!("k{number}");
     for part in origin.iter().take(4) {
-        let op = part.split(' ').next().unwrap_or_default();
+        // Of a node in a body, its own name.
+        let own = part.rsplit(": ").next().unwrap_or_default();
+        let op = own.split(' ').next().unwrap_or_default();
         name.push('_');
         name.extend(op.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }));
     }

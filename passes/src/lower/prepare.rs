@@ -18,12 +18,14 @@ const WIDENING: usize = 8;
 /// Bytes that it may be larger beyond that.
 const GROWTH: usize = 64 << 10;
 
-/// The buffers that are known before the first run: constants, and what is prepared from them.
+/// The buffers that are known before the first run, or the first round of a body: constants, what a body captures, and
+/// what is prepared from them.
 pub fn known_bufs(units: &Units) -> SecondaryMap<Buf, bool> {
     let mut known: SecondaryMap<Buf, bool> = SecondaryMap::new();
     for (buf, data) in units.bufs.iter() {
         known[buf] = data.constant.is_some();
     }
+    units.captured.iter().for_each(|&buf| known[buf] = true);
     for unit in &units.units {
         if is_prepared(unit, units, &known) {
             unit.outs.iter().for_each(|&b| known[b] = true);
@@ -41,7 +43,8 @@ fn is_prepared(unit: &Unit, units: &Units, known: &SecondaryMap<Buf, bool>) -> b
         | UnitWork::Copy(_)
         | UnitWork::Padded(..)
         | UnitWork::Kernel(_)
-        | UnitWork::Rounds(_) => true,
+        | UnitWork::Rounds(_)
+        | UnitWork::Body(_) => true,
     };
     let bytes = |bufs: &[Buf]| -> usize {
         bufs.iter().map(|&b| units.bufs[b].elements().saturating_mul(units.bufs[b].dtype.size())).sum()

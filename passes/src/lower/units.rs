@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use cranelift_entity::{PrimaryMap, SecondaryMap, entity_impl};
 use windlass_ir::graph::NodeData;
 use windlass_ir::loops::{Kernel, Nest, Rounds};
-use windlass_ir::ops::{Lowered, Op};
+use windlass_ir::ops::{Lowered, Op, Repeated};
 use windlass_ir::{DType, Error, Graph, Node, Shape, Tensor, TensorType, Value};
 
 use super::margins::Margins;
@@ -61,8 +61,51 @@ pub enum UnitWork {
     Kernel(Box<Kernel>),
     /// Scheduled loops, some of them run several times over; buffers are the operands, then the results, then its own.
     Rounds(Box<Rounds>),
+    /// Units that run several times over.
+    Body(Box<Body>),
     /// An op that the interpreter runs.
     Interpret(Box<Op>),
+}
+
+/// Units that run for each slice of some operands, with states passed from one round to the next. The operands are the
+/// first states, whole tensors to be read slice by slice, and captures, which are the same in every round; the results
+/// are the last states and whole tensors written slice by slice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Body {
+    /// The units of one round. Its inputs are the states, the slices, then the captures, whose operands of the unit stand
+    /// in the same order; its outputs are the next states and the slices of the results.
+    pub units: Units,
+    /// The number of rounds.
+    pub times: usize,
+    /// The number of states.
+    pub states: usize,
+    /// For each operand that is read slice by slice, whether from its end.
+    pub scanned: Vec<bool>,
+    /// For each result that is written slice by slice, whether from its end.
+    pub stacked: Vec<bool>,
+}
+
+impl Body {
+    /// The units of a graph that is run a number of times over, if formulas and kernels express all of it.
+    fn lower(repeated: &Repeated, origin: &str) -> Result<Option<Body>, Error> {
+        let mut units = Units::lower(&repeated.body)?;
+        let is_loop = |unit: &Unit| matches!(unit.work, UnitWork::Nest(_) | UnitWork::Kernel(_));
+        if !units.units.iter().all(is_loop) {
+            return Ok(None);
+        }
+        for node in units.units.iter_mut().flat_map(|unit| &mut unit.origin) {
+            *node = format!("{origin}: {node}");
+        }
+        let (times, states) = (repeated.times, repeated.states);
+        let (scanned, stacked) = (repeated.scanned.clone(), repeated.stacked.clone());
+        units.captured = units.inputs[states + scanned.len()..].iter().map(|(_, buf)| *buf).collect();
+        Ok(Some(Body { units, times, states, scanned, stacked }))
+    }
+
+    /// How many of the inputs differ from round to round; those after them are captures.
+    pub fn varying(&self) -> usize {
+        self.states + self.scanned.len()
+    }
 }
 
 /// One piece of work over buffers.
@@ -92,7 +135,7 @@ pub fn origins<'u>(units: impl IntoIterator<Item = &'u Unit>) -> Vec<String> {
 }
 
 /// A lowered graph: units in order, operands before users.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Units {
     /// Every buffer.
     pub bufs: PrimaryMap<Buf, BufData>,
@@ -102,6 +145,8 @@ pub struct Units {
     pub outputs: Vec<(String, Buf)>,
     /// Buffers that other units compute once before the first run.
     pub prepared: Vec<Buf>,
+    /// Of a body, the inputs that are the same in every round.
+    pub captured: Vec<Buf>,
     /// The work.
     pub units: Vec<Unit>,
 }
@@ -175,12 +220,13 @@ impl Units {
                 let message = format!("{origin}: {ty} has dimensions that are not bound");
                 return Err(Error::Verify { invariant: "U1", message });
             };
-            if let Lowered::Graph(body) = lowered {
+            let form = Form::of(lowered, &data.op, &types(&data.ins), &origin)?;
+            if let Form::Graph(body) = &form {
                 let mut inner: SecondaryMap<Value, Option<Buf>> = SecondaryMap::new();
                 for ((_, value), &buf) in body.inputs().iter().zip(&ins) {
                     inner[*value] = Some(buf);
                 }
-                self.lower_nodes(&body, &mut inner, Some(&origin))?;
+                self.lower_nodes(body, &mut inner, Some(&origin))?;
                 for (&value, (_, out)) in data.outs.iter().zip(body.outputs()) {
                     bufs[value] = inner[*out];
                 }
@@ -192,15 +238,36 @@ impl Units {
                 bufs[value] = Some(buf);
                 outs.push(buf);
             }
-            let work = match lowered {
-                Lowered::Nest(nest) => UnitWork::Nest(nest),
-                Lowered::Kernel(kernel) => UnitWork::Kernel(kernel),
-                Lowered::Rounds(rounds) => UnitWork::Rounds(rounds),
-                Lowered::Interpret => UnitWork::Interpret(Box::new(data.op.clone())),
-                Lowered::Graph(_) => unreachable!("handled above"),
-            };
+            let Form::Work(work) = form else { unreachable!("handled above") };
             self.units.push(Unit { work, ins, outs, origin: vec![origin], flops: 0 });
         }
         Ok(())
+    }
+}
+
+/// What becomes of a lowered node.
+enum Form {
+    /// The nodes of a graph.
+    Graph(Box<Graph>),
+    /// A unit.
+    Work(UnitWork),
+}
+
+impl Form {
+    fn of(lowered: Lowered, op: &Op, ins: &[TensorType], origin: &str) -> Result<Form, Error> {
+        Ok(Form::Work(match lowered {
+            Lowered::Graph(graph) => return Ok(Form::Graph(graph)),
+            Lowered::Nest(nest) => UnitWork::Nest(nest),
+            Lowered::Kernel(kernel) => UnitWork::Kernel(kernel),
+            Lowered::Rounds(rounds) => UnitWork::Rounds(rounds),
+            Lowered::Repeated(repeated) => match Body::lower(&repeated, origin)? {
+                Some(body) => UnitWork::Body(Box::new(body)),
+                None => match repeated.unrolled(ins)? {
+                    Some(graph) => return Ok(Form::Graph(Box::new(graph))),
+                    None => UnitWork::Interpret(Box::new(op.clone())),
+                },
+            },
+            Lowered::Interpret => UnitWork::Interpret(Box::new(op.clone())),
+        }))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use windlass_ir::ops::{If, Loop, Scan};
+use windlass_ir::ops::{If, Loop};
 use windlass_ir::{Builder, DType, Op, ScalarFn, TensorType, Value};
 
 use super::values::Values;
@@ -56,27 +56,8 @@ impl Growing<'_> {
                 let state = Wanted::New(dtype, shape, Values::Any);
                 (op.into(), vec![trips, condition, state, x])
             }
-            _ => {
-                let mut b = Builder::new("body");
-                let state = b.input("state", ty.clone());
-                let slice = b.input("slice", ty);
-                let part = self.chain(&mut b, slice);
-                let sum = b.map(ScalarFn::Add, &[state, part]).ok()?;
-                b.output("state", sum);
-                b.output("stacked", part);
-                let op = Scan { body: Arc::new(b.finish().ok()?), num_scan_inputs: 1, ..empty_scan()? };
-                let scanned = [&[self.rng.below(4)], &shape[..]].concat();
-                (op.into(), vec![x, Wanted::New(dtype, scanned, Values::Any)])
-            }
+            _ => return self.scan(),
         };
         Some(Proposal { op, wanted, precision: Precision::Approximate, jumps: false })
-    }
-}
-
-/// A scan with its attributes at their defaults.
-fn empty_scan() -> Option<Scan> {
-    match Op::from_name("scan") {
-        Some(Op::Scan(scan)) => Some(scan),
-        _ => None,
     }
 }

@@ -12,6 +12,7 @@ mod control;
 mod propose;
 mod recurrent;
 mod rng;
+mod scan;
 pub mod values;
 mod winograd;
 

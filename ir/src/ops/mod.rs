@@ -2,7 +2,7 @@
 //!
 //! An op is a struct of attributes that implements [`OpDef`]; its file says everything about it:
 //! what it takes (numbered constraints, checked by `infer`), what it means (`eval`, as plainly as
-//! possible), its gradient (`vjp`), how it becomes loops (`lower`) and what it simplifies to. The
+//! possible), its gradient (`vjp`), its form for a batch of examples (`vmap`), how it becomes loops (`lower`) and what it simplifies to. The
 //! list at the end of this file makes the [`Op`] enum and its dispatch; adding an op is one new file, its `mod`
 //! and one line there.
 //!
@@ -102,6 +102,17 @@ pub trait OpDef: Sized {
         }
     }
 
+    /// The results for a batch of examples. By default those of the graph that the op lowers to, if it does, else one
+    /// after the other.
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        match self.lower(&cx.types(), cx.outs)? {
+            Lowered::Graph(body) => Ok(Vmap::Through(body)),
+            Lowered::Nest(_) | Lowered::Kernel(_) | Lowered::Rounds(_) | Lowered::Interpret => {
+                Ok(Vmap::OneByOne)
+            }
+        }
+    }
+
     /// Loops or smaller ops. Every dimension is fixed and late attributes are known.
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let _ = (ins, outs);
@@ -180,6 +191,11 @@ macro_rules! define_ops {
             /// The gradients of the operands.
             pub fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
                 match self { $(Op::$op(op) => op.vjp(cx),)* }
+            }
+
+            /// The results for a batch of examples.
+            pub fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+                match self { $(Op::$op(op) => op.vmap(cx),)* }
             }
 
             /// Loops or smaller ops.
@@ -280,6 +296,7 @@ mod reverse_sequence;
 mod roi_align;
 mod scan;
 mod scan_vjp;
+mod scan_vmap;
 mod scatter;
 mod shape_of;
 mod slice;
@@ -292,6 +309,7 @@ mod top_k;
 mod transpose;
 mod unsqueeze;
 mod vjp;
+mod vmap;
 mod window;
 mod winograd;
 mod winograd_lower;
@@ -311,6 +329,7 @@ pub use resize::{AspectPolicy, Coordinates, Interpolation, NearestMode};
 pub use roi_align::RoiMode;
 pub use scatter::ScatterReduction;
 pub use vjp::{Gradients, Vjp, VjpCx};
+pub use vmap::{Vmap, VmapCx};
 pub use winograd::WinogradPart;
 
 define_ops! {

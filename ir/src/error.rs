@@ -165,6 +165,12 @@ pub enum Error {
         /// What the rule gave.
         found: TensorType,
     },
+    /// Gradients of single examples were asked for where there are none.
+    #[error("there is no gradient of one example: {reason}")]
+    NoExample {
+        /// What stands in the way.
+        reason: String,
+    },
     /// A limit was exceeded.
     #[error("{subject}: {found} {what} exceed the limit of {limit}")]
     Limit {

@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             loss: Loss::SparseCategoricalCrossentropy { from_logits: true },
             optimizer: Optimizer::adam(1e-3),
             weighted: WeightedMean::Count,
+            privacy: None,
         };
         let step = training.step(net.build(), prediction, y, None)?;
         std::fs::write(folder.join(format!("{name}.wir")), print_graph(&step.graph))?;

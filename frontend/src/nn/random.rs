@@ -91,7 +91,7 @@ mod tests {
     /// The known answers of Random123.
     #[test]
     fn words_are_those_of_threefry() {
-        let cases = [
+        let cases: [(u64, [u32; 2], [u32; 2]); 3] = [
             (0, [0, 0], [0x6b20_0159, 0x99ba_4efe]),
             (u64::MAX, [u32::MAX; 2], [0x1cb9_96fc, 0xbb00_2be7]),
             (0x0370_7344_1319_8a2e, [0x243f_6a88, 0x85a3_08d3], [0xc492_3a9c, 0x483d_f7a0]),

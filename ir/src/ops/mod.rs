@@ -284,6 +284,7 @@ mod points;
 mod pool;
 mod quantize;
 mod range;
+mod recompute;
 mod recurrent;
 mod recurrent_kernels;
 mod recurrent_scan;
@@ -362,6 +363,7 @@ define_ops! {
     pool::Pool,
     range::Iota,
     range::Range,
+    recompute::Recompute,
     reduce::Reduce,
     reshape::Reshape,
     resize::Resize,

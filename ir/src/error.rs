@@ -149,6 +149,28 @@ pub enum Error {
         /// The gradient's.
         found: TensorType,
     },
+    /// A node that depends on the batch has sizes or attributes that are not known.
+    #[error("{node} has no vectorized form: it depends on the batch, and its sizes depend on data")]
+    VmapSizes {
+        /// The node.
+        node: String,
+    },
+    /// A rule gave a result of another type than that of a batch: a defect of the rule.
+    #[error("the vectorized {node} gives {found}, not {expected}")]
+    VmapType {
+        /// The node.
+        node: String,
+        /// The type of a batch of results.
+        expected: TensorType,
+        /// What the rule gave.
+        found: TensorType,
+    },
+    /// Gradients of single examples were asked for where there are none.
+    #[error("there is no gradient of one example: {reason}")]
+    NoExample {
+        /// What stands in the way.
+        reason: String,
+    },
     /// A limit was exceeded.
     #[error("{subject}: {found} {what} exceed the limit of {limit}")]
     Limit {

@@ -4,7 +4,8 @@
 //!
 //! - [`graph`]: nodes applying [`ops`] to values. [`interpret()`] runs a graph op by op; it is the
 //!   definition of meaning that everything compiled is tested against.
-//!   [`gradients()`] differentiates one by the rules of its ops.
+//!   [`gradients()`] differentiates one by the rules of its ops, and [`vmap()`] makes one for a batch of examples of one
+//!   for a single example.
 //! - [`loops`]: nests (formulas) and kernels (scheduled loops), from which machine code is made.
 //!
 //! This crate does no I/O and has no unsafe code.
@@ -24,6 +25,7 @@ mod scalar;
 mod tensor;
 pub mod text;
 mod types;
+mod vmap;
 
 pub use attrs::Late;
 pub use dtype::{Bool8, DType, Element};
@@ -37,3 +39,4 @@ pub use ops::Op;
 pub use scalar::{ScalarFn, TypeRule};
 pub use tensor::Tensor;
 pub use types::{Dim, Dims, Shape, TensorType, broadcast_dims, normalize_axis, strides};
+pub use vmap::{vmap, vmap_into};

@@ -17,6 +17,12 @@ pub struct Options {
     pub fold_work: u64,
     /// Whether convolutions may be computed in forms that round otherwise.
     pub winograd: bool,
+    /// How many examples `vmap` makes a batch of.
+    pub batch: usize,
+    /// The inputs that the examples of such a batch share.
+    pub shared: Vec<String>,
+    /// The bytes that `checkpoint` keeps values of a step within, as far as it can; half of what they are if `None`.
+    pub memory_limit: Option<u64>,
 }
 
 impl Default for Options {
@@ -28,6 +34,9 @@ impl Default for Options {
             fold_growth_bytes: 64 << 10,
             fold_work: 64 << 20,
             winograd: true,
+            batch: 2,
+            shared: Vec::new(),
+            memory_limit: None,
         }
     }
 }

@@ -124,7 +124,7 @@ fn write_steps(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
         let y = net.input("y", TensorType::fixed(DType::I32, &shape[..1]));
         let prediction = body(&mut net, x)?;
         let optimizer = Optimizer::adam(1e-3);
-        let training = Training { loss: loss(), optimizer, weighted: WeightedMean::Count };
+        let training = Training { loss: loss(), optimizer, weighted: WeightedMean::Count, privacy: None };
         let step = training.step(net.build(), prediction, y, None)?;
         std::fs::write(folder.join(format!("{name}.wir")), print_graph(&step.graph))?;
     }

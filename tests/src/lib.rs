@@ -8,3 +8,4 @@ pub mod generate;
 pub mod golden;
 pub mod kernels;
 pub mod lowering;
+pub mod nets;

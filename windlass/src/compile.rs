@@ -7,7 +7,7 @@ use windlass_ir::attrs::Slot;
 use windlass_ir::graph::NodeData;
 use windlass_ir::loops::{Program, Work};
 use windlass_ir::{Graph, Late, Limits, Op, TensorType};
-use windlass_passes::graph::bf16_weights;
+use windlass_passes::graph::{bf16_weights, checkpoint};
 use windlass_passes::lower::schedule::Machine;
 use windlass_passes::lower::{LowerOptions, lower, lower_choosing};
 use windlass_passes::{Stage, pipeline};
@@ -138,6 +138,31 @@ pub fn optimize(graph: &Graph, options: &Options) -> Result<Graph, Error> {
     Ok(windlass_passes::run(graph, &stages, &passes)?.0)
 }
 
+/// How often a graph is made to take less memory, the first time included.
+const ATTEMPTS: usize = 4;
+
+/// The program of a graph, values computed again so that its arena stays within a limit, if there is one and it can. What
+/// is planned from the graph is an estimate, so it is corrected by what came of it.
+fn within(graph: &Graph, limit: Option<u64>, lowering: &LowerOptions) -> Result<Program, Error> {
+    let mut best = lower(graph, lowering)?;
+    let Some(limit) = limit else { return Ok(best) };
+    let mut target = limit;
+    for _ in 0..ATTEMPTS {
+        if best.arena_bytes <= limit {
+            break;
+        }
+        let passes =
+            windlass_passes::Options { memory_limit: Some(target), ..windlass_passes::Options::default() };
+        let (less, _) = windlass_passes::run(graph, &[Stage::Pass(&checkpoint::PASS)], &passes)?;
+        let program = lower(&less, lowering)?;
+        target = (target as f64 * limit as f64 / program.arena_bytes.max(1) as f64 * 0.95) as u64;
+        if program.arena_bytes < best.arena_bytes {
+            best = program;
+        }
+    }
+    Ok(best)
+}
+
 /// The kernels of a graph and how to run them. Every dimension must be fixed.
 pub fn program(graph: &Graph, options: &Options) -> Result<(Program, Report), Error> {
     let mut report = Report::default();
@@ -154,7 +179,7 @@ pub fn program(graph: &Graph, options: &Options) -> Result<(Program, Report), Er
         Machine { little_endian: options.little_endian, byte_products, ..Machine::with_vectors(bits) };
     let lowering = LowerOptions { fuse: options.opt_level > 0, machine };
     let program = match Tuner::new(options, machine) {
-        None => report.time("lower", || lower(&graph, &lowering))?,
+        None => report.time("lower", || within(&graph, options.memory_limit, &lowering))?,
         Some(mut tuner) => report.time("tune", || {
             let program = lower_choosing(&graph, &lowering, &mut |nest| tuner.choose(nest));
             // What cannot be remembered is found again.

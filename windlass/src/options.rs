@@ -40,6 +40,9 @@ pub struct Options {
     /// Whether the weights of products are rounded to bf16, which products of few rows then read in half the time.
     /// Arithmetic stays in f32.
     pub bf16_weights: bool,
+    /// The bytes that values between inputs and outputs are to stay within, as far as they can, by computing values of a
+    /// training step again in place of keeping them. The results do not depend on it.
+    pub memory_limit: Option<u64>,
     /// How many compiled forms are kept, one for each set of input sizes in use.
     pub cache: usize,
     /// Whether each kernel's time is counted.
@@ -65,6 +68,7 @@ impl Default for Options {
             little_endian: cfg!(target_endian = "little"),
             winograd: true,
             bf16_weights: false,
+            memory_limit: None,
             limits: Limits::default(),
             cache: 8,
             profile: false,

@@ -17,6 +17,7 @@
 //!     loss: Loss::MeanSquaredError,
 //!     optimizer: Optimizer::sgd(0.1),
 //!     weighted: WeightedMean::Count,
+//!     privacy: None,
 //! };
 //! let step = training.step(net.build(), y, truth, None)?;
 //! let mut state = step.state.initial(1);
@@ -30,11 +31,15 @@
 //! # Ok::<(), windlass_ir::Error>(())
 //! ```
 
+pub mod accountant;
 pub mod initializers;
 pub mod layers;
 pub mod losses;
 mod net;
 pub mod optimizers;
+mod per_example;
+mod private;
+mod random;
 mod regularizers;
 pub mod schedules;
 mod step;
@@ -43,6 +48,7 @@ pub use initializers::Initializer;
 pub use losses::{Loss, WeightedMean};
 pub use net::{Built, Net, Variable};
 pub use optimizers::{Clip, Convention, Decay, Optimizer, Rule};
+pub use private::{DpSgd, Examples, Noise};
 pub use regularizers::Regularizer;
 pub use schedules::Schedule;
 pub use step::{State, Step, Training};

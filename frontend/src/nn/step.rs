@@ -5,6 +5,7 @@ use windlass_ir::{Builder, DType, Error, Graph, ScalarFn, Tensor, TensorType, Va
 use super::losses::{Loss, WeightedMean, mean};
 use super::net::{Built, Variable};
 use super::optimizers::Optimizer;
+use super::private::DpSgd;
 
 /// A network with a loss and an optimizer.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub struct Training {
     pub optimizer: Optimizer,
     /// What weighted losses are divided by.
     pub weighted: WeightedMean,
+    /// Whether what any one example changes is bounded, and hidden in noise.
+    pub privacy: Option<DpSgd>,
 }
 
 /// What a training step keeps from one to the next: the variables, then the optimizer's slots, then the number of
@@ -59,8 +62,45 @@ impl State {
     }
 }
 
+/// A network with its loss differentiated: what an optimizer's update is made of.
+pub(super) struct Differentiated {
+    pub builder: Builder,
+    pub variables: Vec<Variable>,
+    pub values: Vec<Value>,
+    pub updates: Vec<(usize, Value)>,
+    /// The number of steps done.
+    pub step: Value,
+    pub loss: Value,
+    pub prediction: Value,
+    /// The gradient of each variable that is trained, in order.
+    pub gradients: Vec<Value>,
+}
+
+/// Which variables are trained.
+pub(super) fn trained(variables: &[Variable]) -> Vec<usize> {
+    (0..variables.len()).filter(|&i| variables[i].trainable).collect()
+}
+
+/// The number of steps done, as an input.
+pub(super) fn step_input(b: &mut Builder) -> Value {
+    b.input("step", TensorType::fixed(DType::F64, &[]))
+}
+
+/// The gradients of a number with respect to values, zeros where it does not depend on one.
+pub(super) fn flows(b: &mut Builder, of: Value, wrt: &[Value]) -> Result<Vec<Value>, Error> {
+    let one = b.scalar_like(of, 1.0);
+    let flows = gradients(b, &[(of, one)], wrt)?;
+    let zeros = |b: &mut Builder, value: Value| {
+        let ty = b.ty(value).clone();
+        b.constant(Tensor::zeros(ty.dtype, &ty.shape()))
+    };
+    Ok(wrt.iter().zip(flows).map(|(&value, flow)| flow.unwrap_or_else(|| zeros(b, value))).collect())
+}
+
 impl Training {
     /// The step that trains a network on predictions and what is true of them, with an optional weight for each example.
+    ///
+    /// That of private training is not made so but by [`Training::batch_step`].
     pub fn step(
         &self,
         net: Built,
@@ -68,25 +108,38 @@ impl Training {
         truth: Value,
         weights: Option<Value>,
     ) -> Result<Step, Error> {
+        if self.privacy.is_some() {
+            let reason =
+                "private training makes its step from a network for one, by `batch_step`".to_string();
+            return Err(Error::NoExample { reason });
+        }
         let Built { builder: mut b, variables, values, updates, penalties } = net;
         let losses = self.loss.per_example(&mut b, truth, prediction)?;
         let mut loss = mean(&mut b, losses, weights, self.weighted)?;
         for penalty in penalties {
             loss = b.map(ScalarFn::Add, &[loss, penalty])?;
         }
-        let trained: Vec<usize> = (0..variables.len()).filter(|&i| variables[i].trainable).collect();
+        let parameters: Vec<Value> = trained(&variables).iter().map(|&i| values[i]).collect();
+        let gradients = flows(&mut b, loss, &parameters)?;
+        let step = step_input(&mut b);
+        self.updated(Differentiated {
+            builder: b,
+            variables,
+            values,
+            updates,
+            step,
+            loss,
+            prediction,
+            gradients,
+        })
+    }
+
+    /// The step that follows gradients.
+    pub(super) fn updated(&self, differentiated: Differentiated) -> Result<Step, Error> {
+        let Differentiated { builder: mut b, variables, values, updates, step, loss, prediction, gradients } =
+            differentiated;
+        let trained = trained(&variables);
         let parameters: Vec<Value> = trained.iter().map(|&i| values[i]).collect();
-        let one = b.scalar_like(loss, 1.0);
-        let flows = gradients(&mut b, &[(loss, one)], &parameters)?;
-        // What the loss does not depend on stays, but for its decay.
-        let mut grads = Vec::new();
-        for (&parameter, flow) in parameters.iter().zip(flows) {
-            let ty = b.ty(parameter).clone();
-            grads.push(match flow {
-                Some(flow) => flow,
-                None => b.constant(Tensor::zeros(ty.dtype, &ty.shape())),
-            });
-        }
         let mut state = State { variables, slots: Vec::new() };
         let mut slots = Vec::new();
         for &parameter in &trained {
@@ -97,10 +150,8 @@ impl Training {
                 state.slots.push((name, ty.clone(), self.optimizer.initial()));
             }
         }
-        let step_type = TensorType::fixed(DType::F64, &[]);
-        let step = b.input("step", step_type.clone());
-        state.slots.push(("step".to_string(), step_type, 0.0));
-        let (next, next_slots) = self.optimizer.update(&mut b, &parameters, &grads, &slots, step)?;
+        state.slots.push(("step".to_string(), b.ty(step).clone(), 0.0));
+        let (next, next_slots) = self.optimizer.update(&mut b, &parameters, &gradients, &slots, step)?;
         let mut kept = values.clone();
         for (variable, value) in updates {
             kept[variable] = value;

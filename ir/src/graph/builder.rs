@@ -180,6 +180,30 @@ impl Builder {
         }
     }
 
+    /// The same elements under another shape; does nothing if it is that already.
+    pub fn reshape(&mut self, value: Value, shape: &[usize]) -> Result<Value, Error> {
+        match *self.ty(value).shape() == *shape {
+            true => Ok(value),
+            false => self.push1(ops::Reshape::to(shape), &[value]),
+        }
+    }
+
+    /// Dimensions in another order; does nothing if that is the order already.
+    pub fn transpose(&mut self, value: Value, perm: &[usize]) -> Result<Value, Error> {
+        match perm.iter().copied().eq(0..perm.len()) {
+            true => Ok(value),
+            false => self.push1(ops::Transpose::by(perm), &[value]),
+        }
+    }
+
+    /// Repeated along dimensions of size 1 up to a shape; does nothing if it has that already.
+    pub fn broadcast(&mut self, value: Value, shape: &[usize]) -> Result<Value, Error> {
+        match *self.ty(value).shape() == *shape {
+            true => Ok(value),
+            false => self.push1(ops::Broadcast::to(shape), &[value]),
+        }
+    }
+
     /// Copies another graph's nodes with `ins` for its inputs, and returns what stands for its outputs.
     pub fn inline(&mut self, graph: &Graph, ins: &[Value]) -> Result<Values, Error> {
         if ins.len() != graph.inputs.len() {

@@ -1,7 +1,7 @@
 //! `arg_max` and `arg_min`: where the extremum along an axis is.
 
 use super::movement::{around, int};
-use super::{Lowered, OpDef, arity};
+use super::{Lowered, OpDef, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -107,6 +107,11 @@ impl OpDef for ArgReduce {
             })
         });
         Ok(vec![out])
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axis = cx.axis(self.axis, 0);
+        cx.along(ArgReduce { axis, ..self.clone() })
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

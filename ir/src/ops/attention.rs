@@ -1,6 +1,6 @@
 //! `attention`: softmax of scaled products of queries and keys, times values.
 
-use super::{Iota, Lowered, MatMul, OpDef, Reshape, Softmax, arity};
+use super::{Iota, Lowered, MatMul, OpDef, Reshape, Softmax, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Late, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -250,6 +250,35 @@ impl OpDef for Attention {
             outs.push(Tensor::from_f64s(q.dtype(), &[q.shape()[0], heads, queries, keys], &shown));
         }
         Ok(outs)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        if cx.rank(0) != 4 || cx.ty(0).shape().contains(&0) {
+            return Ok(Vmap::OneByOne);
+        }
+        let mut ins = Vec::new();
+        for i in 0..3 {
+            ins.push((cx.with_batch(i)?, Some(0)));
+        }
+        if let Some(&mask) = cx.ins.get(3) {
+            let shape = cx.ty(3).shape();
+            // The same for the whole batch of an example, and for all examples.
+            let shared = !cx.batched[3] && (shape.len() < 4 || shape[0] == 1);
+            ins.push(match shared {
+                true => (mask, None),
+                false => {
+                    let mask = cx.with_batch(3)?;
+                    let missing = std::iter::repeat_n(1, 4 - shape.len());
+                    let mut full: Vec<usize> = missing.chain(shape.iter().copied()).collect();
+                    let apart = cx.over_batch(&full);
+                    full[0] = cx.ty(0).shape()[0];
+                    let to = cx.over_batch(&full);
+                    let mask = cx.builder.reshape(mask, &apart)?;
+                    (cx.builder.broadcast(mask, &to)?, Some(0))
+                }
+            });
+        }
+        cx.merged_values(self.clone(), &ins, &vec![0; cx.outs.len()])
     }
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {

@@ -4,9 +4,10 @@ use super::conv::Layout;
 use super::formula::inverse_root;
 use super::layer_norm::per_channel;
 use super::vjp;
-use super::{Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity, decompose};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
+use crate::graph::Values;
 use crate::loops::NestBuilder;
 use crate::ops::movement::around;
 use crate::require;
@@ -77,6 +78,34 @@ impl OpDef for BatchNorm {
         let deviation = cx.map(ScalarFn::Sub, &[cx.ins[0], mean?])?;
         let scaled = cx.map(ScalarFn::Mul, &[deviation, factor?])?;
         vjp::through(cx.map(ScalarFn::Add, &[scaled, bias?])?)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        if cx.first_alone() {
+            return cx.merged(self.clone(), &[Some(0), None, None, None, None], &[0]);
+        }
+        // Statistics of every example's own: the formula.
+        let body = decompose(&cx.types(), |b, ins| {
+            let ty = b.ty(ins[0]).clone();
+            let (wide, rank) = (ty.dtype.accumulator(), ty.rank());
+            let mut channels = vec![1; rank];
+            let at = if self.channels_last { rank - 1 } else { 1 };
+            channels[at] = ty.shape()[at];
+            let mut parts = Vec::new();
+            for (i, &value) in ins.iter().enumerate() {
+                let value = b.cast(value, wide)?;
+                parts.push(if i == 0 { value } else { b.reshape(value, &channels)? });
+            }
+            let epsilon = b.scalar(wide, self.epsilon);
+            let shifted = b.map(ScalarFn::Add, &[parts[4], epsilon])?;
+            let root = b.map(ScalarFn::Sqrt, &[shifted])?;
+            let factor = b.map(ScalarFn::Div, &[parts[1], root])?;
+            let centered = b.map(ScalarFn::Sub, &[parts[0], parts[3]])?;
+            let scaled = b.map(ScalarFn::Mul, &[centered, factor])?;
+            let sum = b.map(ScalarFn::Add, &[scaled, parts[2]])?;
+            Ok(Values::from_slice(&[b.cast(sum, ty.dtype)?]))
+        })?;
+        Ok(Vmap::Through(Box::new(body)))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

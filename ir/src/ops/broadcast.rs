@@ -2,7 +2,7 @@
 
 use super::movement::{late_count, pick, position, unknown};
 use super::vjp;
-use super::{Lowered, OpDef, Vjp, VjpCx, arity, elementwise::broadcast_index};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity, elementwise::broadcast_index};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -71,6 +71,12 @@ impl OpDef for Broadcast {
     fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
         let (g, shape) = (cx.dout(0), cx.shape(cx.ins[0]));
         vjp::one(cx.sum_to(g, &shape)?)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let shape = cx.over_batch(&cx.outs[0].shape());
+        let x = cx.aligned(0, cx.outs[0].rank())?;
+        cx.push(Broadcast::to(&shape), &[x])
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,7 +1,7 @@
 //! `col2im`: overlapping blocks added into the image they were cut from.
 
 use super::window::Window;
-use super::{Gather, Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Gather, Gradients, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -155,6 +155,10 @@ impl OpDef for Col2Im {
         let mut gradients = Gradients::from_elem(None, cx.ins.len());
         gradients[0] = Some(cx.reshape(taken, &columns)?);
         Ok(Vjp::Gradients(gradients))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.merged(self.clone(), &[Some(0)], &[0])
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,7 +1,7 @@
 //! `concat`: tensors one after another along an axis.
 
 use super::movement::{pick, position};
-use super::{Gradients, Lowered, OpDef, Slice, Vjp, VjpCx, arity};
+use super::{Gradients, Lowered, OpDef, Slice, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -98,6 +98,12 @@ impl OpDef for Concat {
             start = end;
         }
         Ok(Vjp::Gradients(gradients))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axis = cx.axis(self.axis, 0);
+        let ins = cx.all_with_batch()?;
+        cx.push(Concat { axis }, &ins)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,8 +1,9 @@
 //! `conv`: convolution over any number of spatial dimensions, grouped, strided and dilated.
 
 use super::conv_vjp::{Geometry, channels_first, channels_last};
+use super::vmap;
 use super::window::Window;
-use super::{Gradients, Lowered, OpDef, Pad, PadMode, Vjp, VjpCx, arity};
+use super::{Gradients, Lowered, OpDef, Pad, PadMode, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -213,6 +214,23 @@ impl OpDef for Conv {
             gradients[2] = Some(cx.sum_beside(g, layout.channels)?);
         }
         Ok(Vjp::Gradients(gradients))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        if !cx.batched[1..].contains(&true) {
+            return cx.merged(self.clone(), &[Some(0), None, None][..cx.ins.len()], &[0]);
+        }
+        // Weights of every example's own are those of more groups.
+        let layout = Layout::new(cx.rank(0), self.channels_last);
+        let (x, w) = (cx.with_batch(0)?, cx.with_batch(1)?);
+        let mut ins = vec![cx.merge(x, layout.channels)?, cx.merge(w, layout.w_out)?];
+        if cx.ins.len() > 2 {
+            let bias = cx.with_batch(2)?;
+            ins.push(cx.merge(bias, 0)?);
+        }
+        let group = self.group * cx.batch as i64;
+        let y = cx.builder.push1(Conv { group, ..self.clone() }, &ins)?;
+        vmap::one(cx.split(y, layout.channels)?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,8 +1,9 @@
 //! `conv_transpose`: the gradient of a convolution with respect to its operand, as an op.
 
 use super::conv_vjp::{Geometry, channels_last};
+use super::vmap;
 use super::window::Window;
-use super::{Conv, Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Conv, Gradients, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -187,6 +188,22 @@ impl OpDef for ConvTranspose {
             gradients[2] = Some(cx.sum_beside(g, 1)?);
         }
         Ok(Vjp::Gradients(gradients))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        if !cx.batched[1..].contains(&true) {
+            return cx.merged(self.clone(), &[Some(0), None, None][..cx.ins.len()], &[0]);
+        }
+        // Weights of every example's own are those of more groups.
+        let (x, w) = (cx.with_batch(0)?, cx.with_batch(1)?);
+        let mut ins = vec![cx.merge(x, 1)?, cx.merge(w, 0)?];
+        if cx.ins.len() > 2 {
+            let bias = cx.with_batch(2)?;
+            ins.push(cx.merge(bias, 0)?);
+        }
+        let group = self.group * cx.batch as i64;
+        let y = cx.builder.push1(ConvTranspose { group, ..self.clone() }, &ins)?;
+        vmap::one(cx.split(y, 1)?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

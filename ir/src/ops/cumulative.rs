@@ -2,7 +2,7 @@
 
 use super::movement::{around, late_count};
 use super::vjp;
-use super::{Gradients, Lowered, OpDef, Pad, PadMode, Vjp, VjpCx, arity};
+use super::{Gradients, Lowered, OpDef, Pad, PadMode, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Late, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -152,6 +152,11 @@ impl OpDef for Cumulative {
             reach *= 2;
         }
         vjp::through(product)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axis = cx.axis(self.axis.known()[0], 0);
+        cx.along(Cumulative { axis: vec![axis].into(), ..self.clone() })
     }
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {

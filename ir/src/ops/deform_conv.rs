@@ -3,7 +3,7 @@
 use super::formula::with_constant;
 use super::movement::clamped_index;
 use super::window::Window;
-use super::{Lowered, OpDef, arity};
+use super::{Lowered, OpDef, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -175,6 +175,13 @@ impl OpDef for DeformConv {
             result.push(sum);
         }
         Ok(vec![Tensor::from_f64s(ins[0].dtype(), &out, &result)])
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let (_, mask, count) = self.places();
+        let at: Vec<Option<usize>> =
+            (0..count).map(|i| (i == 0 || i == 2 || Some(i) == mask).then_some(0)).collect();
+        cx.merged(self.clone(), &at, &[0])
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

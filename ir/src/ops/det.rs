@@ -1,7 +1,7 @@
 //! `det`: the determinant of square matrices.
 
-use super::{OpDef, arity};
-use crate::error::Violation;
+use super::{OpDef, Vmap, VmapCx, arity};
+use crate::error::{Error, Violation};
 use crate::require;
 use crate::tensor::Tensor;
 use crate::types::TensorType;
@@ -63,6 +63,10 @@ impl OpDef for Det {
         };
         let results: Vec<f64> = (0..count).map(determinant).collect();
         Ok(vec![Tensor::from_f64s(x.dtype(), batch, &results)])
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.along(self.clone())
     }
 }
 

@@ -1,6 +1,6 @@
 //! `dft`: the discrete Fourier transform along an axis.
 
-use super::{Lowered, OpDef, arity, dft_lower};
+use super::{Lowered, OpDef, Vmap, VmapCx, arity, dft_lower};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::ops::movement::around;
@@ -160,6 +160,11 @@ impl OpDef for Dft {
             }
         }
         Ok(vec![Tensor::from_f64s(x.dtype(), &out, &result)])
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axis = cx.axis(self.axis.known()[0], 0);
+        cx.along(Dft { axis: vec![axis].into(), ..self.clone() })
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

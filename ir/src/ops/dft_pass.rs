@@ -1,7 +1,7 @@
 //! `dft_pass`: one pass of a mixed-radix Fourier transform, the unit that `dft` lowers to.
 
 use super::dft_butterfly::kernel;
-use super::{Lowered, OpDef, arity};
+use super::{Lowered, OpDef, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -99,6 +99,11 @@ impl OpDef for DftPass {
         }
         let shape = [outer, turns, radix, inner];
         Ok([re, im].map(|part| Tensor::from_f64s(ins[0].dtype(), &shape, &part)).to_vec())
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let at = [Some(0), Some(0), None, None];
+        cx.merged(self.clone(), &at[..cx.ins.len()], &[0, 0])
     }
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,7 +1,7 @@
 //! `einsum`: sums of products, written as an equation over subscripts.
 
 use super::elementwise::broadcast_index;
-use super::{Gradients, Iota, Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Gradients, Iota, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -68,6 +68,11 @@ impl Terms {
         };
         self.all().into_iter().map(|s| (s, size(s))).collect()
     }
+}
+
+/// Every letter.
+fn letters() -> impl Iterator<Item = char> {
+    ('a'..='z').chain('A'..='Z')
 }
 
 /// A term's letters, and the number of them before `...` if it has that.
@@ -243,7 +248,7 @@ impl OpDef for Einsum {
         let terms = self.terms_of(&types.iter().collect::<Vec<_>>()).expect("infer accepted the equation");
         let shapes: Vec<Shape> = types.iter().map(TensorType::shape).collect();
         let (all, g) = (terms.all(), cx.dout(0));
-        let names: Vec<char> = ('a'..='z').chain('A'..='Z').collect();
+        let names: Vec<char> = letters().collect();
         if all.len() > names.len() {
             return Ok(Vjp::Undefined);
         }
@@ -287,6 +292,23 @@ impl OpDef for Einsum {
             gradients[i] = Some(diagonal(cx, flow, &own, term, &shapes[i])?);
         }
         Ok(Vjp::Gradients(gradients))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let types = cx.types();
+        let terms = self.terms_of(&types.iter().collect::<Vec<_>>()).expect("infer accepted the equation");
+        let (all, names) = (terms.all(), letters().collect::<Vec<char>>());
+        if all.len() >= names.len() {
+            return Ok(Vmap::OneByOne);
+        }
+        let spell = |term: &[Subscript], batched: bool| -> String {
+            let own = term.iter().filter_map(|s| Some(names[all.iter().position(|t| t == s)?]));
+            batched.then_some(names[all.len()]).into_iter().chain(own).collect()
+        };
+        let operands = terms.operands.iter().zip(cx.batched).map(|(term, &batched)| spell(term, batched));
+        let operands = operands.collect::<Vec<_>>().join(",");
+        let equation = format!("{operands}->{}", spell(&terms.result, true));
+        cx.push(Einsum { equation }, cx.ins)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
@@ -364,7 +386,7 @@ struct Pairs {
 impl Pairs {
     /// `None` if there are more subscripts than letters.
     fn new(terms: &Terms) -> Option<Pairs> {
-        let names: Vec<char> = ('a'..='z').chain('A'..='Z').collect();
+        let names: Vec<char> = letters().collect();
         let all = terms.all();
         if all.len() > names.len() {
             return None;

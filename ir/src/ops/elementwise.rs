@@ -2,7 +2,7 @@
 
 use smallvec::{SmallVec, smallvec};
 
-use super::{Lowered, OpDef, Vjp, VjpCx, arity, derivative};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity, derivative};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -93,6 +93,10 @@ impl OpDef for Elementwise {
 
     fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
         derivative::vjp(self.f, cx)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.broadcasting(self.clone())
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

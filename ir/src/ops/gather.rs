@@ -4,7 +4,11 @@
 //! lowered code clamps it, so that memory stays safe without a test per element.
 
 use super::movement::{is_index, pick, position, wrap_position, wrap_positions, wrapped_index};
-use super::{Concat, Iota, Lowered, OpDef, ScatterElements, ScatterNd, ScatterReduction, Vjp, VjpCx, arity};
+use super::vmap;
+use super::{
+    Concat, Iota, Lowered, OpDef, ScatterElements, ScatterNd, ScatterReduction, Vjp, VjpCx, Vmap, VmapCx,
+    arity,
+};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::{Index, NestBuilder};
@@ -111,6 +115,38 @@ impl OpDef for Gather {
         Ok(Vjp::Gradients(smallvec::smallvec![Some(cx.transpose(sum, &back)?), None]))
     }
 
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axis = normalize_axis(self.axis, cx.rank(0)).expect("infer accepted the axis");
+        let (data, indices) = (cx.ins[0], cx.ins[1]);
+        if !cx.batched[1] {
+            return cx.push(Gather { axis: axis as i64 + 1 }, &[data, indices]);
+        }
+        if !cx.batched[0] {
+            // The batch is the first of the dimensions that replace the axis.
+            let y = cx.builder.push1(self.clone(), &[data, indices])?;
+            let perm: Vec<usize> =
+                [axis].into_iter().chain((0..=cx.outs[0].rank()).filter(|&d| d != axis)).collect();
+            return vmap::one(cx.builder.transpose(y, &perm)?);
+        }
+        let rank = cx.rank(0);
+        let perm: Vec<usize> =
+            [0, axis + 1].into_iter().chain((1..=rank).filter(|&d| d != axis + 1)).collect();
+        let data = cx.builder.transpose(data, &perm)?;
+        let mut tuples = cx.builder.ty(indices).shape();
+        tuples.push(1);
+        let indices = cx.builder.reshape(indices, &tuples)?;
+        let y = cx.builder.push1(GatherNd { batch_dims: 1 }, &[data, indices])?;
+        // The dimensions of the indices stand before all others.
+        let along = tuples.len() - 2;
+        let perm: Vec<usize> = [0]
+            .into_iter()
+            .chain((0..axis).map(|d| 1 + along + d))
+            .chain(1..=along)
+            .chain((axis..rank - 1).map(|d| 1 + along + d))
+            .collect();
+        vmap::one(cx.builder.transpose(y, &perm)?)
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let shape = ins[0].shape();
         if ins[0].as_len() == Some(0) {
@@ -179,6 +215,12 @@ impl OpDef for GatherElements {
         let back = ScatterElements { axis: self.axis, reduction: ScatterReduction::Add };
         let sum = cx.push(back, &[zeros, cx.ins[1], g])?;
         Ok(Vjp::Gradients(smallvec::smallvec![Some(sum), None]))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axis = cx.axis(self.axis, 0);
+        let ins = cx.all_with_batch()?;
+        cx.push(GatherElements { axis }, &ins)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
@@ -273,6 +315,14 @@ impl OpDef for GatherNd {
         let zeros = cx.builder.constant(Tensor::zeros(cx.dtype(data), &shape));
         let sum = cx.push(ScatterNd { reduction: ScatterReduction::Add }, &[zeros, indices, g])?;
         Ok(Vjp::Gradients(smallvec::smallvec![Some(sum), None]))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        if !cx.batched[0] && self.batch_dims == 0 {
+            return cx.push(self.clone(), cx.ins);
+        }
+        let ins = cx.all_with_batch()?;
+        cx.push(GatherNd { batch_dims: self.batch_dims + 1 }, &ins)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

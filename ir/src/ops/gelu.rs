@@ -2,7 +2,7 @@
 
 use super::formula::with_constant;
 use super::vjp;
-use super::{Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::NestBuilder;
@@ -89,6 +89,10 @@ impl OpDef for Gelu {
         vjp::through(cx.map(ScalarFn::Mul, &[half, gate])?)
     }
 
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.along(self.clone())
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let dtype = ins[0].dtype;
         let mut n = NestBuilder::new(&outs[0].shape());
@@ -154,6 +158,10 @@ impl OpDef for Silu {
         let slope = cx.with_constant(ScalarFn::Mul, cx.ins[0], self.alpha)?;
         let gate = cx.map(ScalarFn::Sigmoid, &[slope])?;
         vjp::through(cx.map(ScalarFn::Mul, &[cx.ins[0], gate])?)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.along(self.clone())
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

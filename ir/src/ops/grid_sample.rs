@@ -2,7 +2,7 @@
 
 use super::formula::with_constant;
 use super::movement::clamped_index;
-use super::{Lowered, OpDef, arity};
+use super::{Lowered, OpDef, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -132,6 +132,10 @@ impl OpDef for GridSample {
         }
         let shape: Vec<usize> = [batch, channels].iter().chain(out).copied().collect();
         Ok(vec![Tensor::from_f64s(x.dtype(), &shape, &result)])
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.merged(self.clone(), &[Some(0); 2], &[0])
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

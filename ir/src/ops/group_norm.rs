@@ -3,7 +3,7 @@
 use super::formula::standardized;
 use super::layer_norm::{per_channel, standardize};
 use super::vjp;
-use super::{LayerNorm, Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{LayerNorm, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::{Index, NestBuilder};
@@ -105,6 +105,10 @@ impl OpDef for GroupNorm {
         let bias = cx.per_channel(cx.ins[2], 1, shape.len())?;
         let scaled = cx.map(ScalarFn::Mul, &[unit, scale])?;
         vjp::through(cx.map(ScalarFn::Add, &[scaled, bias])?)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.merged(self.clone(), &[Some(0), None, None], &[0])
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

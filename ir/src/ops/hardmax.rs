@@ -1,6 +1,6 @@
 //! `hardmax`: 1 at the first largest element along an axis, 0 elsewhere.
 
-use super::{Lowered, OpDef, arity};
+use super::{Lowered, OpDef, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -58,6 +58,11 @@ impl OpDef for Hardmax {
             }
         }
         Ok(vec![Tensor::from_f64s(x.dtype(), x.shape(), &result)])
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axis = cx.axis(self.axis, 0);
+        cx.along(Hardmax { axis })
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

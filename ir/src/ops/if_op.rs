@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::body::{infer_body, is_pure, join, placeholder, run_body};
-use super::{Gradients, OpDef, Vjp, VjpCx, arity};
+use super::{Gradients, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -12,6 +12,7 @@ use crate::graph::{Builder, Graph, Value, Values};
 use crate::require;
 use crate::tensor::Tensor;
 use crate::types::{Dim, TensorType};
+use crate::vmap::vmap as vectorized;
 
 /// The results of `then_branch` if the first operand is true, else those of `else_branch`. The other
 /// operands are what the bodies use of the graph around them; both take all of them.
@@ -79,6 +80,19 @@ impl OpDef for If {
         let mut gradients = Gradients::from_elem(None, cx.ins.len());
         operands.iter().zip(flows).for_each(|(&i, flow)| gradients[i + 1] = Some(flow));
         Ok(Vjp::Gradients(gradients))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        if cx.batched[0] {
+            return Ok(Vmap::OneByOne);
+        }
+        let types = cx.types();
+        let branch = |body: &Graph| -> Result<Arc<Graph>, Error> {
+            let body = body.with_input_types(&types[1..])?;
+            Ok(Arc::new(vectorized(&body, &cx.batched[1..], cx.batch)?))
+        };
+        let op = If { then_branch: branch(&self.then_branch)?, else_branch: branch(&self.else_branch)? };
+        cx.push(op, cx.ins)
     }
 
     fn simplify(&self, b: &mut Builder, ins: &[Value]) -> Result<Option<Values>, Error> {

@@ -2,7 +2,7 @@
 
 use super::elementwise::broadcast_index;
 use super::formula::{inverse_root, mean, standardized};
-use super::{Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Gradients, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::Value;
@@ -146,6 +146,16 @@ impl OpDef for LayerNorm {
             }
         }
         Ok(Vjp::Gradients(gradients))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let rank = cx.rank(0);
+        let axis = self.axis(rank).expect("infer accepted the axis") as i64 + 1;
+        let mut ins = vec![cx.with_batch(0)?];
+        for i in 1..cx.ins.len() {
+            ins.push(cx.aligned(i, rank)?);
+        }
+        cx.push(LayerNorm { axis, ..self.clone() }, &ins)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -3,7 +3,7 @@
 use super::formula::with_constant;
 use super::movement::clamped_index;
 use super::vjp;
-use super::{Iota, Lowered, OpDef, Softmax, Vjp, VjpCx, arity};
+use super::{Iota, Lowered, OpDef, Reduce, ReduceKind, Softmax, Vjp, VjpCx, Vmap, VmapCx, arity, decompose};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -164,6 +164,32 @@ impl OpDef for NllLoss {
                 vjp::through(cx.map(ScalarFn::Div, &[sum, weights])?)
             }
         }
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        if self.reduction == LossReduction::None {
+            return cx.merged(self.clone(), &[Some(0), Some(0), None][..cx.ins.len()], &[0]);
+        }
+        let each = NllLoss { reduction: LossReduction::None, ..self.clone() };
+        let body = decompose(&cx.types(), |b, ins| {
+            let ty = b.ty(ins[0]).clone();
+            let total = |b: &mut Builder, ins: &[Value]| -> Result<Value, Error> {
+                let losses = b.push1(each.clone(), ins)?;
+                let axes: Vec<i64> = (0..b.ty(losses).rank() as i64).collect();
+                b.push1(Reduce::over(ReduceKind::Sum, &axes, false), &[losses])
+            };
+            let mut loss = total(b, ins)?;
+            if self.reduction == LossReduction::Mean {
+                // Where every class has the logarithm -1 the losses are the weights.
+                let flat = b.scalar(ty.dtype, -1.0);
+                let flat = b.broadcast(flat, &ty.shape())?;
+                let weights: Vec<Value> = [flat].into_iter().chain(ins[1..].iter().copied()).collect();
+                let weights = total(b, &weights)?;
+                loss = b.map(ScalarFn::Div, &[loss, weights])?;
+            }
+            Ok(Values::from_slice(&[loss]))
+        })?;
+        Ok(Vmap::Through(Box::new(body)))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,7 +1,7 @@
 //! `lp_norm`: vectors along an axis scaled to norm 1.
 
 use super::vjp;
-use super::{Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::{Index, NestBuilder, Reduction};
@@ -82,6 +82,11 @@ impl OpDef for LpNorm {
         let safe = cx.map(ScalarFn::Select, &[empty, one, sum])?;
         let norm = if self.p == 1 { safe } else { cx.map(ScalarFn::Sqrt, &[safe])? };
         vjp::through(cx.map(ScalarFn::Div, &[x, norm])?)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axis = cx.axis(self.axis, 0);
+        cx.along(LpNorm { axis, ..self.clone() })
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

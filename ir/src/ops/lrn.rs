@@ -2,7 +2,7 @@
 
 use super::formula::{power, with_constant};
 use super::vjp;
-use super::{Lowered, OpDef, Slice, Vjp, VjpCx, arity};
+use super::{Lowered, OpDef, Slice, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::{Guard, NestBuilder, Reduction};
@@ -84,6 +84,10 @@ impl OpDef for Lrn {
         let base = cx.with_constant(ScalarFn::Add, mean, self.bias)?;
         let power = cx.with_constant(ScalarFn::Pow, base, self.beta)?;
         vjp::through(cx.map(ScalarFn::Div, &[x, power])?)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.merged(self.clone(), &[Some(0)], &[0])
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,6 +1,7 @@
 //! `matmul`: matrix products over broadcast batch dimensions.
 
-use super::{Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
+use super::vmap;
+use super::{Gradients, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -154,6 +155,27 @@ impl OpDef for MatMul {
             gradients[1] = Some(cx.sum_to(db, &shape_b)?);
         }
         Ok(Vjp::Gradients(gradients))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let shape = cx.over_batch(&cx.outs[0].shape());
+        let (ranks, b) = ([cx.rank(0), cx.rank(1)], cx.ins[1]);
+        if !cx.batched[1] && ranks[1] == 2 {
+            // The rows of all examples meet one matrix: they are rows of one.
+            let mut order: Vec<usize> = (0..=ranks[0]).collect();
+            if self.trans_a {
+                order.swap(ranks[0] - 1, ranks[0]);
+            }
+            let a = cx.builder.transpose(cx.ins[0], &order)?;
+            let from = cx.builder.ty(a).shape();
+            let (&columns, rows) = from.split_last().expect("it is a matrix");
+            let a = cx.builder.reshape(a, &[rows.iter().product(), columns])?;
+            let product = cx.builder.push1(MatMul { trans_a: false, trans_b: self.trans_b }, &[a, b])?;
+            return vmap::one(cx.builder.reshape(product, &shape)?);
+        }
+        let rank = ranks[0].max(ranks[1]);
+        let (a, b) = (cx.aligned(0, rank)?, cx.aligned(1, rank)?);
+        cx.push(self.clone(), &[a, b])
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -3,7 +3,8 @@
 use super::conv::Layout;
 use super::window::Window;
 use super::{
-    Gather, Gradients, Lowered, MaxPoolIndices, OpDef, Pool, PoolKind, Transpose, Vjp, VjpCx, arity,
+    Gather, Gradients, Lowered, MaxPoolIndices, OpDef, Pool, PoolKind, Transpose, Vjp, VjpCx, Vmap, VmapCx,
+    arity,
 };
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
@@ -109,6 +110,10 @@ impl OpDef for MaxPoolGrad {
             taken = cx.push(Transpose::by(&channels_last(rank)), &[taken])?;
         }
         Ok(Vjp::Gradients(Gradients::from_iter([None, None, Some(taken)])))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.merged(self.clone(), &[Some(0); 3], &[0])
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,8 +1,9 @@
 //! `max_pool_indices`: where the elements that max pooling keeps came from.
 
 use super::conv::Layout;
+use super::vmap;
 use super::window::Window;
-use super::{Lowered, OpDef, Pool, PoolKind, arity};
+use super::{Lowered, OpDef, Pool, PoolKind, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -102,6 +103,21 @@ impl OpDef for MaxPoolIndices {
             })
             .collect();
         Ok(vec![Tensor::new(&shape, &indices)])
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let Vmap::Values(positions) = cx.merged(self.clone(), &[Some(0)], &[0])? else {
+            return Ok(Vmap::OneByOne);
+        };
+        // They count from the first example; -1 stands for none.
+        let size: usize = cx.ty(0).shape().iter().product();
+        let before = cx.numbers(DType::I64, cx.outs[0].rank() + 1)?;
+        let size = cx.builder.constant(Tensor::scalar(size as i64));
+        let before = cx.builder.map(ScalarFn::Mul, &[before, size])?;
+        let own = cx.builder.map(ScalarFn::Sub, &[positions[0], before])?;
+        let none = cx.builder.constant(Tensor::scalar(-1i64));
+        let some = cx.builder.map(ScalarFn::Gt, &[positions[0], none])?;
+        vmap::one(cx.builder.map(ScalarFn::Select, &[some, own, none])?)
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

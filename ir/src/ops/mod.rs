@@ -2,7 +2,7 @@
 //!
 //! An op is a struct of attributes that implements [`OpDef`]; its file says everything about it:
 //! what it takes (numbered constraints, checked by `infer`), what it means (`eval`, as plainly as
-//! possible), its gradient (`vjp`), how it becomes loops (`lower`) and what it simplifies to. The
+//! possible), its gradient (`vjp`), its form for a batch of examples (`vmap`), how it becomes loops (`lower`) and what it simplifies to. The
 //! list at the end of this file makes the [`Op`] enum and its dispatch; adding an op is one new file, its `mod`
 //! and one line there.
 //!
@@ -106,6 +106,17 @@ pub trait OpDef: Sized {
         }
     }
 
+    /// The results for a batch of examples. By default those of the graph that the op lowers to, if it does, else one
+    /// after the other.
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        match self.lower(&cx.types(), cx.outs)? {
+            Lowered::Graph(body) => Ok(Vmap::Through(body)),
+            Lowered::Nest(_) | Lowered::Kernel(_) | Lowered::Rounds(_) | Lowered::Interpret => {
+                Ok(Vmap::OneByOne)
+            }
+        }
+    }
+
     /// Loops or smaller ops. Every dimension is fixed and late attributes are known.
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let _ = (ins, outs);
@@ -184,6 +195,11 @@ macro_rules! define_ops {
             /// The gradients of the operands.
             pub fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
                 match self { $(Op::$op(op) => op.vjp(cx),)* }
+            }
+
+            /// The results for a batch of examples.
+            pub fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+                match self { $(Op::$op(op) => op.vmap(cx),)* }
             }
 
             /// Loops or smaller ops.
@@ -272,6 +288,7 @@ mod points;
 mod pool;
 mod quantize;
 mod range;
+mod recompute;
 mod recurrent;
 mod recurrent_kernels;
 mod recurrent_scan;
@@ -285,6 +302,7 @@ mod roi_align;
 mod scan;
 mod scan_lower;
 mod scan_vjp;
+mod scan_vmap;
 mod scatter;
 mod shape_of;
 mod slice;
@@ -297,6 +315,7 @@ mod top_k;
 mod transpose;
 mod unsqueeze;
 mod vjp;
+mod vmap;
 mod window;
 mod winograd;
 mod winograd_lower;
@@ -317,6 +336,7 @@ pub use roi_align::RoiMode;
 pub use scan_lower::Repeated;
 pub use scatter::ScatterReduction;
 pub use vjp::{Gradients, Vjp, VjpCx};
+pub use vmap::{Vmap, VmapCx};
 pub use winograd::WinogradPart;
 
 define_ops! {
@@ -349,6 +369,7 @@ define_ops! {
     pool::Pool,
     range::Iota,
     range::Range,
+    recompute::Recompute,
     reduce::Reduce,
     reshape::Reshape,
     resize::Resize,

@@ -1,7 +1,7 @@
 //! `one_hot` and `trilu`: values chosen by where an element is.
 
 use super::movement::{each_index, int, late_count, pick, position};
-use super::{Concat, Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Concat, Gradients, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -121,6 +121,12 @@ impl OpDef for OneHot {
         Ok(Vjp::Gradients(gradients))
     }
 
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        // The axis is one of the result.
+        let axis = normalize_axis(self.axis, cx.outs[0].rank()).expect("infer accepted the axis") as i64 + 1;
+        cx.along(OneHot { axis, ..self.clone() })
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let axis = normalize_axis(self.axis, outs[0].rank()).expect("infer accepted the axis");
         let mut n = NestBuilder::new(&outs[0].shape());
@@ -189,6 +195,10 @@ impl OpDef for Trilu {
         let mut gradients = Gradients::from_elem(None, operands.len());
         gradients[0] = Some(cx.push(self.clone(), &operands)?);
         Ok(Vjp::Gradients(gradients))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.along(self.clone())
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -2,7 +2,7 @@
 
 use super::movement::{clamped_index, int, late_count, pick, position, unknown};
 use super::vjp;
-use super::{Gather, Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Gather, Gradients, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -214,6 +214,17 @@ impl OpDef for Pad {
             value = cx.push(Gather { axis: axis as i64 }, &[value, places])?;
         }
         vjp::through(value)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axes = match self.axes.known() {
+            [] => (1..=cx.rank(0) as i64).collect(),
+            axes => axes.iter().map(|&axis| cx.axis(axis, 0)).collect::<Vec<i64>>(),
+        };
+        match axes.is_empty() {
+            true => Ok(Vmap::OneByOne),
+            false => cx.along(Pad { axes: axes.into(), ..self.clone() }),
+        }
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -5,7 +5,7 @@ use super::conv_vjp::{channels_first, channels_last};
 use super::formula::power;
 use super::vjp;
 use super::window::Window;
-use super::{Col2Im, Lowered, MaxPoolGrad, OpDef, Pad, PadMode, Vjp, VjpCx, arity};
+use super::{Col2Im, Lowered, MaxPoolGrad, OpDef, Pad, PadMode, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -214,6 +214,10 @@ impl OpDef for Pool {
                 vjp::one(cx.map(ScalarFn::Mul, &[spread, slope])?)
             }
         }
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.merged(self.clone(), &[Some(0)], &[0])
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

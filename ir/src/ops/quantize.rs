@@ -1,6 +1,6 @@
 //! `quantize_linear` and `dequantize_linear`: floats as small integers with a scale and a zero point.
 
-use super::{Lowered, Op, OpDef, arity};
+use super::{Lowered, Op, OpDef, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -219,6 +219,14 @@ impl OpDef for QuantizeLinear {
         Ok(vec![Tensor::from_i128s(self.to, x.shape(), &values)])
     }
 
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        match (normalize_axis(self.axis, cx.rank(0)), cx.rank(1) > 1 || self.block_size > 0) {
+            (_, true) => Ok(Vmap::OneByOne),
+            (Some(axis), false) => cx.along(QuantizeLinear { axis: axis as i64 + 1, ..self.clone() }),
+            (None, false) => cx.along(self.clone()),
+        }
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let (x, scale) = (&ins[0], &ins[1]);
         let sharing =
@@ -283,6 +291,14 @@ impl OpDef for DequantizeLinear {
         };
         let values: Vec<f64> = x.to_i128s().into_iter().enumerate().map(value).collect();
         Ok(vec![Tensor::from_f64s(self.to, x.shape(), &values)])
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        match (normalize_axis(self.axis, cx.rank(0)), cx.rank(1) > 1 || self.block_size > 0) {
+            (_, true) => Ok(Vmap::OneByOne),
+            (Some(axis), false) => cx.along(DequantizeLinear { axis: axis as i64 + 1, ..self.clone() }),
+            (None, false) => cx.along(self.clone()),
+        }
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -2,7 +2,9 @@
 
 use super::cell::{Cell, CellKind, Weights};
 use super::recurrent_steps::{panel_lanes, products};
-use super::{Broadcast, Concat, Lowered, MatMul, OpDef, RecurrentSteps, Reshape, Slice, Transpose, arity};
+use super::{
+    Broadcast, Concat, Lowered, MatMul, OpDef, RecurrentSteps, Reshape, Slice, Transpose, Vmap, VmapCx, arity,
+};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -262,6 +264,29 @@ impl OpDef for Recurrent {
             outs.push(Tensor::from_f64s(dtype, &state, &c));
         }
         Ok(outs)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let places = self.places();
+        if cx.batched[1]
+            || cx.batched[2]
+            || [places.bias, places.peepholes].into_iter().flatten().any(|i| cx.batched[i])
+        {
+            let lowered = self.lower(&cx.types(), cx.outs)?;
+            return Ok(match lowered {
+                Lowered::Graph(body) => Vmap::Through(body),
+                _ => Vmap::OneByOne,
+            });
+        }
+        let (step, state, all) = if self.batch_first { (0, 0, 0) } else { (1, 1, 2) };
+        let place = |i: usize| match Some(i) {
+            Some(0) => Some(step),
+            i if i == places.lens => Some(0),
+            i if i == places.h || i == places.c => Some(state),
+            _ => None,
+        };
+        let at: Vec<Option<usize>> = (0..places.count).map(place).collect();
+        cx.merged(self.clone(), &at, &[all, state, state][..cx.outs.len()])
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

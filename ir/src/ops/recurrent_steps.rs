@@ -2,7 +2,7 @@
 //! weights. The recurrence itself is [loops written out](recurrent_kernels), for no formula expresses it.
 
 use super::cell::{Cell, CellKind, Weights};
-use super::{Lowered, OpDef, Vjp, VjpCx, arity, recurrent_kernels};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity, recurrent_kernels};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -223,6 +223,17 @@ impl OpDef for RecurrentSteps {
 
     fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
         self.as_scan(cx)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let places = self.places();
+        let place = |i: usize| match Some(i) {
+            Some(0) => Some(1),
+            i if i == places.lens || i == Some(places.h) || i == places.c => Some(0),
+            _ => None,
+        };
+        let at: Vec<Option<usize>> = (0..places.count).map(place).collect();
+        cx.merged(self.clone(), &at, &[1, 0, 0][..cx.outs.len()])
     }
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {

@@ -2,7 +2,7 @@
 
 use super::movement::late_count;
 use super::vjp;
-use super::{Concat, Lowered, OpDef, Slice, Vjp, VjpCx, arity};
+use super::{Concat, Lowered, OpDef, Slice, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Late, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -257,6 +257,14 @@ impl OpDef for Reduce {
                 vjp::through(cx.reshape(product, &result)?)
             }
         }
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axes = match self.axes.known() {
+            [] if !self.none_if_empty => (1..=cx.rank(0) as i64).collect(),
+            axes => axes.iter().map(|&axis| cx.axis(axis, 0)).collect::<Vec<i64>>(),
+        };
+        cx.along(Reduce::over(self.kind, &axes, self.keep))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,7 +1,7 @@
 //! `reshape`: the same elements in row-major order under another shape.
 
 use super::movement::late_count;
-use super::{Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Gradients, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -106,6 +106,10 @@ impl OpDef for Reshape {
         let mut gradients = Gradients::from_elem(None, cx.ins.len());
         gradients[0] = Some(cx.reshape(g, &shape)?);
         Ok(Vjp::Gradients(gradients))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.reshaped()
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

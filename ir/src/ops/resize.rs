@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::movement::{late_count, pick, position, unknown};
-use super::{Gradients, Lowered, MatMul, OpDef, Vjp, VjpCx, arity};
+use super::{Gradients, Lowered, MatMul, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Late, Slot};
 use crate::dtype::Element;
 use crate::error::{Error, Violation};
@@ -446,6 +446,11 @@ impl OpDef for Resize {
         let mut gradients = Gradients::from_elem(None, cx.ins.len());
         gradients[0] = Some(flow);
         Ok(Vjp::Gradients(gradients))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axes = self.places(cx.rank(0)).expect("infer accepted the axes");
+        cx.along(Resize { axes: axes.into_iter().map(|axis| axis as i64 + 1).collect(), ..self.clone() })
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,7 +1,7 @@
 //! `reverse_sequence`: the first elements of each sequence in reverse order.
 
 use super::movement::{clamped_index, int, pick, position};
-use super::{Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -82,6 +82,11 @@ impl OpDef for ReverseSequence {
         let g = cx.dout(0);
         let back = cx.push(self.clone(), &[g, cx.ins[1]])?;
         Ok(Vjp::Gradients(smallvec::smallvec![Some(back), None]))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let (batch, _) = self.axes(cx.rank(0)).expect("infer accepted the axes");
+        cx.merged(self.clone(), &[Some(batch), Some(0)], &[batch])
     }
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,11 +1,12 @@
 //! `roi_align`: regions of a feature map pooled to one size.
 
-use super::{OpDef, arity};
+use super::{OpDef, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
-use crate::error::Violation;
+use crate::error::{Error, Violation};
 use crate::ops::points::points;
 use crate::require;
+use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
 use crate::types::{Dim, TensorType};
 
@@ -179,6 +180,21 @@ impl OpDef for RoiAlign {
         }
         let out = [images.len(), channels, bins[0], bins[1]];
         Ok(vec![Tensor::from_f64s(ins[0].dtype(), &out, &result)])
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let at = [cx.batched[0].then_some(0), Some(0), Some(0)];
+        if !cx.batched[0] {
+            return cx.merged(self.clone(), &at, &[0]);
+        }
+        // Images are counted over all examples.
+        let images = cx.with_batch(2)?;
+        let (before, count) = (cx.numbers(DType::I64, 2)?, cx.ty(0).shape()[0] as i64);
+        let count = cx.builder.constant(Tensor::scalar(count));
+        let before = cx.builder.map(ScalarFn::Mul, &[before, count])?;
+        let images = cx.builder.map(ScalarFn::Add, &[images, before])?;
+        let ins = [cx.ins[0], cx.with_batch(1)?, images];
+        cx.merged_values(self.clone(), &ins.map(|value| (value, Some(0))), &[0])
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::body::{infer_body, is_pure, join, placeholder, run_body, slice_at, stack};
 use super::scan_vjp::Scanned;
-use super::{Lowered, OpDef, Vjp, VjpCx, arity};
+use super::scan_vmap::BatchedScan;
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::Graph;
@@ -208,6 +209,15 @@ impl OpDef for Scan {
             .collect();
         let (states, scanned, axes) = (parts.states, parts.scanned.clone(), &parts.axes[..]);
         Scanned { scan: self, states, scanned, axes, length, stacked }.vjp(cx)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let types = cx.types();
+        let parts = self.parts(&types.iter().collect::<Vec<_>>()).expect("infer accepted the operands");
+        let stacked = cx.outs[parts.states..].iter().enumerate();
+        let stacked = stacked.map(|(i, ty)| self.stacked_axis(i, ty.rank() - 1)).collect();
+        let (states, scanned) = (parts.states, parts.scanned.clone());
+        BatchedScan { scan: self, states, scanned, axes: &parts.axes, stacked }.vmap(cx)
     }
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {

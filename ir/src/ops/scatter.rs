@@ -5,7 +5,7 @@
 //! or all combine. A position outside is an error of evaluation; lowered code clamps it.
 
 use super::movement::{each_index, is_index, position, wrap_position, wrap_positions};
-use super::{GatherElements, GatherNd, Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Concat, GatherElements, GatherNd, Gradients, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -331,6 +331,12 @@ impl OpDef for ScatterElements {
         self.reduction.vjp(cx, &take, &put)
     }
 
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axis = cx.axis(self.axis, 0);
+        let ins = cx.all_with_batch()?;
+        cx.push(ScatterElements { axis, ..self.clone() }, &ins)
+    }
+
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {
         if has_empty(ins) {
             return Ok(Lowered::Interpret);
@@ -398,6 +404,19 @@ impl OpDef for ScatterNd {
             cx.push(ScatterNd { reduction }, &[data, cx.ins[1], updates])
         };
         self.reduction.vjp(cx, &take, &put)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let mut ins = cx.all_with_batch()?;
+        // A tuple starts with the number of its example.
+        let ty = cx.builder.ty(ins[1]).clone();
+        let mut shape = ty.shape();
+        let last = shape.len() - 1;
+        shape[last] = 1;
+        let numbers = cx.numbers(ty.dtype, shape.len())?;
+        let numbers = cx.builder.broadcast(numbers, &shape)?;
+        ins[1] = cx.builder.push1(Concat { axis: last as i64 }, &[numbers, ins[1]])?;
+        cx.push(self.clone(), &ins)
     }
 
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {

@@ -2,7 +2,7 @@
 
 use super::movement::{late_count, pick, position};
 use super::vjp;
-use super::{Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -208,6 +208,14 @@ impl OpDef for Slice {
             g = range.spread(cx, g, axis, n)?;
         }
         vjp::one(g)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axes = match self.axes.known() {
+            [] => (1..=self.starts.known().len() as i64).collect(),
+            axes => axes.iter().map(|&axis| cx.axis(axis, 0)).collect::<Vec<i64>>(),
+        };
+        cx.along(Slice { axes: axes.into(), ..self.clone() })
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

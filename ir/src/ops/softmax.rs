@@ -1,7 +1,7 @@
 //! `softmax` and `log_softmax` along an axis.
 
 use super::vjp;
-use super::{Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::error::{Error, Violation};
 use crate::loops::{Index, NestBuilder, Reduction};
@@ -103,6 +103,11 @@ impl OpDef for Softmax {
         let total = cx.sum(product, &[axis], true)?;
         let centered = cx.map(ScalarFn::Sub, &[g, total])?;
         vjp::one(cx.map(ScalarFn::Mul, &[centered, y])?)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axis = cx.axis(self.axis, 0);
+        cx.along(Softmax { axis, ..self.clone() })
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -1,6 +1,6 @@
 //! `stop_gradient`: the operand, as if it were a constant.
 
-use super::{Gradients, Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Gradients, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::error::{Error, Violation};
 use crate::loops::NestBuilder;
 use crate::tensor::Tensor;
@@ -28,6 +28,10 @@ impl OpDef for StopGradient {
 
     fn vjp(&self, _: &mut VjpCx<'_>) -> Result<Vjp, Error> {
         Ok(Vjp::Gradients(Gradients::from_elem(None, 1)))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.along(self.clone())
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

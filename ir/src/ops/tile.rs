@@ -2,7 +2,7 @@
 
 use super::movement::{pick, position, unknown};
 use super::vjp;
-use super::{Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -77,6 +77,11 @@ impl OpDef for Tile {
         let apart = cx.reshape(g, &split)?;
         let copies: Vec<usize> = (0..shape.len()).map(|d| 2 * d).collect();
         vjp::one(cx.sum(apart, &copies, false)?)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let repeats: Vec<i64> = [1].into_iter().chain(self.repeats.known().iter().copied()).collect();
+        cx.along(Tile { repeats: repeats.into() })
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::movement::{around, late_count, with_dim};
-use super::{Gradients, Lowered, OpDef, ScatterElements, ScatterReduction, Vjp, VjpCx, arity};
+use super::{Gradients, Lowered, OpDef, ScatterElements, ScatterReduction, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -116,6 +116,11 @@ impl OpDef for TopK {
         let mut gradients = Gradients::from_elem(None, cx.ins.len());
         gradients[0] = Some(cx.push(back, &[zeros, cx.outs[1], g])?);
         Ok(Vjp::Gradients(gradients))
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let axis = cx.axis(self.axis, 0);
+        cx.along(TopK { axis, ..self.clone() })
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

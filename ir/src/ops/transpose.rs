@@ -1,7 +1,7 @@
 //! `transpose`: dimensions in another order.
 
 use super::vjp;
-use super::{Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -79,6 +79,12 @@ impl OpDef for Transpose {
             inverse[to] = from;
         }
         vjp::one(cx.transpose(g, &inverse)?)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        let perm = self.perm(cx.rank(0));
+        let perm: Vec<usize> = [0].into_iter().chain(perm.into_iter().map(|p| p + 1)).collect();
+        cx.along(Transpose::by(&perm))
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use super::movement::{late_count, product, unknown};
 use super::vjp;
-use super::{Lowered, OpDef, Vjp, VjpCx, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value, Values};
@@ -112,6 +112,10 @@ impl OpDef for Unsqueeze {
         vjp::one(cx.reshape(g, &shape)?)
     }
 
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.reshaped()
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let mut n = NestBuilder::new(&outs[0].shape());
         let operand = n.operand(ins[0].dtype, &ins[0].shape());
@@ -174,6 +178,10 @@ impl OpDef for Squeeze {
         vjp::one(cx.reshape(g, &shape)?)
     }
 
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.reshaped()
+    }
+
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let mut n = NestBuilder::new(&outs[0].shape());
         let operand = n.operand(ins[0].dtype, &ins[0].shape());
@@ -218,6 +226,10 @@ impl OpDef for Flatten {
     fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
         let (g, shape) = (cx.dout(0), cx.shape(cx.ins[0]));
         vjp::one(cx.reshape(g, &shape)?)
+    }
+
+    fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
+        cx.reshaped()
     }
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {

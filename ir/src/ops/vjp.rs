@@ -6,7 +6,7 @@
 
 use smallvec::SmallVec;
 
-use super::{Broadcast, Op, Pad, PadMode, Reduce, ReduceKind, Reshape, Transpose};
+use super::{Op, Pad, PadMode, Reduce, ReduceKind};
 use crate::dtype::DType;
 use crate::error::Error;
 use crate::graph::{Builder, Value, Values};
@@ -89,26 +89,17 @@ impl VjpCx<'_> {
 
     /// The same elements under another shape.
     pub fn reshape(&mut self, value: Value, shape: &[usize]) -> Result<Value, Error> {
-        match *self.shape(value) == *shape {
-            true => Ok(value),
-            false => self.builder.push1(Reshape::to(shape), &[value]),
-        }
+        self.builder.reshape(value, shape)
     }
 
     /// Dimensions in another order.
     pub fn transpose(&mut self, value: Value, perm: &[usize]) -> Result<Value, Error> {
-        match perm.iter().copied().eq(0..perm.len()) {
-            true => Ok(value),
-            false => self.builder.push1(Transpose::by(perm), &[value]),
-        }
+        self.builder.transpose(value, perm)
     }
 
     /// Repeated along dimensions of size 1 up to a shape.
     pub fn broadcast(&mut self, value: Value, shape: &[usize]) -> Result<Value, Error> {
-        match *self.shape(value) == *shape {
-            true => Ok(value),
-            false => self.builder.push1(Broadcast::to(shape), &[value]),
-        }
+        self.builder.broadcast(value, shape)
     }
 
     /// Zeros before and after along an axis; negative counts crop.

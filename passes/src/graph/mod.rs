@@ -4,6 +4,7 @@
 use crate::manager::Pass;
 
 pub mod bf16_weights;
+pub mod checkpoint;
 pub mod choose_layout;
 pub mod cse;
 pub mod dce;
@@ -17,11 +18,13 @@ pub mod recognize_composites;
 pub mod simplify;
 pub mod sink_transposes;
 pub mod sub_pixel;
+pub mod vmap;
 pub mod winograd;
 
 /// Every pass over graphs, by name.
 pub const PASSES: &[&Pass] = &[
     &bf16_weights::PASS,
+    &checkpoint::PASS,
     &choose_layout::PASS,
     &cse::PASS,
     &dce::PASS,
@@ -35,5 +38,6 @@ pub const PASSES: &[&Pass] = &[
     &simplify::PASS,
     &sink_transposes::PASS,
     &sub_pixel::PASS,
+    &vmap::PASS,
     &winograd::PASS,
 ];

@@ -8,6 +8,9 @@ pub enum TrainingError {
     /// Training was asked of a model that has no loss and no optimizer.
     #[error("the model has no loss and no optimizer: compile it first")]
     NotCompiled,
+    /// Private training was asked of a model that was not compiled for it.
+    #[error("the model is not trained in private: compile it with `compile_private`")]
+    NotPrivate,
     /// Data that does not fit a model.
     #[error("{what} is {found}, the model takes {expected}")]
     Data {

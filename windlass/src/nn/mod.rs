@@ -28,6 +28,7 @@ mod fit;
 mod inputs;
 mod model;
 mod network;
+mod private;
 mod weights;
 
 pub use error::TrainingError;
@@ -35,7 +36,9 @@ pub use fit::{Callback, Control, EarlyStopping, Epoch, Fit, History, ModelCheckp
 pub use inputs::{Attribution, Ball, Pgd};
 pub use model::{Evaluation, Model};
 pub use network::Network;
+pub use private::{PrivateFit, PrivateHistory};
 pub use windlass_frontend::nn::{
-    Built, Clip, Convention, Decay, Initializer, Loss, Net, Optimizer, Regularizer, Rule, Schedule, State,
-    Step, Training, Variable, WeightedMean, initializers, layers, losses, optimizers, schedules,
+    Built, Clip, Convention, Decay, DpSgd, Examples, Initializer, Loss, Net, Noise, Optimizer, Regularizer,
+    Rule, Schedule, State, Step, Training, Variable, WeightedMean, accountant, initializers, layers, losses,
+    optimizers, schedules,
 };

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use windlass_frontend::nn::{Built, Loss, Net, Optimizer, State, Training, Variable, WeightedMean, losses};
+use windlass_frontend::nn::{
+    Built, Examples, Loss, Net, Optimizer, State, Training, Variable, WeightedMean, losses,
+};
 use windlass_ir::{DType, Graph, Tensor, TensorType, Value};
 
 use super::data::{largest, rows, stacked};
@@ -79,7 +81,12 @@ impl Model {
 
     /// Sets the optimizer and the loss; what an optimizer kept is forgotten.
     pub fn compile(&mut self, optimizer: Optimizer, loss: Loss) {
-        self.training = Some(Training { loss, optimizer, weighted: WeightedMean::Count });
+        self.train_by(Training { loss, optimizer, weighted: WeightedMean::Count, privacy: None });
+    }
+
+    /// Sets how it is trained; what an optimizer kept is forgotten.
+    pub(super) fn train_by(&mut self, training: Training) {
+        self.training = Some(training);
         self.slots = None;
         self.steps.clear();
         self.evaluations.clear();
@@ -106,7 +113,7 @@ impl Model {
     }
 
     /// The network for so many examples.
-    pub(super) fn built(&self, batch: usize, training: bool) -> Result<(Built, Value), Error> {
+    pub(super) fn built(&self, batch: usize, training: bool) -> Result<(Built, Value), windlass_ir::Error> {
         let mut net = Net::new("model", self.dtype, training);
         let x = net.input("x", self.network.input_type(batch, self.dtype));
         let prediction = self.network.apply(&mut net, x)?;
@@ -123,9 +130,17 @@ impl Model {
     }
 
     /// Adds an input for what is true and, if there are some, for weights.
-    fn with_truth(&self, built: &mut Built, truth: &Tensor, weighted: bool) -> (Value, Option<Value>) {
-        let y = built.builder.input("y", truth.ty());
-        let shape = [truth.shape()[0]];
+    fn with_truth(
+        &self,
+        built: &mut Built,
+        count: usize,
+        truth: &Tensor,
+        weighted: bool,
+    ) -> (Value, Option<Value>) {
+        let mut shape = truth.shape().to_vec();
+        shape[0] = count;
+        let y = built.builder.input("y", TensorType::fixed(truth.dtype(), &shape));
+        let shape = [count];
         let weights = weighted.then(|| built.builder.input("weights", TensorType::fixed(self.dtype, &shape)));
         (y, weights)
     }
@@ -157,9 +172,11 @@ impl Model {
         let batch = x.shape()[0];
         let key = (batch, weights.is_some(), y.ty().to_string());
         if !self.steps.contains_key(&key) {
-            let (mut built, prediction) = self.built(batch, true)?;
-            let (truth, weight) = self.with_truth(&mut built, y, weights.is_some());
-            let step = self.compiled()?.step(built, prediction, truth, weight)?;
+            let step = self.compiled()?.batch_step(batch, |examples| {
+                let (mut net, prediction) = self.built(examples, true)?;
+                let (truth, weights) = self.with_truth(&mut net, examples, y, weights.is_some());
+                Ok(Examples { net, prediction, truth, weights })
+            })?;
             let session = Session::new(step.graph, self.options.clone())?;
             self.steps.insert(key.clone(), (session, step.state));
         }
@@ -198,7 +215,7 @@ impl Model {
             let key = (numbers.len(), false, y.ty().to_string());
             if !self.evaluations.contains_key(&key) {
                 let (mut built, prediction) = self.built(numbers.len(), false)?;
-                let (truth, _) = self.with_truth(&mut built, &y, false);
+                let (truth, _) = self.with_truth(&mut built, numbers.len(), &y, false);
                 let training = self.compiled()?;
                 let each = training.loss.per_example(&mut built.builder, truth, prediction)?;
                 let mean = losses::mean(&mut built.builder, each, None, training.weighted)?;

@@ -35,6 +35,15 @@ pub struct Opt {
     /// Stop after this many rewrites
     #[arg(long, value_name = "N")]
     fuel: Option<u64>,
+    /// For the pass `vmap`: how many examples a batch has
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    batch: usize,
+    /// For the pass `vmap`: an input that the examples share
+    #[arg(long, value_name = "NAME")]
+    shared: Vec<String>,
+    /// For the pass `checkpoint`: the bytes to keep values within; half of what they are if not given
+    #[arg(long, value_name = "BYTES")]
+    memory_limit: Option<u64>,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -52,7 +61,14 @@ impl Opt {
                 (None, Err(error)) => return Err(Failure::Usage(error.to_string())),
             }
         }
-        let options = PassOptions { fuel: self.fuel, explain: self.explain, ..PassOptions::default() };
+        let options = PassOptions {
+            fuel: self.fuel,
+            explain: self.explain,
+            batch: self.batch,
+            shared: self.shared,
+            memory_limit: self.memory_limit,
+            ..PassOptions::default()
+        };
         let (graph, report) = run_observed(&graph, &stages, &options, |pass, graph| {
             if self.print_after_all {
                 eprintln!("// after {}\n{graph}", pass.name);

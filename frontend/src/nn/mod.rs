@@ -40,7 +40,7 @@ pub mod schedules;
 mod step;
 
 pub use initializers::Initializer;
-pub use losses::{Loss, WeightedMean};
+pub use losses::{Loss, Mask, WeightedMean};
 pub use net::{Built, Net, Variable};
 pub use optimizers::{Clip, Convention, Decay, Optimizer, Rule};
 pub use regularizers::Regularizer;

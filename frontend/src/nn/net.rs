@@ -36,6 +36,8 @@ pub struct Net {
     builder: Builder,
     dtype: DType,
     training: bool,
+    /// Whether weights are multiplied with masks.
+    masked: bool,
     variables: Vec<Variable>,
     values: Vec<Value>,
     /// What variables become after a step, for those that gradients do not change.
@@ -66,12 +68,19 @@ impl Net {
             builder: Builder::new(name),
             dtype,
             training,
+            masked: false,
             variables: Vec::new(),
             values: Vec::new(),
             updates: Vec::new(),
             penalties: Vec::new(),
             counts: BTreeMap::new(),
         }
+    }
+
+    /// With a mask for each weight of several dimensions that is trained, which it is multiplied with: a variable that is
+    /// 1 at first, named after the weight and `mask`.
+    pub fn with_masks(self) -> Net {
+        Net { masked: true, ..self }
     }
 
     /// Whether it is built for training.
@@ -98,6 +107,23 @@ impl Net {
 
     /// The variable of this name, made if it is not there: layers of one name share theirs.
     pub fn variable(
+        &mut self,
+        layer: &str,
+        name: &str,
+        shape: &[usize],
+        initializer: &Initializer,
+        trainable: bool,
+    ) -> Result<Value, Error> {
+        let value = self.stored(layer, name, shape, initializer, trainable)?;
+        if !self.masked || !trainable || shape.len() < 2 {
+            return Ok(value);
+        }
+        let mask = self.stored(layer, &format!("{name}.mask"), shape, &Initializer::Constant(1.0), false)?;
+        self.map(ScalarFn::Mul, &[value, mask])
+    }
+
+    /// The input of the variable of this name.
+    fn stored(
         &mut self,
         layer: &str,
         name: &str,
@@ -157,7 +183,8 @@ impl Net {
     }
 
     /// The network, built.
-    pub fn build(self) -> Built {
+    pub fn build(mut self) -> Built {
+        self.builder.set_name(None);
         Built {
             builder: self.builder,
             variables: self.variables,

@@ -2,7 +2,7 @@
 
 use windlass_ir::{Builder, DType, Error, Graph, ScalarFn, Tensor, TensorType, Value, gradients};
 
-use super::losses::{Loss, WeightedMean, mean};
+use super::losses::{Loss, WeightedMean};
 use super::net::{Built, Variable};
 use super::optimizers::Optimizer;
 
@@ -69,8 +69,8 @@ impl Training {
         weights: Option<Value>,
     ) -> Result<Step, Error> {
         let Built { builder: mut b, variables, values, updates, penalties } = net;
-        let losses = self.loss.per_example(&mut b, truth, prediction)?;
-        let mut loss = mean(&mut b, losses, weights, self.weighted)?;
+        b.set_name(Some("loss".into()));
+        let mut loss = self.loss.mean(&mut b, truth, prediction, weights, self.weighted)?;
         for penalty in penalties {
             loss = b.map(ScalarFn::Add, &[loss, penalty])?;
         }
@@ -100,6 +100,7 @@ impl Training {
         let step_type = TensorType::fixed(DType::F64, &[]);
         let step = b.input("step", step_type.clone());
         state.slots.push(("step".to_string(), step_type, 0.0));
+        b.set_name(Some("optimizer".into()));
         let (next, next_slots) = self.optimizer.update(&mut b, &parameters, &grads, &slots, step)?;
         let mut kept = values.clone();
         for (variable, value) in updates {

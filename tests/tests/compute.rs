@@ -1,6 +1,6 @@
 //! What models cost and how they are made to cost less: int8 after training, pruning.
 
-use windlass::nn::layers::{Activation, Conv, Dense, Flatten, Padding};
+use windlass::nn::layers::{Activation, Conv, Dense, Flatten, Padding, Pooling};
 use windlass::nn::{Fit, Loss, Model, Network, Optimizer, sampling};
 use windlass::quantize::Ranges;
 use windlass::{DType, Options, Session, Tensor};
@@ -61,6 +61,21 @@ fn networks_run_in_bytes() {
         for (found, read) in found.to_f64s().iter().zip(read["prediction"].to_f64s()) {
             assert!((found - read).abs() < 1e-4 * largest, "{found}, {read}");
         }
+    }
+}
+
+/// Two formulas over rows that are kept on the stack, the second with fewer channels than a tile has lanes.
+#[test]
+fn windows_of_rows_on_the_stack_read_no_further() {
+    let network = Network::sequential(&[8, 8, 1])
+        .add(Conv::new(16, &[3, 3]).padding(Padding::Same).activation(Activation::Relu))
+        .add(Pooling::max(&[2, 2]));
+    let graph = Model::new(network, 1, Options::default()).unwrap().graph(60).unwrap();
+    let x = Tensor::from_fn::<f32>(&[60, 8, 8, 1], |i| (i * 31 % 17) as f32 / 16.0);
+    let found = Session::new(graph.clone(), Options::default()).unwrap().run([("x", x.clone())]).unwrap();
+    let expected = windlass_ir::interpret(&graph, &[x]).unwrap();
+    for (found, expected) in found["prediction"].to_f64s().iter().zip(expected[0].to_f64s()) {
+        assert!((found - expected).abs() < 1e-5, "{found}, {expected}");
     }
 }
 

@@ -100,6 +100,11 @@ fn masked_losses_are_means_of_what_is_known() {
         close(found.accuracy.unwrap(), 1.0 / 3.0, "accuracy");
         assert_eq!(found.metrics, [("accuracy".to_string(), found.accuracy.unwrap())]);
     }
+    // The formula of torch.nn.functional.cross_entropy(x, y, ignore_index=-1, label_smoothing=0.1), in numpy.
+    let y = Tensor::new(&[4], &[1i32, -1, 0, 0]);
+    let smoothed = Loss::SmoothedSparseCategoricalCrossentropy { from_logits: true, label_smoothing: 0.1 };
+    let found = identity(&[3], smoothed.masked(Mask::Value(-1.0)), &[]).evaluate(&x, &y, 4).unwrap();
+    close(found.loss, 1.2079943776478201, "smoothed");
     let x = Tensor::new(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     let nan = f64::NAN;
     let y = Tensor::new(&[3, 2], &[0.5, nan, nan, nan, 4.0, 9.0]);

@@ -43,6 +43,11 @@ fn networks_run_in_bytes() {
         for (found, expected) in found.to_f64s().iter().zip(&expected) {
             assert!((found - expected).abs() < 0.03 * largest, "{ranges:?}: {found}, {expected}");
         }
+        let floats = graph.nodes().filter(|(_, data)| match &data.op {
+            windlass_ir::Op::Constant(op) => op.value.dtype() == DType::F32 && op.value.rank() > 1,
+            _ => false,
+        });
+        assert_eq!(floats.count(), 0);
         // Products are those of integers, and the interpreter says the same.
         let optimized = windlass::compile::optimize(&graph, &Options::default()).unwrap();
         for (_, data) in optimized.nodes() {
@@ -125,4 +130,46 @@ fn costs_are_counted() {
     assert!(cost.to_string().contains("training step of 10"), "{cost}");
     model.compile(Optimizer::sgd(0.1), CROSSENTROPY);
     assert_eq!(model.cost(10).unwrap().optimizer_bytes, 0);
+}
+
+#[test]
+fn parameters_in_few_bits_are_trained() {
+    let (x, y) = points(40);
+    let trained = |storage: DType, threads: usize| {
+        let network =
+            Network::sequential(&[2]).add(Dense::new(16).activation(Activation::Tanh)).add(Dense::new(2));
+        let options = Options { threads, ..Options::default() };
+        let mut model = Model::new(network, 1, options).unwrap().with_storage(storage).unwrap();
+        model.compile(Optimizer::adam(0.01), CROSSENTROPY);
+        let loss = model.fit(&x, &y, &Fit { epochs: 30, ..Fit::default() }).unwrap().loss[29];
+        assert!(model.variables().all(|(_, value)| value.dtype() == storage));
+        let cost = model.cost(8).unwrap();
+        assert_eq!((cost.parameter_bytes, cost.optimizer_bytes), (82 * storage.size() as u64, 2 * 82 * 4));
+        (loss, model.predict(&x, 40).unwrap())
+    };
+    let (exact, _) = trained(DType::F32, 1);
+    for storage in [DType::BF16, DType::F16] {
+        let (loss, prediction) = trained(storage, 1);
+        assert!((loss - exact).abs() < 0.03 * exact, "{storage}: {loss}, {exact}");
+        assert_eq!(prediction.dtype(), DType::F32);
+        assert_eq!((loss, prediction), trained(storage, 2));
+    }
+    // Steps of a tenth of the last bit add up.
+    let mut model =
+        Model::new(Network::sequential(&[64]).add(Dense::new(64).use_bias(false)), 0, Options::default())
+            .and_then(|model| model.with_storage(DType::BF16))
+            .unwrap();
+    model
+        .set_variable("dense.kernel", Tensor::from_fn::<windlass::bf16>(&[64, 64], |_| windlass::bf16::ONE))
+        .unwrap();
+    // The mean of |x w - 0| over 64 columns: each weight's gradient is 1 / 64.
+    model.compile(Optimizer::sgd(64.0 * 0.0004), Loss::MeanAbsoluteError);
+    let (x, y) = (Tensor::from_fn::<f32>(&[1, 64], |_| 1.0), Tensor::zeros(DType::F32, &[1, 64]));
+    model.fit(&x, &y, &Fit { epochs: 100, ..Fit::default() }).unwrap();
+    let kernel = model.variables().next().unwrap().1.to_f64s();
+    let mean = kernel.iter().sum::<f64>() / 4096.0;
+    assert!((mean - 0.96).abs() < 0.003, "{mean}");
+    assert!(
+        classifier(0).with_storage(DType::F64).is_err() && classifier(0).with_storage(DType::I8).is_err()
+    );
 }

@@ -30,6 +30,8 @@ use cranelift_entity::SecondaryMap;
 use windlass_ir::graph::{Node, Value, Values};
 use windlass_ir::ops::{DequantizeLinear, QuantizeLinear, Reduce, ReduceKind};
 use windlass_ir::{Builder, DType, Graph, Op, Tensor};
+use windlass_passes::Stage;
+use windlass_passes::graph::dce;
 
 use crate::error::Error;
 use crate::nn::sampling::take;
@@ -256,7 +258,9 @@ fn rewritten(
         let value = copy.operands(&[*value])[0];
         copy.b.output(name, value);
     }
-    Ok(copy.b.finish()?)
+    // The weights as they were are read no more.
+    let stages = [Stage::Pass(&dce::PASS)];
+    Ok(windlass_passes::run(&copy.b.finish()?, &stages, &windlass_passes::Options::default())?.0)
 }
 
 /// A value quantized to u8 and back.

@@ -28,6 +28,13 @@ pub enum Loss {
         /// Whether predictions are logits, rather than probabilities.
         from_logits: bool,
     },
+    /// The same with so much of each class spread over all, as PyTorch does.
+    SmoothedSparseCategoricalCrossentropy {
+        /// Whether predictions are logits, rather than probabilities.
+        from_logits: bool,
+        /// How much.
+        label_smoothing: f64,
+    },
     /// `-sum t log y` over the classes.
     CategoricalCrossentropy {
         /// Whether predictions are logits, rather than probabilities.
@@ -178,6 +185,13 @@ impl Loss {
                 let logarithms = log_probabilities(b, y, from_logits)?;
                 one(of_class(b, logarithms, t)?)
             }
+            Loss::SmoothedSparseCategoricalCrossentropy { from_logits, label_smoothing } => {
+                let logarithms = log_probabilities(b, y, from_logits)?;
+                let mean = over_last(b, ReduceKind::Mean, logarithms)?;
+                let (own, spread) = (of_class(b, logarithms, t)?, with(b, Mul, mean, -label_smoothing)?);
+                let kept = with(b, Mul, own, 1.0 - label_smoothing)?;
+                one(b.map(Add, &[kept, spread])?)
+            }
             Loss::NegativeLogLikelihood => one(of_class(b, y, t)?),
             Loss::SparseCategoricalFocal { from_logits, gamma } => {
                 let logarithms = log_probabilities(b, y, from_logits)?;
@@ -236,6 +250,7 @@ impl Loss {
         matches!(
             self.unmasked().0,
             Loss::SparseCategoricalCrossentropy { .. }
+                | Loss::SmoothedSparseCategoricalCrossentropy { .. }
                 | Loss::SparseCategoricalFocal { .. }
                 | Loss::NegativeLogLikelihood
         )

@@ -35,6 +35,7 @@ pub mod layers;
 pub mod losses;
 mod net;
 pub mod optimizers;
+mod precision;
 mod regularizers;
 pub mod schedules;
 mod step;

@@ -38,6 +38,10 @@ pub struct Net {
     training: bool,
     /// Whether weights are multiplied with masks.
     masked: bool,
+    /// The type that trained variables are kept in.
+    storage: DType,
+    /// What is read for each variable: its value in the type that is computed in.
+    wide: Vec<Value>,
     variables: Vec<Variable>,
     values: Vec<Value>,
     /// What variables become after a step, for those that gradients do not change.
@@ -55,6 +59,8 @@ pub struct Built {
     pub variables: Vec<Variable>,
     /// Their values.
     pub values: Vec<Value>,
+    /// Their values in the type that is computed in.
+    pub wide: Vec<Value>,
     /// Which variables have a next value, and what it is.
     pub updates: Vec<(usize, Value)>,
     /// Numbers that are added to the loss.
@@ -69,12 +75,19 @@ impl Net {
             dtype,
             training,
             masked: false,
+            storage: dtype,
+            wide: Vec::new(),
             variables: Vec::new(),
             values: Vec::new(),
             updates: Vec::new(),
             penalties: Vec::new(),
             counts: BTreeMap::new(),
         }
+    }
+
+    /// With trained variables kept in a narrower float type; what is computed with is their value in the network's.
+    pub fn with_storage(self, storage: DType) -> Net {
+        Net { storage, ..self }
     }
 
     /// With a mask for each weight of several dimensions that is trained, which it is multiplied with: a variable that is
@@ -114,15 +127,16 @@ impl Net {
         initializer: &Initializer,
         trainable: bool,
     ) -> Result<Value, Error> {
-        let value = self.stored(layer, name, shape, initializer, trainable)?;
+        let at = self.stored(layer, name, shape, initializer, trainable)?;
+        let value = self.wide[at];
         if !self.masked || !trainable || shape.len() < 2 {
             return Ok(value);
         }
         let mask = self.stored(layer, &format!("{name}.mask"), shape, &Initializer::Constant(1.0), false)?;
-        self.map(ScalarFn::Mul, &[value, mask])
+        self.map(ScalarFn::Mul, &[value, self.wide[mask]])
     }
 
-    /// The input of the variable of this name.
+    /// The number of the variable of this name.
     fn stored(
         &mut self,
         layer: &str,
@@ -130,19 +144,21 @@ impl Net {
         shape: &[usize],
         initializer: &Initializer,
         trainable: bool,
-    ) -> Result<Value, Error> {
+    ) -> Result<usize, Error> {
         let name = format!("{layer}.{name}");
-        let ty = TensorType::fixed(self.dtype, shape);
+        let ty = TensorType::fixed(if trainable { self.storage } else { self.dtype }, shape);
         if let Some(i) = self.variables.iter().position(|v| v.name == name) {
             return match self.variables[i].ty == ty {
-                true => Ok(self.values[i]),
+                true => Ok(i),
                 false => Err(Error::InputType { name, expected: self.variables[i].ty.clone(), found: ty }),
             };
         }
         let value = self.builder.input(&name, ty.clone());
         self.variables.push(Variable { name, ty, initializer: initializer.clone(), trainable });
         self.values.push(value);
-        Ok(value)
+        let wide = self.builder.cast(value, self.dtype)?;
+        self.wide.push(wide);
+        Ok(self.wide.len() - 1)
     }
 
     /// What a variable becomes after a training step.
@@ -189,6 +205,7 @@ impl Net {
             builder: self.builder,
             variables: self.variables,
             values: self.values,
+            wide: self.wide,
             updates: self.updates,
             penalties: self.penalties,
         }

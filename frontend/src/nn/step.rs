@@ -5,6 +5,7 @@ use windlass_ir::{Builder, DType, Error, Graph, ScalarFn, Tensor, TensorType, Va
 use super::losses::{Loss, WeightedMean};
 use super::net::{Built, Variable};
 use super::optimizers::Optimizer;
+use super::precision::narrowed;
 
 /// A network with a loss and an optimizer.
 #[derive(Clone, Debug)]
@@ -68,14 +69,14 @@ impl Training {
         truth: Value,
         weights: Option<Value>,
     ) -> Result<Step, Error> {
-        let Built { builder: mut b, variables, values, updates, penalties } = net;
+        let Built { builder: mut b, variables, values, wide, updates, penalties } = net;
         b.set_name(Some("loss".into()));
         let mut loss = self.loss.mean(&mut b, truth, prediction, weights, self.weighted)?;
         for penalty in penalties {
             loss = b.map(ScalarFn::Add, &[loss, penalty])?;
         }
         let trained: Vec<usize> = (0..variables.len()).filter(|&i| variables[i].trainable).collect();
-        let parameters: Vec<Value> = trained.iter().map(|&i| values[i]).collect();
+        let parameters: Vec<Value> = trained.iter().map(|&i| wide[i]).collect();
         let one = b.scalar_like(loss, 1.0);
         let flows = gradients(&mut b, &[(loss, one)], &parameters)?;
         // What the loss does not depend on stays, but for its decay.
@@ -90,7 +91,7 @@ impl Training {
         let mut state = State { variables, slots: Vec::new() };
         let mut slots = Vec::new();
         for &parameter in &trained {
-            let Variable { name, ty, .. } = &state.variables[parameter];
+            let (name, ty) = (&state.variables[parameter].name, b.ty(wide[parameter]).clone());
             for slot in self.optimizer.slots() {
                 let name = format!("{name}.{slot}");
                 slots.push(b.input(&name, ty.clone()));
@@ -107,7 +108,8 @@ impl Training {
             kept[variable] = value;
         }
         for (&variable, value) in trained.iter().zip(next) {
-            kept[variable] = value;
+            let Variable { name, ty, .. } = &state.variables[variable];
+            kept[variable] = narrowed(&mut b, value, ty.dtype, step, name)?;
         }
         let one = b.scalar(DType::F64, 1.0);
         let next_step = b.map(ScalarFn::Add, &[step, one])?;

@@ -108,6 +108,7 @@ impl Form {
 fn are_logits(loss: &Loss) -> bool {
     match *loss.unmasked().0 {
         Loss::SparseCategoricalCrossentropy { from_logits }
+        | Loss::SmoothedSparseCategoricalCrossentropy { from_logits, .. }
         | Loss::CategoricalCrossentropy { from_logits, .. }
         | Loss::SparseCategoricalFocal { from_logits, .. } => from_logits,
         Loss::NegativeLogLikelihood => true,

@@ -25,6 +25,8 @@ pub struct Model {
     pub(super) metrics: Vec<Metric>,
     /// Whether weights have masks.
     pub(super) masked: bool,
+    /// The type that trained variables are kept in.
+    storage: DType,
     pub(super) variables: Vec<Variable>,
     /// What the variables hold.
     pub(super) values: Vec<Tensor>,
@@ -74,6 +76,7 @@ impl Model {
             training: None,
             metrics: Vec::new(),
             masked: false,
+            storage: dtype,
             variables: Vec::new(),
             values: Vec::new(),
             slots: None,
@@ -86,6 +89,23 @@ impl Model {
         model.values = built.variables.iter().map(|v| v.initial(seed)).collect();
         model.variables = built.variables;
         Ok(model)
+    }
+
+    /// Keeps trained variables in f16 or bf16 from now on. Arithmetic, gradients and what the optimizer keeps stay in the
+    /// model's own type; what a step makes of a variable is rounded at random, without bias.
+    pub fn with_storage(mut self, storage: DType) -> Result<Model, Error> {
+        if !storage.is_float() || storage.size() > self.dtype.size() {
+            let (expected, found) = (format!("a float of at most {}", self.dtype), storage.to_string());
+            return Err(TrainingError::Setting { what: "the type of variables", expected, found }.into());
+        }
+        self.storage = storage;
+        let variables = self.built(1, false)?.0.variables;
+        for (value, variable) in self.values.iter_mut().zip(&variables) {
+            *value = Tensor::from_f64s(variable.ty.dtype, value.shape(), &value.to_f64s());
+        }
+        self.variables = variables;
+        self.rebuilt();
+        Ok(self)
     }
 
     /// Sets the optimizer and the loss; what an optimizer kept is forgotten.
@@ -158,7 +178,8 @@ impl Model {
         self.built_on(if self.masked { net.with_masks() } else { net }, batch)
     }
 
-    fn built_on(&self, mut net: Net, batch: usize) -> Result<(Built, Value), Error> {
+    fn built_on(&self, net: Net, batch: usize) -> Result<(Built, Value), Error> {
+        let mut net = net.with_storage(self.storage);
         let x = net.input("x", self.network.input_type(batch, self.dtype));
         let prediction = self.network.apply(&mut net, x)?;
         Ok((net.build(), prediction))

@@ -15,6 +15,7 @@ pub use attention::{MultiHeadAttention, SelfAttention};
 pub use conv::{Conv, Padding};
 pub use dense::{Activation, Dense, Embedding, Flatten, Reshape};
 pub use dropout::Dropout;
+pub(super) use dropout::scrambled;
 pub use norm::{BatchNormalization, LayerNormalization};
 pub use pool::{GlobalPooling, Pooling};
 pub use preprocess::{Fill, Imputer, Normalization};

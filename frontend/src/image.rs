@@ -31,6 +31,32 @@ pub fn read_png(path: impl AsRef<Path>, limits: &Limits) -> Result<Tensor, Error
     Ok(tensor)
 }
 
+/// The bytes of a PNG file of u8 `[height, width, channels]`, with 1 to 4 channels as [`read_png`] gives them.
+pub fn encode_png(image: &Tensor) -> Result<Vec<u8>, Error> {
+    let fail = |message: String| Error::Image { path: "picture".into(), message };
+    let (&[height, width, channels], DType::U8) = (image.shape(), image.dtype()) else {
+        return Err(fail(format!("{} is no image u8[height, width, channels]", image.ty())));
+    };
+    let color = match channels {
+        1 => png::ColorType::Grayscale,
+        2 => png::ColorType::GrayscaleAlpha,
+        3 => png::ColorType::Rgb,
+        4 => png::ColorType::Rgba,
+        _ => return Err(fail(format!("{channels} channels are more than a PNG has"))),
+    };
+    let size = |n: usize| u32::try_from(n).map_err(|_| fail(format!("{n} pixels are more than a PNG has")));
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, size(width)?, size(height)?);
+    encoder.set_color(color);
+    encoder.set_depth(png::BitDepth::Eight);
+    let written = encoder.write_header().and_then(|mut writer| {
+        writer.write_image_data(image.as_slice::<u8>())?;
+        writer.finish()
+    });
+    written.map_err(|error| fail(error.to_string()))?;
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +75,19 @@ mod tests {
         write(&path, png::ColorType::Rgb, png::BitDepth::Eight, (2, 1), &[1, 2, 3, 4, 5, 6]);
         let image = read_png(&path, &Limits::default()).unwrap();
         assert_eq!(image, Tensor::new::<u8>(&[1, 2, 3], &[1, 2, 3, 4, 5, 6]));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.png");
+        for channels in 1..=4 {
+            let image = Tensor::from_fn::<u8>(&[3, 2, channels], |i| (i * 37 % 256) as u8);
+            std::fs::write(&path, encode_png(&image).unwrap()).unwrap();
+            assert_eq!(read_png(&path, &Limits::default()).unwrap(), image);
+        }
+        assert!(encode_png(&Tensor::zeros(DType::U8, &[2, 2, 5])).is_err());
+        assert!(encode_png(&Tensor::zeros(DType::F32, &[2, 2, 3])).is_err());
     }
 
     #[test]

@@ -94,3 +94,31 @@ fn operators_survive_the_way_around() {
     let x = [Tensor::from_f64s(DType::F32, &[2, 2, 6], &values)];
     assert_eq!(interpret(&graph, &x).unwrap(), interpret(&around(&graph), &x).unwrap());
 }
+
+/// onnxruntime refuses two nodes of one name.
+#[test]
+fn nodes_of_one_name_have_names_of_their_own_in_the_file() {
+    let mut b = Builder::new("g");
+    let x = b.input("x", TensorType::fixed(DType::F32, &[2, 3]));
+    b.set_name(Some("layer".into()));
+    let scale = b.constant(Tensor::new(&[3], &[0.5f32, 0.25, 0.125]));
+    let zero = b.constant(Tensor::new(&[3], &[1i8, 0, -1]));
+    let quantize = ops::QuantizeLinear { axis: 1, block_size: 0, to: DType::I8 };
+    let q = b.push1(quantize, &[x, scale, zero]).unwrap();
+    let dequantize = ops::DequantizeLinear { axis: 1, block_size: 0, to: DType::F32 };
+    let y = b.push1(dequantize, &[q, scale, zero]).unwrap();
+    let y = b.push1(ops::Silu { alpha: 0.5 }, &[y]).unwrap();
+    b.output("y", y);
+    let graph = b.finish().unwrap();
+    let found = around(&graph);
+    let mut names: Vec<&str> = found.nodes().filter_map(|(_, data)| data.name.as_deref()).collect();
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert!(names.len() == all && names.contains(&"layer"), "{names:?}");
+    let x = [Tensor::new::<f32>(&[2, 3], &[1.3, -2.2, 0.4, 100.0, 0.1, -0.06])];
+    let (found, expected) = (interpret(&found, &x).unwrap(), interpret(&graph, &x).unwrap());
+    for (found, expected) in found[0].to_f64s().iter().zip(expected[0].to_f64s()) {
+        assert!((found - expected).abs() < 1e-6, "{found}, {expected}");
+    }
+}

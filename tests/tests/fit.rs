@@ -188,7 +188,8 @@ fn bad_data_is_named() {
     let weighted = Fit { class_weight: Some(vec![1.0]), ..Fit::default() };
     assert!(message(model.fit(&x, &y, &weighted)).starts_with("class_weight"));
     let nan = Tensor::from_fn::<f32>(&[50, 6, 6, 2], |_| f32::NAN);
-    assert_eq!(message(model.fit(&nan, &y, &fit)), "the loss is not a number at step 0 of epoch 0");
+    let expected = "the loss is not a number at step 0 of epoch 0: the first that is none is in `x`";
+    assert_eq!(message(model.fit(&nan, &y, &fit)), expected);
     let network = Network::sequential(&[2]).add(Dense::new(1));
     let mut raw = Model::new(network, 0, Options::default()).unwrap();
     let (x, y) = (Tensor::zeros(DType::F32, &[1, 2]), Tensor::zeros(DType::F32, &[1, 1]));

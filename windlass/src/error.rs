@@ -53,6 +53,14 @@ pub enum Error {
     /// A network could not be trained on what it was given.
     #[error(transparent)]
     Training(#[from] crate::nn::TrainingError),
+    /// A result is not a number.
+    #[error("output `{output}` is not a number: {origin}")]
+    NotANumber {
+        /// The output.
+        output: String,
+        /// Where the first came from.
+        origin: crate::nan::NanOrigin,
+    },
     /// An input was given that the model does not have.
     #[error("the model has no input `{name}`; its inputs are {}", known.join(", "))]
     UnknownInput {
@@ -92,6 +100,7 @@ impl Error {
             | Error::Runtime(_)
             | Error::DataDependent { .. }
             | Error::Training(_)
+            | Error::NotANumber { .. }
             | Error::Io { .. }
             | Error::UnknownFormat { .. }
             | Error::UnknownInput { .. }

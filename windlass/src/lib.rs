@@ -35,15 +35,18 @@ pub mod compile;
 mod error;
 mod files;
 mod model;
+mod nan;
 pub mod nn;
 mod options;
 pub mod peak;
+pub mod quantize;
 pub mod session;
 pub mod tune;
 mod values;
 
 pub use error::Error;
 pub use model::Model;
+pub use nan::{NanOrigin, NanPolicy};
 pub use options::{Engine, Options};
 pub use session::Session;
 pub use tune::Tuning;

@@ -38,6 +38,7 @@ pub mod losses;
 mod net;
 pub mod optimizers;
 mod per_example;
+mod precision;
 mod private;
 mod random;
 mod regularizers;
@@ -45,7 +46,7 @@ pub mod schedules;
 mod step;
 
 pub use initializers::Initializer;
-pub use losses::{Loss, WeightedMean};
+pub use losses::{Loss, Mask, WeightedMean};
 pub use net::{Built, Net, Variable};
 pub use optimizers::{Clip, Convention, Decay, Optimizer, Rule};
 pub use private::{DpSgd, Examples, Noise};

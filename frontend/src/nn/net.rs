@@ -36,6 +36,12 @@ pub struct Net {
     builder: Builder,
     dtype: DType,
     training: bool,
+    /// Whether weights are multiplied with masks.
+    masked: bool,
+    /// The type that trained variables are kept in.
+    storage: DType,
+    /// What is read for each variable: its value in the type that is computed in.
+    wide: Vec<Value>,
     variables: Vec<Variable>,
     values: Vec<Value>,
     /// What variables become after a step, for those that gradients do not change.
@@ -53,6 +59,8 @@ pub struct Built {
     pub variables: Vec<Variable>,
     /// Their values.
     pub values: Vec<Value>,
+    /// Their values in the type that is computed in.
+    pub wide: Vec<Value>,
     /// Which variables have a next value, and what it is.
     pub updates: Vec<(usize, Value)>,
     /// Numbers that are added to the loss.
@@ -66,12 +74,26 @@ impl Net {
             builder: Builder::new(name),
             dtype,
             training,
+            masked: false,
+            storage: dtype,
+            wide: Vec::new(),
             variables: Vec::new(),
             values: Vec::new(),
             updates: Vec::new(),
             penalties: Vec::new(),
             counts: BTreeMap::new(),
         }
+    }
+
+    /// With trained variables kept in a narrower float type; what is computed with is their value in the network's.
+    pub fn with_storage(self, storage: DType) -> Net {
+        Net { storage, ..self }
+    }
+
+    /// With a mask for each weight of several dimensions that is trained, which it is multiplied with: a variable that is
+    /// 1 at first, named after the weight and `mask`.
+    pub fn with_masks(self) -> Net {
+        Net { masked: true, ..self }
     }
 
     /// Whether it is built for training.
@@ -105,18 +127,38 @@ impl Net {
         initializer: &Initializer,
         trainable: bool,
     ) -> Result<Value, Error> {
+        let at = self.stored(layer, name, shape, initializer, trainable)?;
+        let value = self.wide[at];
+        if !self.masked || !trainable || shape.len() < 2 {
+            return Ok(value);
+        }
+        let mask = self.stored(layer, &format!("{name}.mask"), shape, &Initializer::Constant(1.0), false)?;
+        self.map(ScalarFn::Mul, &[value, self.wide[mask]])
+    }
+
+    /// The number of the variable of this name.
+    fn stored(
+        &mut self,
+        layer: &str,
+        name: &str,
+        shape: &[usize],
+        initializer: &Initializer,
+        trainable: bool,
+    ) -> Result<usize, Error> {
         let name = format!("{layer}.{name}");
-        let ty = TensorType::fixed(self.dtype, shape);
+        let ty = TensorType::fixed(if trainable { self.storage } else { self.dtype }, shape);
         if let Some(i) = self.variables.iter().position(|v| v.name == name) {
             return match self.variables[i].ty == ty {
-                true => Ok(self.values[i]),
+                true => Ok(i),
                 false => Err(Error::InputType { name, expected: self.variables[i].ty.clone(), found: ty }),
             };
         }
         let value = self.builder.input(&name, ty.clone());
         self.variables.push(Variable { name, ty, initializer: initializer.clone(), trainable });
         self.values.push(value);
-        Ok(value)
+        let wide = self.builder.cast(value, self.dtype)?;
+        self.wide.push(wide);
+        Ok(self.wide.len() - 1)
     }
 
     /// What a variable becomes after a training step.
@@ -157,11 +199,13 @@ impl Net {
     }
 
     /// The network, built.
-    pub fn build(self) -> Built {
+    pub fn build(mut self) -> Built {
+        self.builder.set_name(None);
         Built {
             builder: self.builder,
             variables: self.variables,
             values: self.values,
+            wide: self.wide,
             updates: self.updates,
             penalties: self.penalties,
         }

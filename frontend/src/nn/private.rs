@@ -8,7 +8,6 @@ use windlass_ir::ops::Slice;
 use windlass_ir::{Builder, Error, ScalarFn, TensorType, Value, vmap_into};
 
 use super::initializers::Random;
-use super::losses::mean;
 use super::net::Built;
 use super::per_example::PerExample;
 use super::random::normals;
@@ -125,11 +124,10 @@ impl Training {
     /// The step on so many microbatches like the one given.
     fn private_step(&self, privacy: &DpSgd, one: Examples, parts: usize) -> Result<Step, Error> {
         let Examples { net, prediction, truth, weights } = one;
-        let Built { builder: mut b, variables, values, updates, penalties } = net;
+        let Built { builder: mut b, variables, wide, updates, penalties, .. } = net;
         let trained = trained(&variables);
-        let parameters: Vec<Value> = trained.iter().map(|&i| values[i]).collect();
-        let losses = self.loss.per_example(&mut b, truth, prediction)?;
-        let loss = mean(&mut b, losses, weights, self.weighted)?;
+        let parameters: Vec<Value> = trained.iter().map(|&i| wide[i]).collect();
+        let loss = self.loss.mean(&mut b, truth, prediction, weights, self.weighted)?;
         let mut results = vec![loss, prediction];
         results.extend(flows(&mut b, loss, &parameters)?);
         // What is the same for every example comes after.
@@ -168,6 +166,8 @@ impl Training {
         let values: Vec<Value> = (variables.iter())
             .filter_map(|v| single.inputs().iter().position(|(name, _)| *name == v.name).map(|i| ins[i]))
             .collect();
+        let widened = values.iter().zip(&wide).map(|(&value, &as_is)| b.cast(value, single.ty(as_is).dtype));
+        let wide: Vec<Value> = widened.collect::<Result<_, _>>()?;
         let outs = vmap_into(&mut b, &single, &ins, &mapped, parts)?;
         for (&(variable, _), (_, batched)) in updates.iter().zip(&outs[own..]) {
             if *batched {
@@ -192,7 +192,7 @@ impl Training {
         }
         let step = step_input(&mut b);
         let names: Vec<String> = trained.iter().map(|&i| variables[i].name.clone()).collect();
-        let parameters: Vec<Value> = trained.iter().map(|&i| values[i]).collect();
+        let parameters: Vec<Value> = trained.iter().map(|&i| wide[i]).collect();
         let noise = privacy.noise(&mut b, (&names, &parameters), step)?;
         let divisor = privacy.divisor.unwrap_or(parts as f64);
         let mut gradients = clipped_sums(&mut b, &own_values[2..], privacy.l2_norm_clip)?;
@@ -219,6 +219,7 @@ impl Training {
             builder: b,
             variables,
             values,
+            wide,
             updates,
             step,
             loss,

@@ -1,6 +1,6 @@
 //! Learning rates as functions of the step, computed in the training step itself.
 
-use windlass_ir::{Builder, DType, Error, ScalarFn, Value};
+use windlass_ir::{Builder, DType, Error, ScalarFn, TensorType, Value};
 
 /// A learning rate for each step, counted from 0.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +27,9 @@ pub enum Schedule {
         /// What remains.
         floor: f64,
     },
+    /// What the step is given as the input `learning_rate`, a number of f64 after the data: it may change between steps.
+    /// The number here is what it is now.
+    Adjustable(f64),
     /// From 0 in a line to what `then` begins with, over so many steps; `then` counts from there.
     WarmUp {
         /// How many.
@@ -42,6 +45,7 @@ impl Schedule {
         let number = |b: &mut Builder, value: f64| b.scalar(DType::F64, value);
         Ok(match self {
             Schedule::Constant(rate) => number(b, *rate),
+            Schedule::Adjustable(_) => b.input("learning_rate", TensorType::fixed(DType::F64, &[])),
             Schedule::Exponential { initial, rate, decay_steps, staircase } => {
                 let period = number(b, *decay_steps);
                 let mut exponent = b.map(ScalarFn::Div, &[step, period])?;

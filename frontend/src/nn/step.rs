@@ -2,9 +2,10 @@
 
 use windlass_ir::{Builder, DType, Error, Graph, ScalarFn, Tensor, TensorType, Value, gradients};
 
-use super::losses::{Loss, WeightedMean, mean};
+use super::losses::{Loss, WeightedMean};
 use super::net::{Built, Variable};
 use super::optimizers::Optimizer;
+use super::precision::narrowed;
 use super::private::DpSgd;
 
 /// A network with a loss and an optimizer.
@@ -67,6 +68,8 @@ pub(super) struct Differentiated {
     pub builder: Builder,
     pub variables: Vec<Variable>,
     pub values: Vec<Value>,
+    /// The variables in the type of arithmetic.
+    pub wide: Vec<Value>,
     pub updates: Vec<(usize, Value)>,
     /// The number of steps done.
     pub step: Value,
@@ -113,19 +116,20 @@ impl Training {
                 "private training makes its step from a network for one, by `batch_step`".to_string();
             return Err(Error::NoExample { reason });
         }
-        let Built { builder: mut b, variables, values, updates, penalties } = net;
-        let losses = self.loss.per_example(&mut b, truth, prediction)?;
-        let mut loss = mean(&mut b, losses, weights, self.weighted)?;
+        let Built { builder: mut b, variables, values, wide, updates, penalties } = net;
+        b.set_name(Some("loss".into()));
+        let mut loss = self.loss.mean(&mut b, truth, prediction, weights, self.weighted)?;
         for penalty in penalties {
             loss = b.map(ScalarFn::Add, &[loss, penalty])?;
         }
-        let parameters: Vec<Value> = trained(&variables).iter().map(|&i| values[i]).collect();
+        let parameters: Vec<Value> = trained(&variables).iter().map(|&i| wide[i]).collect();
         let gradients = flows(&mut b, loss, &parameters)?;
         let step = step_input(&mut b);
         self.updated(Differentiated {
             builder: b,
             variables,
             values,
+            wide,
             updates,
             step,
             loss,
@@ -136,14 +140,23 @@ impl Training {
 
     /// The step that follows gradients.
     pub(super) fn updated(&self, differentiated: Differentiated) -> Result<Step, Error> {
-        let Differentiated { builder: mut b, variables, values, updates, step, loss, prediction, gradients } =
-            differentiated;
+        let Differentiated {
+            builder: mut b,
+            variables,
+            values,
+            wide,
+            updates,
+            step,
+            loss,
+            prediction,
+            gradients,
+        } = differentiated;
         let trained = trained(&variables);
-        let parameters: Vec<Value> = trained.iter().map(|&i| values[i]).collect();
+        let parameters: Vec<Value> = trained.iter().map(|&i| wide[i]).collect();
         let mut state = State { variables, slots: Vec::new() };
         let mut slots = Vec::new();
         for &parameter in &trained {
-            let Variable { name, ty, .. } = &state.variables[parameter];
+            let (name, ty) = (&state.variables[parameter].name, b.ty(wide[parameter]).clone());
             for slot in self.optimizer.slots() {
                 let name = format!("{name}.{slot}");
                 slots.push(b.input(&name, ty.clone()));
@@ -151,13 +164,15 @@ impl Training {
             }
         }
         state.slots.push(("step".to_string(), b.ty(step).clone(), 0.0));
+        b.set_name(Some("optimizer".into()));
         let (next, next_slots) = self.optimizer.update(&mut b, &parameters, &gradients, &slots, step)?;
         let mut kept = values.clone();
         for (variable, value) in updates {
             kept[variable] = value;
         }
         for (&variable, value) in trained.iter().zip(next) {
-            kept[variable] = value;
+            let Variable { name, ty, .. } = &state.variables[variable];
+            kept[variable] = narrowed(&mut b, value, ty.dtype, step, name)?;
         }
         let one = b.scalar(DType::F64, 1.0);
         let next_step = b.map(ScalarFn::Add, &[step, one])?;

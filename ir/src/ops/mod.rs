@@ -111,9 +111,11 @@ pub trait OpDef: Sized {
     fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
         match self.lower(&cx.types(), cx.outs)? {
             Lowered::Graph(body) => Ok(Vmap::Through(body)),
-            Lowered::Nest(_) | Lowered::Kernel(_) | Lowered::Rounds(_) | Lowered::Interpret => {
-                Ok(Vmap::OneByOne)
-            }
+            Lowered::Nest(_)
+            | Lowered::Kernel(_)
+            | Lowered::Rounds(_)
+            | Lowered::Repeated(_)
+            | Lowered::Interpret => Ok(Vmap::OneByOne),
         }
     }
 

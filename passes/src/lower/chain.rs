@@ -269,9 +269,14 @@ impl<'l> Chain<'l> {
             dims => nest.domain[dims..].to_vec(),
         };
         let shape: Vec<usize> = std::iter::once(size).chain(kept.iter().map(|v| v.extent)).collect();
+        let made = link.reads.as_ref().map(|(operand, _)| (*operand, self.links[at - 1].row_len()));
         let mut builder = NestBuilder::new(&shape);
-        for operand in &nest.operands {
-            builder.operand(operand.dtype, &operand.shape);
+        for (operand, number) in nest.operands.iter().zip(0..) {
+            // Of the rows that the link before makes there are those of the block alone.
+            match made {
+                Some((from, row_len)) if from == number => builder.operand(operand.dtype, &[size * row_len]),
+                _ => builder.operand(operand.dtype, &operand.shape),
+            };
         }
         let own = builder.domain();
         // What the last link's variables are, and the number of the row.
@@ -296,11 +301,10 @@ impl<'l> Chain<'l> {
             0 => Margins::placed(link.margins.as_ref(), Index::flatten(&index, &nest.shape())),
             _ => Index::flatten(&own, &shape),
         };
-        let made = link.reads.as_ref().map(|(operand, _)| (*operand, self.links[at - 1].row_len() as i64));
         let roots = builder.inline(nest, &nest.roots, &index, &mut |b, operand, index, guards| match made {
             // From the first of the block's rows on.
             Some((from, row_len)) if from == operand => {
-                let first = row.sub(&own[0]).mul(row_len);
+                let first = row.sub(&own[0]).mul(row_len as i64);
                 b.load_guarded(operand, &[index[0].sub(&first)], guards)
             }
             _ => b.load_guarded(operand, index, guards),

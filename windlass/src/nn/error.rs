@@ -15,7 +15,7 @@ pub enum TrainingError {
     #[error("{what} is {found}, the model takes {expected}")]
     Data {
         /// Which.
-        what: &'static str,
+        what: String,
         /// What fits.
         expected: String,
         /// What was given.
@@ -29,13 +29,28 @@ pub enum TrainingError {
         /// How many there are.
         count: usize,
     },
-    /// The loss became not a number.
-    #[error("the loss is not a number at step {step} of epoch {epoch}")]
+    /// A setting that makes no sense.
+    #[error("{what} is {found}, not {expected}")]
+    Setting {
+        /// Which.
+        what: &'static str,
+        /// What makes sense.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// A callback was to set a learning rate that a schedule sets.
+    #[error("the learning rate follows a schedule, and a callback cannot set it too")]
+    Scheduled,
+    /// The loss became not a number. The model is as it was before the step.
+    #[error("the loss is not a number at step {step} of epoch {epoch}: {origin}")]
     LossIsNan {
         /// The epoch, from 0.
         epoch: usize,
         /// The step in it, from 0.
         step: usize,
+        /// Where the first that is none came from.
+        origin: crate::nan::NanOrigin,
     },
     /// A variable that the model does not have.
     #[error("the model has no variable `{name}`; its variables are {}", known.join(", "))]

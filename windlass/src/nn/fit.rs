@@ -1,14 +1,20 @@
 //! Training over epochs, and what may happen between them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use windlass_frontend::nn::initializers::Random;
 use windlass_ir::{DType, Tensor};
 
+use super::adversarial::Adversarial;
+use super::augment::Augment;
 use super::data::rows;
 use super::error::TrainingError;
-use super::model::{Evaluation, Model, matches};
+use super::model::{Evaluation, Model};
+use super::progress::Progress;
+use super::sampling::shuffle;
 use crate::error::Error;
+use crate::nan::{NanPolicy, imputed};
 
 /// In which order an epoch takes the examples.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,12 +41,16 @@ pub struct Fit<'a> {
     pub validation: Option<(&'a Tensor, &'a Tensor)>,
     /// A weight for each class.
     pub class_weight: Option<Vec<f64>>,
-    /// A weight for each example.
+    /// A weight for each example, or where each of several positions has a class for each of these.
     pub sample_weight: Option<Vec<f64>>,
-    /// Whether each epoch prints a line.
+    /// How the examples of a step are changed at random.
+    pub augment: Option<Augment>,
+    /// Which of them, after that, are attacked.
+    pub adversarial: Option<Adversarial>,
+    /// Whether each epoch prints a line, and on a terminal each step how far it is.
     pub verbose: bool,
-    /// Whether a loss that is not a number stops training.
-    pub stop_at_nan: bool,
+    /// What is done about examples and losses that are not numbers.
+    pub nan: NanPolicy,
 }
 
 impl Default for Fit<'_> {
@@ -53,8 +63,10 @@ impl Default for Fit<'_> {
             validation: None,
             class_weight: None,
             sample_weight: None,
+            augment: None,
+            adversarial: None,
             verbose: false,
-            stop_at_nan: true,
+            nan: NanPolicy::Stop,
         }
     }
 }
@@ -68,8 +80,23 @@ pub struct Epoch {
     pub loss: f64,
     /// The share of examples whose class was right, where what is true are classes.
     pub accuracy: Option<f64>,
+    /// The metrics that the model was compiled with, by name, of the predictions of its steps.
+    pub metrics: Vec<(String, f64)>,
     /// The evaluation after it.
     pub validation: Option<Evaluation>,
+}
+
+/// Where training is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepEnd {
+    /// The epoch, from 0.
+    pub epoch: usize,
+    /// The step in it that is done, from 0.
+    pub step: usize,
+    /// How many steps an epoch has.
+    pub steps: usize,
+    /// The mean of the losses of this epoch's examples so far.
+    pub loss: f64,
 }
 
 /// What came of training.
@@ -83,6 +110,36 @@ pub struct History {
     pub validation_loss: Vec<f64>,
     /// The accuracy on it.
     pub validation_accuracy: Vec<f64>,
+    /// Each metric of each epoch; of the validation data with `val_` before its name.
+    pub metrics: BTreeMap<String, Vec<f64>>,
+}
+
+impl History {
+    /// A number of each epoch by Keras's name for it: `loss`, `accuracy`, a metric's name, or one of these after `val_`.
+    pub fn named(&self, name: &str) -> Option<&[f64]> {
+        let own = match name {
+            "loss" => &self.loss,
+            "accuracy" => &self.accuracy,
+            "val_loss" => &self.validation_loss,
+            "val_accuracy" => &self.validation_accuracy,
+            name => self.metrics.get(name)?,
+        };
+        (!own.is_empty()).then_some(own).or_else(|| self.metrics.get(name)).map(Vec::as_slice)
+    }
+
+    fn add(&mut self, epoch: &Epoch) {
+        self.loss.push(epoch.loss);
+        self.accuracy.extend(epoch.accuracy);
+        if let Some(validation) = &epoch.validation {
+            self.validation_loss.push(validation.loss);
+            self.validation_accuracy.extend(validation.accuracy);
+        }
+        for (name, value) in epoch.by_name() {
+            if !matches!(name.as_str(), "loss" | "val_loss") {
+                self.metrics.entry(name).or_default().push(value);
+            }
+        }
+    }
 }
 
 /// Whether training goes on.
@@ -94,8 +151,20 @@ pub enum Control {
     Stop,
 }
 
-/// What happens between epochs.
+/// What happens between steps and epochs.
 pub trait Callback {
+    /// Before an epoch, by its number.
+    fn on_epoch_begin(&mut self, epoch: usize, model: &mut Model) -> Result<(), Error> {
+        let _ = (epoch, model);
+        Ok(())
+    }
+
+    /// After a step of an epoch. Where training stops here, the epoch is not ended: it counts for nothing.
+    fn on_step_end(&mut self, step: &StepEnd) -> Control {
+        let _ = step;
+        Control::Continue
+    }
+
     /// After an epoch.
     fn on_epoch_end(&mut self, epoch: &Epoch, model: &mut Model) -> Result<Control, Error>;
 
@@ -110,6 +179,21 @@ impl Epoch {
     /// The loss that callbacks watch: that on the validation data, if there is some.
     pub fn watched(&self) -> f64 {
         self.validation.as_ref().map_or(self.loss, |v| v.loss)
+    }
+
+    /// All its numbers by Keras's names, those on the validation data after `val_`.
+    pub fn by_name(&self) -> Vec<(String, f64)> {
+        let part = |prefix: &str, loss: f64, accuracy: Option<f64>, metrics: &[(String, f64)]| {
+            let accuracy = accuracy.filter(|_| metrics.iter().all(|(name, _)| name != "accuracy"));
+            let own = accuracy.map(|value| ("accuracy".to_string(), value));
+            let all = [("loss".to_string(), loss)].into_iter().chain(own).chain(metrics.iter().cloned());
+            all.map(|(name, value)| (format!("{prefix}{name}"), value)).collect::<Vec<_>>()
+        };
+        let mut all = part("", self.loss, self.accuracy, &self.metrics);
+        if let Some(Evaluation { loss, accuracy, metrics }) = &self.validation {
+            all.extend(part("val_", *loss, *accuracy, metrics));
+        }
+        all
     }
 }
 
@@ -208,13 +292,13 @@ impl Model {
         let mut history = History::default();
         for number in 0..fit.epochs {
             let order = order(&fit.order, count, self.seed, number)?;
-            let epoch = self.epoch(number, (x, y, weights.as_ref()), &order, fit)?;
-            history.loss.push(epoch.loss);
-            history.accuracy.extend(epoch.accuracy);
-            if let Some(validation) = &epoch.validation {
-                history.validation_loss.push(validation.loss);
-                history.validation_accuracy.extend(validation.accuracy);
+            for callback in callbacks.iter_mut() {
+                callback.on_epoch_begin(number, self)?;
             }
+            let Some(epoch) = self.epoch(number, (x, y, weights.as_ref()), &order, fit, callbacks)? else {
+                break;
+            };
+            history.add(&epoch);
             if fit.verbose {
                 eprintln!("{}", line(&epoch, fit.epochs));
             }
@@ -234,69 +318,105 @@ impl Model {
         Ok(history)
     }
 
+    /// One epoch; `None` if it was stopped before its end.
     fn epoch(
         &mut self,
         number: usize,
         (x, y, weights): (&Tensor, &Tensor, Option<&Tensor>),
         order: &[usize],
         fit: &Fit<'_>,
-    ) -> Result<Epoch, Error> {
-        let classes = self.training.as_ref().is_some_and(|t| t.loss.takes_classes());
-        let (mut loss, mut right) = (0.0, 0);
+        callbacks: &mut [&mut dyn Callback],
+    ) -> Result<Option<Epoch>, Error> {
+        let (mut tally, mut loss, mut total) = (self.tally()?, 0.0, 0.0);
+        let steps = order.len().div_ceil(fit.batch_size.max(1));
+        let mut progress = Progress::new(fit.verbose);
         for (step, numbers) in order.chunks(fit.batch_size.max(1)).enumerate() {
-            let (x, y) = (rows(x, numbers), rows(y, numbers));
+            let (x, y) = (self.examples(&rows(x, numbers), y, numbers, number, fit)?, rows(y, numbers));
             let weights = weights.map(|weights| rows(weights, numbers));
-            let result = self.step(&x, &y, weights.as_ref())?;
-            if fit.stop_at_nan && result.loss.is_nan() {
-                return Err(TrainingError::LossIsNan { epoch: number, step }.into());
+            let result = self.step(&x, &y, weights.as_ref(), fit.nan == NanPolicy::Stop)?;
+            if let Some(origin) = result.origin {
+                return Err(TrainingError::LossIsNan { epoch: number, step, origin }.into());
             }
-            loss += result.loss * numbers.len() as f64;
-            if classes {
-                right += matches(&result.prediction, &y);
+            let examples = tally.add(&result.prediction, &y);
+            total += examples;
+            loss += result.loss * examples;
+            let at = StepEnd { epoch: number, step, steps, loss: loss / total.max(1.0) };
+            progress.show(&at, fit.epochs);
+            let stops = callbacks.iter_mut().map(|callback| callback.on_step_end(&at));
+            if stops.fold(false, |stops, control| stops | (control == Control::Stop)) {
+                progress.clear();
+                return Ok(None);
             }
         }
-        let each = y.shape()[1..].iter().product::<usize>();
+        progress.clear();
         let validation = match fit.validation {
             Some((x, y)) => Some(self.evaluate(x, y, fit.batch_size)?),
             None => None,
         };
-        Ok(Epoch {
-            number,
-            loss: loss / order.len().max(1) as f64,
-            accuracy: classes.then(|| right as f64 / (order.len() * each).max(1) as f64),
-            validation,
-        })
+        let loss = loss / f64::max(total, f64::MIN_POSITIVE);
+        let (accuracy, metrics) = (tally.accuracy(), tally.results());
+        Ok(Some(Epoch { number, loss, accuracy, metrics, validation }))
     }
 
-    /// The weight of each example, if any has one.
+    /// The examples of a step as they are trained on.
+    fn examples(
+        &mut self,
+        x: &Tensor,
+        y: &Tensor,
+        numbers: &[usize],
+        epoch: usize,
+        fit: &Fit<'_>,
+    ) -> Result<Tensor, Error> {
+        let mut x = match fit.nan {
+            NanPolicy::Impute(number) => imputed(x, number),
+            NanPolicy::Stop | NanPolicy::Propagate => x.clone(),
+        };
+        if let Some(augment) = &fit.augment {
+            x = augment.apply(&x, numbers, epoch)?;
+        }
+        match &fit.adversarial {
+            Some(adversarial) => adversarial.mixed(self, &x, y, numbers, epoch),
+            None => Ok(x),
+        }
+    }
+
+    /// The weights of examples, or of their positions where each has a class, if there are some.
     fn weights(&self, y: &Tensor, count: usize, fit: &Fit<'_>) -> Result<Option<Tensor>, Error> {
         if fit.class_weight.is_none() && fit.sample_weight.is_none() {
             return Ok(None);
         }
+        let shape = if self.has_positions() { y.shape() } else { &y.shape()[..1] };
+        let len: usize = shape.iter().product();
         let mut weights = match &fit.sample_weight {
-            Some(given) if given.len() != count => {
+            Some(given) if given.len() == len => given.clone(),
+            Some(given) if given.len() == count => {
+                given.iter().flat_map(|&weight| std::iter::repeat_n(weight, len / count.max(1))).collect()
+            }
+            Some(given) => {
                 let found = windlass_ir::TensorType::fixed(DType::F64, &[given.len()]);
                 let expected = format!("{count} weights");
-                return Err(TrainingError::Data { what: "sample_weight", expected, found }.into());
+                return Err(TrainingError::Data { what: "sample_weight".to_string(), expected, found }.into());
             }
-            Some(given) => given.clone(),
-            None => vec![1.0; count],
+            None => vec![1.0; len],
         };
         if let Some(classes) = &fit.class_weight {
             let unfit = || TrainingError::Data {
-                what: "class_weight",
-                expected: "a weight for every class, and one class an example".to_string(),
+                what: "class_weight".to_string(),
+                expected: "a weight for every class, and one class for each weight".to_string(),
                 found: y.ty(),
             };
-            if y.rank() != 1 {
+            if y.len() != len {
                 return Err(unfit().into());
             }
+            let mask = self.compiled()?.loss.unmasked().1;
             for (weight, class) in weights.iter_mut().zip(y.to_ints()) {
-                let own = usize::try_from(class).ok().and_then(|class| classes.get(class));
-                *weight *= own.ok_or_else(unfit)?;
+                if mask.is_none_or(|mask| !mask.hides(class as f64)) {
+                    let own = usize::try_from(class).ok().and_then(|class| classes.get(class));
+                    *weight *= own.ok_or_else(unfit)?;
+                }
             }
         }
-        Ok(Some(Tensor::from_f64s(self.dtype, &[count], &weights)))
+        Ok(Some(Tensor::from_f64s(self.dtype, shape, &weights)))
     }
 }
 
@@ -306,12 +426,8 @@ fn order(order: &Order, count: usize, seed: u64, epoch: usize) -> Result<Vec<usi
     match order {
         Order::Given => {}
         Order::Shuffled => {
-            // Fisher and Yates.
-            let mut random =
-                Random::new("order", seed.wrapping_add((epoch as u64).wrapping_mul(0x9e37_79b9)));
-            for last in (1..count).rev() {
-                numbers.swap(last, (random.bits() % (last as u64 + 1)) as usize);
-            }
+            let seed = seed.wrapping_add((epoch as u64).wrapping_mul(0x9e37_79b9));
+            shuffle(&mut numbers, &mut Random::new("order", seed));
         }
         Order::Listed(orders) => {
             let Some(listed) = orders.get(epoch % orders.len().max(1)) else { return Ok(numbers) };
@@ -326,15 +442,7 @@ fn order(order: &Order, count: usize, seed: u64, epoch: usize) -> Result<Vec<usi
 
 /// What an epoch prints.
 fn line(epoch: &Epoch, epochs: usize) -> String {
-    let mut text = format!("epoch {}/{epochs}: loss {:.4}", epoch.number + 1, epoch.loss);
-    if let Some(accuracy) = epoch.accuracy {
-        text += &format!(", accuracy {accuracy:.4}");
-    }
-    if let Some(validation) = &epoch.validation {
-        text += &format!("; validation loss {:.4}", validation.loss);
-        if let Some(accuracy) = validation.accuracy {
-            text += &format!(", accuracy {accuracy:.4}");
-        }
-    }
-    text
+    let numbers: Vec<String> =
+        epoch.by_name().iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+    format!("epoch {}/{epochs}: {}", epoch.number + 1, numbers.join(", "))
 }

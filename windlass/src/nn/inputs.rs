@@ -3,7 +3,6 @@
 //! Everything is computed as in inference, so examples do not depend on each other. An input has the model's type, and
 //! so has what is given back.
 
-use windlass_frontend::nn::losses;
 use windlass_ir::ops::{LossReduction, NllLoss, Reduce, ReduceKind};
 use windlass_ir::{Builder, DType, Graph, ScalarFn, Tensor, TensorType, Value, gradients};
 
@@ -79,8 +78,7 @@ impl Model {
         let values = match target {
             Target::Loss(_) => {
                 let training = self.compiled()?;
-                let each = training.loss.per_example(&mut b, y, prediction)?;
-                losses::mean(&mut b, each, None, training.weighted)?
+                training.loss.mean(&mut b, y, prediction, None, training.weighted)?
             }
             Target::Score(_) => score(&mut b, prediction, y)?,
         };
@@ -109,9 +107,12 @@ impl Model {
         let count = self.check(x, None)?;
         if classes.len() != count {
             let found = TensorType::fixed(DType::I32, &[classes.len()]);
-            return Err(
-                TrainingError::Data { what: "classes", expected: format!("{count} rows"), found }.into()
-            );
+            return Err(TrainingError::Data {
+                what: "classes".to_string(),
+                expected: format!("{count} rows"),
+                found,
+            }
+            .into());
         }
         let classes: Vec<i32> = classes.iter().map(|&class| class as i32).collect();
         self.by_input(x, &Target::Score(&Tensor::new(&[count], &classes)))
@@ -200,7 +201,7 @@ fn sign(x: f64) -> f64 {
 }
 
 /// A function of the elements of tensors of one type.
-fn joined(tensors: &[&Tensor], f: impl Fn(&[f64]) -> f64) -> Tensor {
+pub(super) fn joined(tensors: &[&Tensor], f: impl Fn(&[f64]) -> f64) -> Tensor {
     let columns: Vec<Vec<f64>> = tensors.iter().map(|tensor| tensor.to_f64s()).collect();
     let at = |i: usize| f(&columns.iter().map(|column| column[i]).collect::<Vec<f64>>());
     let values: Vec<f64> = (0..tensors[0].len()).map(at).collect();

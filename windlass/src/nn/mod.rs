@@ -22,23 +22,43 @@
 //! # Ok::<(), windlass::Error>(())
 //! ```
 
+mod adversarial;
+mod augment;
+mod callbacks;
+mod confusion;
+mod cost;
 mod data;
 mod error;
+mod explain;
 mod fit;
+pub mod heat_map;
 mod inputs;
+mod metrics;
 mod model;
 mod network;
 mod private;
+mod progress;
+mod prune;
+pub mod sampling;
 mod weights;
 
+pub use crate::nan::{NanOrigin, NanPolicy};
+pub use adversarial::{Adversarial, Attack};
+pub use augment::{Augment, Augmentation};
+pub use callbacks::{CsvLogger, LearningRateScheduler, ReduceLrOnPlateau};
+pub use confusion::ConfusionMatrix;
+pub use cost::{Cost, Run};
 pub use error::TrainingError;
-pub use fit::{Callback, Control, EarlyStopping, Epoch, Fit, History, ModelCheckpoint, Order};
+pub use explain::{Occlusion, SmoothGrad};
+pub use fit::{Callback, Control, EarlyStopping, Epoch, Fit, History, ModelCheckpoint, Order, StepEnd};
 pub use inputs::{Attribution, Ball, Pgd};
+pub use metrics::{Metric, Of};
 pub use model::{Evaluation, Model};
 pub use network::Network;
 pub use private::{PrivateFit, PrivateHistory};
+pub use prune::MagnitudePruning;
 pub use windlass_frontend::nn::{
-    Built, Clip, Convention, Decay, DpSgd, Examples, Initializer, Loss, Net, Noise, Optimizer, Regularizer,
-    Rule, Schedule, State, Step, Training, Variable, WeightedMean, accountant, initializers, layers, losses,
-    optimizers, schedules,
+    Built, Clip, Convention, Decay, DpSgd, Examples, Initializer, Loss, Mask, Net, Noise, Optimizer,
+    Regularizer, Rule, Schedule, State, Step, Training, Variable, WeightedMean, accountant, initializers,
+    layers, losses, optimizers, schedules,
 };

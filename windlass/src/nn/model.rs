@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use windlass_frontend::nn::{
-    Built, Examples, Loss, Net, Optimizer, State, Training, Variable, WeightedMean, losses,
+    Built, Examples, Loss, Net, Optimizer, Schedule, State, Training, Variable, WeightedMean,
 };
 use windlass_ir::{DType, Graph, Tensor, TensorType, Value};
 
-use super::data::{largest, rows, stacked};
+use super::data::{rows, stacked};
 use super::error::TrainingError;
+use super::metrics::{Metric, Tally};
 use super::network::Network;
 use crate::error::Error;
+use crate::nan::{self, NanOrigin};
 use crate::options::Options;
 use crate::session::Session;
 
@@ -22,6 +24,11 @@ pub struct Model {
     pub(super) seed: u64,
     pub(super) dtype: DType,
     pub(super) training: Option<Training>,
+    pub(super) metrics: Vec<Metric>,
+    /// Whether weights have masks.
+    pub(super) masked: bool,
+    /// The type that trained variables are kept in.
+    storage: DType,
     pub(super) variables: Vec<Variable>,
     /// What the variables hold.
     pub(super) values: Vec<Tensor>,
@@ -43,12 +50,16 @@ pub struct Evaluation {
     pub loss: f64,
     /// The share of examples whose class is right, where what is true are classes.
     pub accuracy: Option<f64>,
+    /// The metrics that the model was compiled with, by name.
+    pub metrics: Vec<(String, f64)>,
 }
 
 /// What one training step says.
 pub(super) struct StepResult {
     pub loss: f64,
     pub prediction: Tensor,
+    /// Where it came from that the loss is not a number, if that stopped the step.
+    pub origin: Option<NanOrigin>,
 }
 
 impl Model {
@@ -65,6 +76,9 @@ impl Model {
             seed,
             dtype,
             training: None,
+            metrics: Vec::new(),
+            masked: false,
+            storage: dtype,
             variables: Vec::new(),
             values: Vec::new(),
             slots: None,
@@ -79,8 +93,36 @@ impl Model {
         Ok(model)
     }
 
+    /// Keeps trained variables in f16 or bf16 from now on. Arithmetic, gradients and what the optimizer keeps stay in the
+    /// model's own type; what a step makes of a variable is rounded at random, without bias.
+    pub fn with_storage(mut self, storage: DType) -> Result<Model, Error> {
+        if !storage.is_float() || storage.size() > self.dtype.size() {
+            let (expected, found) = (format!("a float of at most {}", self.dtype), storage.to_string());
+            return Err(TrainingError::Setting { what: "the type of variables", expected, found }.into());
+        }
+        self.storage = storage;
+        let variables = self.built(1, false)?.0.variables;
+        for (value, variable) in self.values.iter_mut().zip(&variables) {
+            *value = Tensor::from_f64s(variable.ty.dtype, value.shape(), &value.to_f64s());
+        }
+        self.variables = variables;
+        self.rebuilt();
+        Ok(self)
+    }
+
     /// Sets the optimizer and the loss; what an optimizer kept is forgotten.
     pub fn compile(&mut self, optimizer: Optimizer, loss: Loss) {
+        self.compile_with(optimizer, loss, []);
+    }
+
+    /// Sets the optimizer, the loss, and metrics that evaluations and training report.
+    pub fn compile_with(
+        &mut self,
+        optimizer: Optimizer,
+        loss: Loss,
+        metrics: impl IntoIterator<Item = Metric>,
+    ) {
+        self.metrics = metrics.into_iter().collect();
         self.train_by(Training { loss, optimizer, weighted: WeightedMean::Count, privacy: None });
     }
 
@@ -91,6 +133,31 @@ impl Model {
         self.steps.clear();
         self.evaluations.clear();
         self.input_gradients.clear();
+    }
+
+    /// Sets what weighted losses are divided by: with 0 and 1 for weights and [`WeightedMean::Weights`] they are a mask.
+    pub fn set_weighted_mean(&mut self, weighted: WeightedMean) -> Result<(), Error> {
+        self.training.as_mut().ok_or(TrainingError::NotCompiled)?.weighted = weighted;
+        self.steps.clear();
+        Ok(())
+    }
+
+    /// The learning rate where it does not follow a schedule.
+    pub fn learning_rate(&self) -> Option<f64> {
+        match self.training.as_ref()?.optimizer.learning_rate {
+            Schedule::Constant(rate) | Schedule::Adjustable(rate) => Some(rate),
+            _ => None,
+        }
+    }
+
+    /// Sets the learning rate, in place of a schedule if there was one. The first time, steps are compiled again.
+    pub fn set_learning_rate(&mut self, rate: f64) -> Result<(), Error> {
+        let training = self.training.as_mut().ok_or(TrainingError::NotCompiled)?;
+        let before = std::mem::replace(&mut training.optimizer.learning_rate, Schedule::Adjustable(rate));
+        if !matches!(before, Schedule::Adjustable(_)) {
+            self.steps.clear();
+        }
+        Ok(())
     }
 
     /// The variables' names and what they hold.
@@ -114,19 +181,34 @@ impl Model {
 
     /// The network for so many examples.
     pub(super) fn built(&self, batch: usize, training: bool) -> Result<(Built, Value), windlass_ir::Error> {
-        let mut net = Net::new("model", self.dtype, training);
+        let net = Net::new("model", self.dtype, training);
+        self.built_on(if self.masked { net.with_masks() } else { net }, batch)
+    }
+
+    fn built_on(&self, net: Net, batch: usize) -> Result<(Built, Value), windlass_ir::Error> {
+        let mut net = net.with_storage(self.storage);
         let x = net.input("x", self.network.input_type(batch, self.dtype));
         let prediction = self.network.apply(&mut net, x)?;
         Ok((net.build(), prediction))
     }
 
     /// How sessions are made.
-    pub(super) fn options(&self) -> &Options {
+    pub(crate) fn options(&self) -> &Options {
         &self.options
     }
 
     pub(super) fn compiled(&self) -> Result<&Training, Error> {
         Ok(self.training.as_ref().ok_or(TrainingError::NotCompiled)?)
+    }
+
+    /// What counts predictions for the model's metrics.
+    pub(super) fn tally(&self) -> Result<Tally, Error> {
+        self.metrics_tally(&self.metrics)
+    }
+
+    /// What counts predictions for these metrics.
+    pub(super) fn metrics_tally(&self, metrics: &[Metric]) -> Result<Tally, Error> {
+        Ok(Tally::new(metrics, &self.compiled()?.loss))
     }
 
     /// Adds an input for what is true and, if there are some, for weights.
@@ -140,9 +222,14 @@ impl Model {
         let mut shape = truth.shape().to_vec();
         shape[0] = count;
         let y = built.builder.input("y", TensorType::fixed(truth.dtype(), &shape));
-        let shape = [count];
-        let weights = weighted.then(|| built.builder.input("weights", TensorType::fixed(self.dtype, &shape)));
+        let shape = if self.has_positions() { &shape[..] } else { &shape[..1] };
+        let weights = weighted.then(|| built.builder.input("weights", TensorType::fixed(self.dtype, shape)));
         (y, weights)
+    }
+
+    /// Whether weights are of positions, each of which has a class, rather than of examples.
+    pub(super) fn has_positions(&self) -> bool {
+        self.training.as_ref().is_some_and(|training| training.loss.takes_classes())
     }
 
     /// Fails unless `x` holds examples, and `y` as many.
@@ -151,23 +238,24 @@ impl Model {
         let expected = self.network.input_type(count, self.dtype);
         if x.ty() != expected {
             let expected = expected.to_string();
-            return Err(TrainingError::Data { what: "x", expected, found: x.ty() }.into());
+            return Err(TrainingError::Data { what: "x".to_string(), expected, found: x.ty() }.into());
         }
         if let Some(y) = y
             && y.shape().first() != Some(&count)
         {
             let expected = format!("{count} rows");
-            return Err(TrainingError::Data { what: "y", expected, found: y.ty() }.into());
+            return Err(TrainingError::Data { what: "y".to_string(), expected, found: y.ty() }.into());
         }
         Ok(count)
     }
 
-    /// One training step.
+    /// One training step. With `stop` a loss that is not a number changes nothing.
     pub(super) fn step(
         &mut self,
         x: &Tensor,
         y: &Tensor,
         weights: Option<&Tensor>,
+        stop: bool,
     ) -> Result<StepResult, Error> {
         let batch = x.shape()[0];
         let key = (batch, weights.is_some(), y.ty().to_string());
@@ -190,25 +278,33 @@ impl Model {
         inputs.push(x.clone());
         inputs.push(y.clone());
         inputs.extend(weights.cloned());
-        let mut outs = session.run(inputs)?.into_tensors().into_iter();
+        if let Schedule::Adjustable(rate) = self.compiled()?.optimizer.learning_rate {
+            inputs.push(Tensor::scalar(rate));
+        }
+        let mut outs = session.run(inputs.clone())?.into_tensors().into_iter();
         let loss = outs.next().map_or(f64::NAN, |loss| loss.to_f64s()[0]);
         let prediction = outs.next().ok_or(TrainingError::NotCompiled)?;
+        if stop && loss.is_nan() {
+            let origin = Some(nan::origin(session.graph(), &inputs, "loss", &self.options)?);
+            self.slots = Some(inputs[self.variables.len()..state.len()].to_vec());
+            return Ok(StepResult { loss, prediction, origin });
+        }
         self.values = outs.by_ref().take(self.variables.len()).collect();
         self.slots = Some(outs.collect());
-        Ok(StepResult { loss, prediction })
+        Ok(StepResult { loss, prediction, origin: None })
     }
 
     /// One training step on a batch: its loss before the update.
     pub fn train_on_batch(&mut self, x: &Tensor, y: &Tensor) -> Result<f64, Error> {
         self.check(x, Some(y))?;
-        Ok(self.step(x, y, None)?.loss)
+        Ok(self.step(x, y, None, false)?.loss)
     }
 
     /// The loss and the accuracy on examples, `batch_size` of them at a time.
     pub fn evaluate(&mut self, x: &Tensor, y: &Tensor, batch_size: usize) -> Result<Evaluation, Error> {
         let count = self.check(x, Some(y))?;
-        let (mut loss, mut right) = (0.0, 0);
-        let classes = self.compiled()?.loss.takes_classes();
+        let (mut loss, mut total) = (0.0, 0.0);
+        let mut tally = self.tally()?;
         for start in (0..count).step_by(batch_size.max(1)) {
             let numbers: Vec<usize> = (start..(start + batch_size.max(1)).min(count)).collect();
             let (x, y) = (rows(x, &numbers), rows(y, &numbers));
@@ -217,20 +313,18 @@ impl Model {
                 let (mut built, prediction) = self.built(numbers.len(), false)?;
                 let (truth, _) = self.with_truth(&mut built, numbers.len(), &y, false);
                 let training = self.compiled()?;
-                let each = training.loss.per_example(&mut built.builder, truth, prediction)?;
-                let mean = losses::mean(&mut built.builder, each, None, training.weighted)?;
+                let mean =
+                    training.loss.mean(&mut built.builder, truth, prediction, None, training.weighted)?;
                 let graph = built.graph(&[("loss", mean), ("prediction", prediction)])?;
                 self.evaluations.insert(key.clone(), Session::new(graph, self.options.clone())?);
             }
             let outs = self.infer(&self.evaluations[&key], &x, Some(&y))?;
-            loss += outs[0].to_f64s()[0] * numbers.len() as f64;
-            if classes {
-                right += matches(&outs[1], &y);
-            }
+            let examples = tally.add(&outs[1], &y);
+            total += examples;
+            loss += outs[0].to_f64s()[0] * examples;
         }
-        let total = (count * y.shape()[1..].iter().product::<usize>()).max(1) as f64;
-        let accuracy = classes.then(|| right as f64 / total);
-        Ok(Evaluation { loss: loss / count.max(1) as f64, accuracy })
+        let loss = loss / f64::max(total, f64::MIN_POSITIVE);
+        Ok(Evaluation { loss, accuracy: tally.accuracy(), metrics: tally.results() })
     }
 
     /// The predictions for examples, `batch_size` of them at a time.
@@ -282,19 +376,27 @@ impl Model {
 
     /// The graph of the network for inference, its weights as constants, for so many examples.
     pub fn graph(&self, batch: usize) -> Result<Graph, Error> {
-        let (built, prediction) = self.built(batch, false)?;
+        let (built, prediction) = self.built_on(Net::new("model", self.dtype, false), batch)?;
         let graph = built.graph(&[("prediction", prediction)])?;
         let mut b = windlass_ir::Builder::new("model");
         let mut values = Vec::new();
         for (name, value) in graph.inputs() {
             values.push(match self.variables.iter().position(|v| v.name == *name) {
-                Some(at) => b.constant(self.values[at].clone()),
+                Some(at) => b.constant(self.pruned(at)),
                 None => b.input(name, graph.ty(*value).clone()),
             });
         }
         let outs = b.inline(&graph, &values)?;
         b.output("prediction", outs[0]);
         Ok(b.finish()?)
+    }
+
+    /// Forgets what was compiled, for other variables.
+    pub(super) fn rebuilt(&mut self) {
+        self.steps.clear();
+        self.evaluations.clear();
+        self.predictions.clear();
+        self.input_gradients.clear();
     }
 
     /// A table of the variables and the number of their elements.
@@ -310,9 +412,4 @@ impl Model {
         let _ = writeln!(text, "{trained} parameters are trained, {kept} are not");
         text
     }
-}
-
-/// How many classes are right.
-pub(super) fn matches(prediction: &Tensor, truth: &Tensor) -> usize {
-    largest(prediction).into_iter().zip(truth.to_ints()).filter(|(found, class)| found == class).count()
 }

@@ -93,7 +93,10 @@ impl Model {
             weights.resize(most, 0.0);
             numbers.resize(most, 0);
             let weights = Tensor::from_f64s(self.dtype, &[most], &weights);
-            let result = self.step(&rows(x, &numbers), &rows(y, &numbers), Some(&weights))?;
+            let result = self.step(&rows(x, &numbers), &rows(y, &numbers), Some(&weights), true)?;
+            if let Some(origin) = result.origin {
+                return Err(TrainingError::LossIsNan { epoch: 0, step, origin }.into());
+            }
             accountant.add(noise_multiplier, rate, 1);
             loss.push(result.loss);
             if fit.verbose > 0 && (step + 1).is_multiple_of(fit.verbose) {

@@ -81,6 +81,7 @@ impl Activation {
 
 impl Layer for Activation {
     fn apply(&self, net: &mut Net, x: Value) -> Result<Value, Error> {
+        name(&None, net, "activation");
         (*self).apply(net, x)
     }
 }
@@ -154,6 +155,7 @@ pub struct Flatten;
 
 impl Layer for Flatten {
     fn apply(&self, net: &mut Net, x: Value) -> Result<Value, Error> {
+        name(&None, net, "flatten");
         net.push(windlass_ir::ops::Flatten { axis: 1 }, &[x])
     }
 }
@@ -164,6 +166,7 @@ pub struct Reshape(pub Vec<usize>);
 
 impl Layer for Reshape {
     fn apply(&self, net: &mut Net, x: Value) -> Result<Value, Error> {
+        name(&None, net, "reshape");
         let batch = net.ty(x).shape().first().copied().unwrap_or(1);
         let shape: Vec<usize> = [batch].iter().chain(&self.0).copied().collect();
         net.push(windlass_ir::ops::Reshape::to(&shape), &[x])

@@ -1,7 +1,7 @@
 //! Dropout: elements left out at random in training.
 
 use windlass_ir::ops::{Iota, Reshape};
-use windlass_ir::{DType, Error, ScalarFn, Tensor, Value};
+use windlass_ir::{Builder, DType, Error, ScalarFn, Tensor, Value};
 
 use super::{Layer, name, setters};
 use crate::nn::initializers::{Initializer, Random};
@@ -31,20 +31,20 @@ impl Dropout {
     }
 }
 
-fn word(net: &mut Net, value: u32) -> Value {
-    net.builder().constant(Tensor::scalar(value))
+fn word(b: &mut Builder, value: u32) -> Value {
+    b.constant(Tensor::scalar(value))
 }
 
 /// A permutation of 32-bit numbers whose results look random: two multiplications between shifts (Wellons,
 /// "lowbias32", 2018).
-fn scrambled(net: &mut Net, mut x: Value) -> Result<Value, Error> {
+pub(in crate::nn) fn scrambled(b: &mut Builder, mut x: Value) -> Result<Value, Error> {
     for (shift, factor) in [(16, Some(0x7feb_352d)), (15, Some(0x846c_a68b)), (16, None)] {
-        let by = word(net, shift);
-        let high = net.map(Shr, &[x, by])?;
-        x = net.map(Xor, &[x, high])?;
+        let by = word(b, shift);
+        let high = b.map(Shr, &[x, by])?;
+        x = b.map(Xor, &[x, high])?;
         if let Some(factor) = factor {
-            let factor = word(net, factor);
-            x = net.map(Mul, &[x, factor])?;
+            let factor = word(b, factor);
+            x = b.map(Mul, &[x, factor])?;
         }
     }
     Ok(x)
@@ -62,19 +62,19 @@ impl Layer for Dropout {
         net.update(count, next);
         // A key for this layer and this step.
         let step = net.builder().cast(count, DType::U32)?;
-        let own = word(net, Random::new(&name, self.seed).bits() as u32);
+        let own = word(net.builder(), Random::new(&name, self.seed).bits() as u32);
         let key = net.map(Xor, &[step, own])?;
-        let key = scrambled(net, key)?;
+        let key = scrambled(net.builder(), key)?;
         let shape = net.ty(x).shape();
         let elements: usize = shape.iter().product();
         let position = Iota { shape: vec![elements as i64].into(), axis: 0, dtype: DType::U32 };
         let position = net.push(position, &[])?;
         let position = net.push(Reshape::to(&shape), &[position])?;
         let mixed = net.map(Xor, &[position, key])?;
-        let mixed = scrambled(net, mixed)?;
+        let mixed = scrambled(net.builder(), mixed)?;
         let mixed = net.map(Add, &[mixed, key])?;
-        let bits = scrambled(net, mixed)?;
-        let bound = word(net, (self.rate * 4_294_967_296.0).min(4_294_967_295.0) as u32);
+        let bits = scrambled(net.builder(), mixed)?;
+        let bound = word(net.builder(), (self.rate * 4_294_967_296.0).min(4_294_967_295.0) as u32);
         let stays = net.map(Ge, &[bits, bound])?;
         let scale = net.builder().scalar_like(x, if self.rate < 1.0 { 1.0 / (1.0 - self.rate) } else { 0.0 });
         let scaled = net.map(Mul, &[x, scale])?;

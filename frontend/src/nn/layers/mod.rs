@@ -8,14 +8,17 @@ mod dense;
 mod dropout;
 mod norm;
 mod pool;
+mod preprocess;
 mod recurrent;
 
 pub use attention::{MultiHeadAttention, SelfAttention};
 pub use conv::{Conv, Padding};
 pub use dense::{Activation, Dense, Embedding, Flatten, Reshape};
 pub use dropout::Dropout;
+pub(super) use dropout::scrambled;
 pub use norm::{BatchNormalization, LayerNormalization};
 pub use pool::{GlobalPooling, Pooling};
+pub use preprocess::{Fill, Imputer, Normalization};
 pub use recurrent::{Bidirectional, Gru, Lstm, SimpleRnn};
 
 use windlass_ir::{Error, Value};
@@ -28,12 +31,14 @@ pub trait Layer: std::fmt::Debug {
     fn apply(&self, net: &mut Net, x: Value) -> Result<Value, Error>;
 }
 
-/// The name given, or the next one of its kind.
+/// The name given, or the next one of its kind. The nodes that follow are the layer's.
 fn name(given: &Option<String>, net: &mut Net, kind: &str) -> String {
-    match given {
+    let name = match given {
         Some(name) => name.clone(),
         None => net.unique_name(kind),
-    }
+    };
+    net.builder().set_name(Some(name.as_str().into()));
+    name
 }
 
 /// Gives a layer its setters: those of the fields named, and `named`.

@@ -3,8 +3,8 @@
 use windlass_ir::ops::{self, PoolKind, ReduceKind};
 use windlass_ir::{Error, Value};
 
-use super::Layer;
 use super::conv::Padding;
+use super::{Layer, name};
 use crate::nn::net::Net;
 
 /// The largest element or the mean of each window of `x` `[N, image.., channels]`.
@@ -47,6 +47,7 @@ impl Pooling {
 
 impl Layer for Pooling {
     fn apply(&self, net: &mut Net, x: Value) -> Result<Value, Error> {
+        name(&None, net, "pooling");
         let shape = net.ty(x).shape();
         let ones = vec![1; self.window.len()];
         let ints = |sizes: &[usize]| sizes.iter().map(|&n| n as i64).collect::<Vec<i64>>();
@@ -71,6 +72,7 @@ pub enum GlobalPooling {
 
 impl Layer for GlobalPooling {
     fn apply(&self, net: &mut Net, x: Value) -> Result<Value, Error> {
+        name(&None, net, "pooling");
         let axes: Vec<i64> = (1..net.ty(x).rank() as i64 - 1).collect();
         let kind = if *self == GlobalPooling::Max { ReduceKind::Max } else { ReduceKind::Mean };
         net.push(ops::Reduce::over(kind, &axes, false), &[x])

@@ -98,6 +98,8 @@ struct Exporter<'g> {
     taken: HashSet<String>,
     /// The model's name of the node being written; its nodes are called after it.
     prefix: String,
+    /// Names of nodes written so far.
+    node_names: HashSet<String>,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
 }
@@ -117,7 +119,15 @@ impl<'g> Exporter<'g> {
                 names.entry(*value).or_insert_with(|| name.clone());
             }
         }
-        Exporter { graph, names, taken, prefix: String::new(), nodes: Vec::new(), initializers: Vec::new() }
+        Exporter {
+            graph,
+            names,
+            taken,
+            prefix: String::new(),
+            node_names: HashSet::new(),
+            nodes: Vec::new(),
+            initializers: Vec::new(),
+        }
     }
 
     /// A name that nothing has yet.
@@ -143,7 +153,14 @@ impl<'g> Exporter<'g> {
     }
 
     fn node(&mut self, op: &str, input: Vec<String>, output: Vec<String>, attribute: Vec<AttributeProto>) {
-        let name = Some(self.prefix.clone());
+        // Several nodes may have the name of one of the graph's, but not the same one in the file.
+        let mut name = self.prefix.clone();
+        let mut count = 1;
+        while !name.is_empty() && !self.node_names.insert(name.clone()) {
+            name = format!("{}.{count}", self.prefix);
+            count += 1;
+        }
+        let name = Some(name);
         let op_type = Some(op.to_string());
         self.nodes.push(NodeProto { name, op_type, input, output, attribute, ..NodeProto::default() });
     }

@@ -143,6 +143,15 @@ pub(super) fn export_op(
             attributes.push(int("group", op.group));
             x.node("ConvTranspose", ins, outs, attributes);
         }
+        Op::QuantizeLinear(op) => {
+            let to = int("output_dtype", tensor::data_type(op.to).into());
+            x.node("QuantizeLinear", ins, outs, scales(op.axis, op.block_size, Some(to)));
+        }
+        Op::DequantizeLinear(op) => {
+            let own = x.graph.ty(data.ins[1]).dtype == op.to;
+            let to = (!own).then(|| int("output_dtype", tensor::data_type(op.to).into()));
+            x.node("DequantizeLinear", ins, outs, scales(op.axis, op.block_size, to));
+        }
         Op::Pool(op) => {
             let mut attributes = window(&op.strides, &op.pads, &op.dilations);
             attributes.push(ints("kernel_shape", &op.kernel));
@@ -221,6 +230,12 @@ fn window(strides: &[i64], pads: &[i64], dilations: &[i64]) -> Vec<AttributeProt
         .into_iter()
         .filter_map(|(name, list)| given(name, list))
         .collect()
+}
+
+/// Where scales lie, and the type that is made.
+fn scales(axis: i64, block_size: i64, to: Option<AttributeProto>) -> Vec<AttributeProto> {
+    let blocks = (block_size != 0).then(|| int("block_size", block_size));
+    [int("axis", axis)].into_iter().chain(blocks).chain(to).collect()
 }
 
 /// Writes an op that names its ONNX operator, attribute by attribute.

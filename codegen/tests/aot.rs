@@ -84,6 +84,7 @@ fn model() -> Program {
         arena_bytes: 64 + (len * 4) as u64,
         inputs: vec![("x */ \\".to_string(), matrix.clone())],
         outputs: vec![("y".to_string(), matrix), ("z".to_string(), TensorType::fixed(DType::I64, &[3]))],
+        in_place: Vec::new(),
     }
 }
 

@@ -102,6 +102,12 @@ impl Tensor {
         }
     }
 
+    /// The tensor, leaving an empty one of its type behind.
+    pub fn take(&mut self) -> Tensor {
+        let empty = Tensor::zeros(self.dtype, &[0]);
+        std::mem::replace(self, empty)
+    }
+
     /// A tensor from elements in row-major order.
     ///
     /// # Panics

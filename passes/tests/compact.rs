@@ -174,7 +174,8 @@ fn machines_do_not_show_in_bits() {
             let graph = product(rows, 128, 200, form);
             let inputs = [ramp(&[rows, 128], 1)];
             let run = |bits| {
-                let options = LowerOptions { fuse: true, machine: Machine::with_vectors(bits) };
+                let options =
+                    LowerOptions { machine: Machine::with_vectors(bits), ..LowerOptions::default() };
                 run_program(&lower(&graph, &options).unwrap(), &inputs).unwrap()
             };
             assert_eq!(run(128), run(256), "{form:?}");

@@ -75,7 +75,8 @@ fn constants_are_laid_out_for_what_reads_them() {
         let graph = b.finish().unwrap();
         check("constants", &graph);
         let program =
-            lower(&graph, &LowerOptions { fuse: true, machine: Machine::with_vectors(256) }).unwrap();
+            lower(&graph, &LowerOptions { machine: Machine::with_vectors(256), ..LowerOptions::default() })
+                .unwrap();
         program.prepare.iter().flat_map(|p| &p.kernels).map(print_kernel).collect::<Vec<_>>()
     };
     let mut b = Builder::new("row");
@@ -120,7 +121,7 @@ fn large_weights_are_prefetched() {
         let y = b.push1(MatMul::default(), &[x, w]).unwrap();
         b.output("y", y);
         let graph = b.finish().unwrap();
-        let lowered = |machine| lower(&graph, &LowerOptions { fuse: true, machine }).unwrap();
+        let lowered = |machine| lower(&graph, &LowerOptions { machine, ..LowerOptions::default() }).unwrap();
         let program = lowered(Machine::with_vectors(bits));
         let text: String = program.kernels.iter().map(print_kernel).collect();
         assert_eq!(text.contains("prefetch x1["), expected, "{text}");
@@ -239,7 +240,7 @@ fn products_of_bytes_take_pairs() {
         let expected = interpret(&graph, &inputs).unwrap();
         for little_endian in [true, false] {
             let machine = Machine { little_endian, ..Machine::with_vectors(256) };
-            let program = lower(&graph, &LowerOptions { fuse: true, machine }).unwrap();
+            let program = lower(&graph, &LowerOptions { machine, ..LowerOptions::default() }).unwrap();
             let text: String = program.kernels.iter().map(print_kernel).collect();
             assert!(text.contains("dot2") && text.contains("i16[120] out"), "{text}");
             // Words are the bytes of their halves, where low halves come first.
@@ -265,7 +266,7 @@ fn products_of_bytes_take_fours_where_a_machine_has_them() {
     let expected = interpret(&graph, &inputs).unwrap();
     for little_endian in [true, false] {
         let machine = Machine { byte_products: true, little_endian, ..Machine::with_vectors(512) };
-        let program = lower(&graph, &LowerOptions { fuse: true, machine }).unwrap();
+        let program = lower(&graph, &LowerOptions { machine, ..LowerOptions::default() }).unwrap();
         let text: String = program.kernels.iter().map(print_kernel).collect();
         assert!(text.contains("dot4") && text.contains("u8[84] out"), "{text}");
         assert_eq!(text.contains("pack2"), !little_endian, "{text}");
@@ -299,7 +300,7 @@ fn numbers_of_schedules_do_not_show_in_bits() {
     let (graph, inputs) = (b.finish().unwrap(), [ramp(&[50, 700], 1)]);
     for bits in [128, 256, 512] {
         let machine = Machine::with_vectors(bits);
-        let options = LowerOptions { fuse: true, machine };
+        let options = LowerOptions { machine, ..LowerOptions::default() };
         let plain = lower(&graph, &options).unwrap();
         let expected = run_program(&plain, &inputs).unwrap();
         let mut others = 0;

@@ -32,7 +32,7 @@ fn graph(body: impl FnOnce(&mut Builder) -> Value) -> Graph {
 }
 
 fn lowered(graph: &Graph, machine: Machine) -> Program {
-    let program = lower(graph, &LowerOptions { fuse: true, machine }).unwrap();
+    let program = lower(graph, &LowerOptions { machine, ..LowerOptions::default() }).unwrap();
     for kernel in &program.kernels {
         verify_kernel(kernel).unwrap_or_else(|e| panic!("{e}\n{}", print_kernel(kernel)));
     }

@@ -45,6 +45,14 @@ pub enum Error {
         /// Where.
         place: String,
     },
+    /// An output in the memory of an input that is not there, has another size, or holds another output too.
+    #[error("output {output} cannot be in the memory of input {input}")]
+    InPlace {
+        /// The input's position.
+        input: u32,
+        /// The output's position.
+        output: u32,
+    },
     /// A step is run before it was given its code.
     #[error("{origin}: there is no code yet")]
     NoCode {

@@ -136,6 +136,9 @@ pub struct Parts {
     pub inputs: Vec<Port>,
     /// The caller's outputs.
     pub outputs: Vec<Port>,
+    /// Inputs in whose memory an output is: (input, output). The caller passes no bytes for such an input, but has it in
+    /// the buffer of the output.
+    pub in_place: Vec<(u32, u32)>,
     /// Whatever keeps the code alive; dropped with the executable.
     pub code: Box<dyn Send + Sync>,
 }
@@ -158,6 +161,8 @@ pub struct Executable {
     pub(crate) parts: Parts,
     /// Positions in the table that hold a caller's buffer.
     callers: Vec<(u32, Place)>,
+    /// How many bytes the caller passes for each input.
+    input_bytes: Vec<usize>,
     table_len: usize,
     /// The position in the table of each step's first argument.
     pub(crate) firsts: Vec<usize>,
@@ -180,7 +185,8 @@ impl Executable {
     /// For every kernel step, in every round: `function` is, or will be, code that `code` keeps alive, and a call with a
     /// table of the step's arguments and any part of `0..extent` reads and writes only the first `bytes` bytes of each
     /// argument and its own stack, writes to no input or constant, and parts that do not overlap may run
-    /// at the same time. The results of a host step overlap none of its other arguments.
+    /// at the same time; what it reads of an input in whose memory an output is, it has read before another part, or it
+    /// itself, writes there. The results of a host step overlap none of its other arguments.
     pub unsafe fn new(parts: Parts) -> Result<Executable, Error> {
         let mut callers = Vec::new();
         let mut table_len = 0u32;
@@ -208,14 +214,27 @@ impl Executable {
                         place: format!("{place:?}"),
                     });
                 }
-                if matches!(place, Place::Input(_) | Place::Output(_)) {
-                    callers.push((table_len, place));
+                match place {
+                    Place::Input(i) => {
+                        let pair = parts.in_place.iter().find(|(input, _)| *input == i);
+                        callers.push((table_len, pair.map_or(place, |&(_, output)| Place::Output(output))));
+                    }
+                    Place::Output(_) => callers.push((table_len, place)),
+                    Place::Constant(_) | Place::Arena(_) => {}
                 }
                 table_len += 1;
             }
         }
-        let table_len = table_len as usize;
-        Ok(Executable { parts, callers, table_len, firsts, idle: Mutex::new(Vec::new()) })
+        let mut input_bytes: Vec<usize> = parts.inputs.iter().map(|port| port.bytes).collect();
+        for &(input, output) in &parts.in_place {
+            let room = parts.outputs.get(output as usize).map(|port| port.bytes);
+            match input_bytes.get_mut(input as usize) {
+                Some(bytes) if room == Some(*bytes) => *bytes = 0,
+                _ => return Err(Error::InPlace { input, output }),
+            }
+        }
+        let (table_len, idle) = (table_len as usize, Mutex::new(Vec::new()));
+        Ok(Executable { parts, callers, input_bytes, table_len, firsts, idle })
     }
 
     /// The caller's inputs.
@@ -289,8 +308,10 @@ impl Executable {
 
     /// Begins a run of the model, whose steps the caller asks for one by one.
     pub fn start<'r>(&'r self, inputs: &'r [&[u8]], outputs: &'r mut [&mut [u8]]) -> Result<Run<'r>, Error> {
-        check("input", &self.parts.inputs, inputs.iter().map(|b| b.len()))?;
-        check("output", &self.parts.outputs, outputs.iter().map(|b| b.len()))?;
+        let expected = self.input_bytes.iter().copied();
+        check("input", &self.parts.inputs, expected, inputs.iter().map(|b| b.len()))?;
+        let expected = self.parts.outputs.iter().map(|port| port.bytes);
+        check("output", &self.parts.outputs, expected, outputs.iter().map(|b| b.len()))?;
         let mut instance = match self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             Some(instance) => instance,
             None => self.instance()?,
@@ -329,15 +350,16 @@ impl Executable {
 fn check(
     what: &'static str,
     ports: &[Port],
+    expected: impl Iterator<Item = usize>,
     sizes: impl ExactSizeIterator<Item = usize>,
 ) -> Result<(), Error> {
     if sizes.len() != ports.len() {
         let what = if what == "input" { "inputs" } else { "outputs" };
         return Err(Error::Count { what, expected: ports.len(), found: sizes.len() });
     }
-    for (port, found) in ports.iter().zip(sizes) {
-        if found != port.bytes {
-            return Err(Error::Size { what, name: port.name.clone(), expected: port.bytes, found });
+    for ((port, expected), found) in ports.iter().zip(expected).zip(sizes) {
+        if found != expected {
+            return Err(Error::Size { what, name: port.name.clone(), expected, found });
         }
     }
     Ok(())
@@ -428,6 +450,7 @@ pub(crate) mod tests {
             arena_bytes: 164,
             inputs: port("x"),
             outputs: port("y"),
+            in_place: Vec::new(),
             code: Box::new(()),
         }
     }

@@ -269,6 +269,7 @@ mod tests {
             arena_bytes: 20,
             inputs: port("x"),
             outputs: port("y"),
+            in_place: Vec::new(),
             code: Box::new(()),
         }
     }

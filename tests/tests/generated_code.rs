@@ -35,7 +35,7 @@ fn programs(graph: &Graph, widths: &[usize]) -> Result<Vec<Variant>, String> {
         let mut machines: Vec<Machine> = widths.iter().map(|&bits| Machine::with_vectors(bits)).collect();
         machines.push(Machine { byte_products: true, ..Machine::with_vectors(512) });
         for machine in machines {
-            let options = LowerOptions { fuse: at > 0, machine };
+            let options = LowerOptions { fuse: at > 0, machine, ..LowerOptions::default() };
             let program = lower(&graph, &options).map_err(|e| fail(e.to_string()))?;
             if programs.iter().all(|known| known.program != program) {
                 programs.push(Variant { pipeline: at, program });

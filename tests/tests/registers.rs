@@ -39,7 +39,7 @@ fn sums_of_tiles_stay_in_registers() {
     ] {
         let graph = parse_graph(text).unwrap_or_else(|e| panic!("{name}: {e:?}"));
         for bits in [256, 512] {
-            let options = LowerOptions { fuse: true, machine: Machine::with_vectors(bits) };
+            let options = LowerOptions { machine: Machine::with_vectors(bits), ..LowerOptions::default() };
             let program = lower(&graph, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
             let mut tiles = 0;
             for kernel in &program.kernels {

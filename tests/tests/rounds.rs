@@ -102,7 +102,8 @@ fn threads_share_the_steps_of_a_layer() {
     for (layer, run_of) in layers().into_iter().flat_map(|layer| RUNS.map(|run| (layer.clone(), run))) {
         let (graph, inputs) = graph(&layer, run_of);
         let machine = Machine::with_vectors(*widths.last().expect("there is a width"));
-        let program = lower(&graph, &LowerOptions { fuse: true, machine }).expect("the graph lowers");
+        let program =
+            lower(&graph, &LowerOptions { machine, ..LowerOptions::default() }).expect("the graph lowers");
         let shared = program.repeats.iter().map(|repeat| program.steps[repeat.first].flops).max();
         assert!(shared.is_some_and(|flops| flops >= 2 * 64 * 64), "{program}");
         let expected = run_program(&program, &inputs).expect("the loops run");

@@ -177,7 +177,8 @@ pub fn program(graph: &Graph, options: &Options) -> Result<(Program, Report), Er
     };
     let machine =
         Machine { little_endian: options.little_endian, byte_products, ..Machine::with_vectors(bits) };
-    let lowering = LowerOptions { fuse: options.opt_level > 0, machine };
+    let in_place = options.in_place.clone();
+    let lowering = LowerOptions { fuse: options.opt_level > 0, machine, in_place };
     let program = match Tuner::new(options, machine) {
         None => report.time("lower", || within(&graph, options.memory_limit, &lowering))?,
         Some(mut tuner) => report.time("tune", || {

@@ -50,6 +50,16 @@ pub enum Error {
         /// The first such node.
         node: String,
     },
+    /// An output that cannot be made in the memory of an input.
+    #[error("output `{output}` cannot stand in the memory of input `{input}`: {reason}")]
+    InPlace {
+        /// The input.
+        input: String,
+        /// The output.
+        output: String,
+        /// Why.
+        reason: String,
+    },
     /// A network could not be trained on what it was given.
     #[error(transparent)]
     Training(#[from] crate::nn::TrainingError),
@@ -99,6 +109,7 @@ impl Error {
             | Error::Codegen(_)
             | Error::Runtime(_)
             | Error::DataDependent { .. }
+            | Error::InPlace { .. }
             | Error::Training(_)
             | Error::NotANumber { .. }
             | Error::Io { .. }

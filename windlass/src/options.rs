@@ -43,6 +43,9 @@ pub struct Options {
     /// The bytes that values between inputs and outputs are to stay within, as far as they can, by computing values of a
     /// training step again in place of keeping them. The results do not depend on it.
     pub memory_limit: Option<u64>,
+    /// Inputs in whose memory outputs of the same type are made, by their names: what a training step makes of a parameter
+    /// takes its place. See [`crate::Session::run_in_place`].
+    pub in_place: Vec<(String, String)>,
     /// How many compiled forms are kept, one for each set of input sizes in use.
     pub cache: usize,
     /// Whether each kernel's time is counted.
@@ -70,6 +73,7 @@ impl Default for Options {
             bf16_weights: false,
             memory_limit: None,
             limits: Limits::default(),
+            in_place: Vec::new(),
             cache: 8,
             profile: false,
             tune: None,

@@ -139,6 +139,7 @@ fn executable(program: &Program, constants: Vec<Constant>, code: Arc<JitCode>) -
         arena_bytes: program.arena_bytes as usize,
         inputs: program.inputs.iter().map(port).collect(),
         outputs: program.outputs.iter().map(port).collect(),
+        in_place: program.in_place.clone(),
         code: Box::new(code),
     };
     // SAFETY: kernels are emitted from loops whose accesses lie inside their buffers, whose parallel

@@ -41,6 +41,41 @@ pub struct Step {
     pub state: State,
 }
 
+impl Step {
+    /// The inputs that are kept, by name, and the outputs that take their place.
+    pub fn in_place(&self) -> Vec<(String, String)> {
+        let variables = self.state.variables.iter().map(|v| &v.name);
+        let names = variables.chain(self.state.slots.iter().map(|(name, _, _)| name));
+        names.map(|name| (name.clone(), next(name))).collect()
+    }
+
+    /// The step that changes nothing if its loss is not a number.
+    pub fn guarded(self) -> Result<Step, Error> {
+        let Step { graph, state } = self;
+        let mut b = Builder::new(&graph.name);
+        let inputs: Vec<Value> =
+            graph.inputs().iter().map(|(name, value)| b.input(name, graph.ty(*value).clone())).collect();
+        let mut outs = b.inline(&graph, &inputs)?;
+        let (results, kept) = outs.split_at_mut(graph.outputs().len() - state.len());
+        let is_number = b.map(ScalarFn::Eq, &[results[0], results[0]])?;
+        for (&old, new) in inputs.iter().zip(kept) {
+            // What stays anyway has no need of it.
+            if *new != old {
+                *new = b.map(ScalarFn::Select, &[is_number, *new, old])?;
+            }
+        }
+        for ((name, _), out) in graph.outputs().iter().zip(outs) {
+            b.output(name, out);
+        }
+        Ok(Step { graph: b.finish()?, state })
+    }
+}
+
+/// What the output is called that takes the place of an input.
+fn next(name: &str) -> String {
+    format!("next.{name}")
+}
+
 impl State {
     /// The state before the first step.
     pub fn initial(&self, seed: u64) -> Vec<Tensor> {
@@ -165,12 +200,12 @@ impl Training {
         }
         state.slots.push(("step".to_string(), b.ty(step).clone(), 0.0));
         b.set_name(Some("optimizer".into()));
-        let (next, next_slots) = self.optimizer.update(&mut b, &parameters, &gradients, &slots, step)?;
+        let (updated, next_slots) = self.optimizer.update(&mut b, &parameters, &gradients, &slots, step)?;
         let mut kept = values.clone();
         for (variable, value) in updates {
             kept[variable] = value;
         }
-        for (&variable, value) in trained.iter().zip(next) {
+        for (&variable, value) in trained.iter().zip(updated) {
             let Variable { name, ty, .. } = &state.variables[variable];
             kept[variable] = narrowed(&mut b, value, ty.dtype, step, name)?;
         }
@@ -183,7 +218,7 @@ impl Training {
         let names =
             state.variables.iter().map(|v| &v.name).chain(state.slots.iter().map(|(name, _, _)| name));
         for (name, &value) in names.zip(&kept) {
-            b.output(&format!("next.{name}"), value);
+            b.output(&next(name), value);
         }
         let order: Vec<Value> = values.iter().chain(&slots).chain([&step]).copied().collect();
         Ok(Step { graph: reordered(b, &order)?, state })

@@ -78,6 +78,9 @@ pub fn run_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, 
     let program = &*program.prepared(|prepare| run_program(prepare, &[]))?;
     let mut outputs: Vec<Tensor> =
         program.outputs.iter().map(|(_, ty)| Tensor::zeros(ty.dtype, &ty.shape())).collect();
+    for &(input, output) in &program.in_place {
+        outputs[output as usize] = inputs[input as usize].clone();
+    }
     let mut arena = vec![POISON; program.arena_bytes as usize];
     let (outputs_at, constants_at) = (inputs.len(), inputs.len() + outputs.len());
     let arena_at = constants_at + program.constants.len();

@@ -124,6 +124,9 @@ pub struct Program {
     pub inputs: Vec<(String, TensorType)>,
     /// The caller's outputs.
     pub outputs: Vec<(String, TensorType)>,
+    /// Inputs in whose memory an output is: (input, output), each in one pair at most. The caller has one buffer for both,
+    /// which holds the input before a run and the output afterwards; of an output that is the input no step says anything.
+    pub in_place: Vec<(u32, u32)>,
 }
 
 impl Program {
@@ -185,7 +188,7 @@ impl Program {
         constants.extend(run(prepare)?);
         let (kernels, steps, repeats) = (self.kernels.clone(), self.steps.clone(), self.repeats.clone());
         let (inputs, outputs) = (self.inputs.clone(), self.outputs.clone());
-        let arena_bytes = self.arena_bytes;
+        let (arena_bytes, in_place) = (self.arena_bytes, self.in_place.clone());
         let prepare = None;
         Ok(std::borrow::Cow::Owned(Program {
             kernels,
@@ -196,6 +199,7 @@ impl Program {
             arena_bytes,
             inputs,
             outputs,
+            in_place,
         }))
     }
 }

@@ -12,6 +12,7 @@ mod chain;
 mod compact;
 pub mod formula;
 pub mod fuse;
+mod in_place;
 pub mod margins;
 mod narrow;
 pub mod pack;
@@ -46,11 +47,14 @@ pub struct LowerOptions {
     pub fuse: bool,
     /// What schedules may assume.
     pub machine: Machine,
+    /// Inputs in whose memory outputs of the same type stand, by their names. Those that a graph has not count for
+    /// nothing: it may be a part of another.
+    pub in_place: Vec<(String, String)>,
 }
 
 impl Default for LowerOptions {
     fn default() -> LowerOptions {
-        LowerOptions { fuse: true, machine: Machine::default() }
+        LowerOptions { fuse: true, machine: Machine::default(), in_place: Vec::new() }
     }
 }
 
@@ -85,6 +89,7 @@ fn lower_units(
     choose: &mut dyn FnMut(&Nest) -> Machine,
 ) -> Result<Program, Error> {
     let mut units = Units::lower(graph)?;
+    units.keep_in_place(&options.in_place)?;
     bodies::shape(&mut units, options, observe);
     merge(&mut units, options, observe);
     pack::pack(&mut units, &options.machine);
@@ -105,6 +110,7 @@ fn lower_units(
         || prepare.map(|prepare| plan(prepare, machine, &mut |_| *machine)),
         || {
             join(&mut units, options);
+            in_place::settle(&mut units, machine);
             plan(units, machine, choose)
         },
     );
@@ -132,7 +138,8 @@ fn join(units: &mut Units, options: &LowerOptions) {
     }
 }
 
-/// Adds a copy for every output whose buffer is an input, known before the run, or another output too.
+/// Adds a copy for every output whose buffer is an input, known before the run, or another output too. An output in the
+/// memory of the input that it is needs none.
 fn give_outputs_buffers(units: &mut Units, known: &SecondaryMap<Buf, bool>, machine: &Machine) {
     let aliases = aliases(units, machine);
     let mut written: SecondaryMap<Buf, bool> = SecondaryMap::new();
@@ -141,21 +148,31 @@ fn give_outputs_buffers(units: &mut Units, known: &SecondaryMap<Buf, bool>, mach
     for i in 0..units.outputs.len() {
         let buf = units.outputs[i].1;
         let root = aliases[buf].unwrap_or(buf);
-        if written[root] && aliases[root].is_none() && !taken[root] && !known[root] {
+        let is_own = |&(input, output): &(usize, usize)| output == i && units.inputs[input].1 == root;
+        if written[root] && aliases[root].is_none() && !taken[root] && !known[root]
+            || units.in_place.iter().any(is_own)
+        {
             taken[root] = true;
             continue;
         }
-        let data = units.bufs[buf].clone();
-        let mut n = NestBuilder::new(&data.shape);
-        let operand = n.operand(data.dtype, &data.shape);
-        let element = n.load(operand, &n.domain());
-        let copy = units.bufs.push(BufData { constant: None, ..data });
-        let origin = vec![format!("output `{}`", units.outputs[i].0)];
-        let work = UnitWork::Copy(Box::new(n.finish(&[element])));
-        units.units.push(Unit { work, ins: vec![buf], outs: vec![copy], origin, flops: 0 });
+        let copy = copy_of(units, i);
         units.outputs[i].1 = copy;
         taken[copy] = true;
     }
+}
+
+/// A copy of an output, made after everything else.
+fn copy_of(units: &mut Units, output: usize) -> Buf {
+    let (name, buf) = &units.outputs[output];
+    let (origin, buf) = (vec![format!("output `{name}`")], *buf);
+    let data = units.bufs[buf].clone();
+    let mut n = NestBuilder::new(&data.shape);
+    let operand = n.operand(data.dtype, &data.shape);
+    let element = n.load(operand, &n.domain());
+    let copy = units.bufs.push(BufData { constant: None, ..data });
+    let work = UnitWork::Copy(Box::new(n.finish(&[element])));
+    units.units.push(Unit { work, ins: vec![buf], outs: vec![copy], origin, flops: 0 });
+    copy
 }
 
 /// For each buffer that has the bytes of another, that one: of an identity nest, or of words seen in pairs.
@@ -182,6 +199,7 @@ fn plan(mut units: Units, machine: &Machine, choose: &mut dyn FnMut(&Nest) -> Ma
     let ports = |list: &[(String, Buf)]| list.iter().map(|(n, b)| (n.clone(), units.bufs[*b].ty())).collect();
     program.inputs = ports(&units.inputs);
     program.outputs = ports(&units.outputs);
+    program.in_place = units.in_place.iter().map(|&(input, output)| (input as u32, output as u32)).collect();
 
     let mut places: SecondaryMap<Buf, Option<Place>> = SecondaryMap::new();
     for (i, (_, buf)) in units.inputs.iter().enumerate() {

@@ -57,11 +57,13 @@ fn round_up(bytes: u64) -> u64 {
 /// Follows the bytes of the arena through the program: whatever a step reads there was written by one
 /// earlier step, whole, and not overwritten since; and no step reads what it writes itself, unless each
 /// element is read only where it is about to be overwritten. Every round of a repeat is followed. What one step of it
-/// writes in several rounds counts as one buffer, of as many bytes as it has written so far.
+/// writes in several rounds counts as one buffer, of as many bytes as it has written so far. An input in whose memory an
+/// output is counts as a part of the arena that is no longer read once the output is written.
 pub fn check(program: &Program) -> Result<(), Error> {
     let fail = |message: String| Err(Error::Verify { invariant: "P1", message });
     // Start of an interval -> (end, what filled it: a step, and which of its arguments).
     let mut owners: BTreeMap<u64, (u64, (usize, usize))> = BTreeMap::new();
+    let mut replaced: Vec<bool> = vec![false; program.in_place.len()];
     for (number, round) in program.order() {
         let step = &program.steps[number];
         let params: Vec<(u64, bool, bool)> = match &step.work {
@@ -82,6 +84,15 @@ pub fn check(program: &Program) -> Result<(), Error> {
         };
         if params.len() != step.args.len() {
             return fail(format!("step {number} passes {} buffers, takes {}", step.args.len(), params.len()));
+        }
+        for (&(input, output), replaced) in program.in_place.iter().zip(&mut replaced) {
+            let (from, to) = (Place::Input(input), Place::Output(output));
+            let (reads, writes) = (step.args.contains(&from), step.args.contains(&to));
+            if reads && (*replaced || writes && !is_in_place(program, step, from, to)) {
+                let name = &program.inputs[input as usize].0;
+                return fail(format!("step {number} reads input `{name}` where an output has replaced it"));
+            }
+            *replaced |= writes;
         }
         let moved = program.starts(number, round);
         let moved = &moved;
@@ -114,7 +125,9 @@ pub fn check(program: &Program) -> Result<(), Error> {
                 ));
             }
             let overlaps = |&&(s, e): &&(u64, u64)| s < end && start < e;
-            let in_place = |&(s, e): &(u64, u64)| (s, e) == (start, end) && is_in_place(program, step, start);
+            let place = Place::Arena(start);
+            let in_place =
+                |&(s, e): &(u64, u64)| (s, e) == (start, end) && is_in_place(program, step, place, place);
             if !reads.iter().filter(overlaps).all(in_place) {
                 return fail(format!("step {number} reads bytes {start}..{end} while it writes them"));
             }
@@ -143,22 +156,22 @@ pub fn check(program: &Program) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the kernel of a step reads each element of the operand at `start` only in the iteration that
-/// overwrites it, before it does: every block that loads one stores to the same index later, and the index
-/// tells each iteration of the loops around from the others.
-fn is_in_place(program: &Program, step: &windlass_ir::loops::Step, start: u64) -> bool {
+/// Whether the kernel of a step reads each element of the operands at `from` only in the iteration that overwrites it by
+/// the result at `to`, before it does: every block that loads one stores to the same index later, and the index tells
+/// each iteration of the loops around from the others.
+fn is_in_place(program: &Program, step: &windlass_ir::loops::Step, from: Place, to: Place) -> bool {
     let Work::Kernel(kernel) = &step.work else { return false };
     let kernel = &program.kernels[*kernel as usize];
-    let here = |role: Role| -> Vec<Buffer> {
-        let own = kernel
-            .params()
-            .zip(&step.args)
-            .filter(|((_, b), place)| b.role == role && **place == Place::Arena(start));
-        own.map(|((buffer, _), _)| buffer).collect()
+    let at = |role: Role, place: Place| -> Vec<Buffer> {
+        let params = kernel.params().zip(&step.args);
+        params
+            .filter(|((_, b), own)| b.role == role && **own == place)
+            .map(|((buffer, _), _)| buffer)
+            .collect()
     };
-    let (ins, outs) = (here(Role::In), here(Role::Out));
-    match (ins.as_slice(), outs.as_slice()) {
-        ([from], [to]) => overwrites(&kernel.body, *from, *to, &mut Vec::new()),
+    let (ins, outs) = (at(Role::In, from), at(Role::Out, to));
+    match outs.as_slice() {
+        [to] => ins.iter().all(|&from| overwrites(&kernel.body, from, *to, &mut Vec::new())),
         _ => false,
     }
 }

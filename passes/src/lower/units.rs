@@ -143,6 +143,8 @@ pub struct Units {
     pub inputs: Vec<(String, Buf)>,
     /// The caller's outputs.
     pub outputs: Vec<(String, Buf)>,
+    /// Inputs in whose memory an output stands: the positions of both.
+    pub in_place: Vec<(usize, usize)>,
     /// Buffers that other units compute once before the first run.
     pub prepared: Vec<Buf>,
     /// Of a body, the inputs that are the same in every round.
@@ -165,6 +167,26 @@ impl Units {
         let buf_of = |v: &Value| bufs[*v].expect("outputs are defined");
         units.outputs = graph.outputs().iter().map(|(name, v)| (name.clone(), buf_of(v))).collect();
         Ok(units)
+    }
+
+    /// Lets outputs stand in the memory of inputs, by their names, where there are both.
+    pub fn keep_in_place(&mut self, pairs: &[(String, String)]) -> Result<(), Error> {
+        let at = |list: &[(String, Buf)], name: &str| list.iter().position(|(own, _)| own == name);
+        for (input, output) in pairs {
+            let (Some(from), Some(to)) = (at(&self.inputs, input), at(&self.outputs, output)) else {
+                continue;
+            };
+            let [own, made] = [self.inputs[from].1, self.outputs[to].1].map(|buf| self.bufs[buf].ty());
+            let taken = self.in_place.iter().any(|&(other, output)| other == from || output == to);
+            if own != made || taken {
+                let reason =
+                    if taken { "one of them has another".to_string() } else { format!("{own}, {made}") };
+                let message = format!("output `{output}` cannot stand in the memory of `{input}`: {reason}");
+                return Err(Error::Verify { invariant: "U2", message });
+            }
+            self.in_place.push((from, to));
+        }
+        Ok(())
     }
 
     /// How often each buffer is read, program outputs included.

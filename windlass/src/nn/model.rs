@@ -258,40 +258,44 @@ impl Model {
         stop: bool,
     ) -> Result<StepResult, Error> {
         let batch = x.shape()[0];
-        let key = (batch, weights.is_some(), y.ty().to_string());
+        let key = (batch, weights.is_some(), format!("{} {stop}", y.ty()));
         if !self.steps.contains_key(&key) {
             let step = self.compiled()?.batch_step(batch, |examples| {
                 let (mut net, prediction) = self.built(examples, true)?;
                 let (truth, weights) = self.with_truth(&mut net, examples, y, weights.is_some());
                 Ok(Examples { net, prediction, truth, weights })
             })?;
-            let session = Session::new(step.graph, self.options.clone())?;
+            let step = if stop { step.guarded()? } else { step };
+            let options = Options { in_place: step.in_place(), ..self.options.clone() };
+            let session = Session::new(step.graph, options)?;
             self.steps.insert(key.clone(), (session, step.state));
         }
+        let rate = match self.compiled()?.optimizer.learning_rate {
+            Schedule::Adjustable(rate) => Some(Tensor::scalar(rate)),
+            _ => None,
+        };
+        let data: Vec<Tensor> = [x, y].into_iter().chain(weights).chain(&rate).cloned().collect();
         let (session, state) = &self.steps[&key];
         let slots = match self.slots.take() {
             Some(slots) => slots,
             None => state.initial(self.seed).split_off(self.variables.len()),
         };
-        let mut inputs = self.values.clone();
-        inputs.extend(slots);
-        inputs.push(x.clone());
-        inputs.push(y.clone());
-        inputs.extend(weights.cloned());
-        if let Schedule::Adjustable(rate) = self.compiled()?.optimizer.learning_rate {
-            inputs.push(Tensor::scalar(rate));
-        }
-        let mut outs = session.run(inputs.clone())?.into_tensors().into_iter();
+        let mut kept = std::mem::take(&mut self.values);
+        kept.extend(slots);
+        let outs = session.run_in_place(&mut kept, &data);
+        self.slots = Some(kept.split_off(self.variables.len()));
+        self.values = kept;
+        let mut outs = outs?.into_iter();
         let loss = outs.next().map_or(f64::NAN, |loss| loss.to_f64s()[0]);
         let prediction = outs.next().ok_or(TrainingError::NotCompiled)?;
+        let mut origin = None;
         if stop && loss.is_nan() {
-            let origin = Some(nan::origin(session.graph(), &inputs, "loss", &self.options)?);
-            self.slots = Some(inputs[self.variables.len()..state.len()].to_vec());
-            return Ok(StepResult { loss, prediction, origin });
+            // Such a step changes nothing, so it can be looked at again.
+            let inputs: Vec<Tensor> =
+                self.values.iter().chain(self.slots.iter().flatten()).chain(&data).cloned().collect();
+            origin = Some(nan::origin(session.graph(), &inputs, "loss", &self.options)?);
         }
-        self.values = outs.by_ref().take(self.variables.len()).collect();
-        self.slots = Some(outs.collect());
-        Ok(StepResult { loss, prediction, origin: None })
+        Ok(StepResult { loss, prediction, origin })
     }
 
     /// One training step on a batch: its loss before the update.

@@ -12,6 +12,7 @@ mod stage;
 use std::path::Path;
 use std::sync::Arc;
 
+use windlass_ir::graph::{NodeData, Value};
 use windlass_ir::{Dim, Graph, Op, Tensor, TensorType, check_inputs, interpret};
 use windlass_runtime::{Executor, Pool};
 
@@ -57,6 +58,7 @@ impl Session {
         }
         let graph = model.graph;
         windlass_ir::verify(&graph)?;
+        check_in_place(&graph, &options.in_place)?;
         let plans = Cache::new(options.cache);
         Ok(Session { graph, setup: Setup { options, pool }, plans })
     }
@@ -92,23 +94,85 @@ impl Session {
         Ok(self.run_counted(inputs)?.0)
     }
 
+    /// Runs a model that has a state: `state` holds its inputs that [`Options::in_place`] names, in that order, and holds
+    /// what the model makes of them afterwards, in the same memory if nothing else holds it. The other inputs are given in
+    /// their order, and the other outputs returned in theirs. After an error the state is what it was.
+    ///
+    /// ```
+    /// use windlass::{Builder, DType, Options, ScalarFn, Session, Tensor, TensorType};
+    ///
+    /// let mut b = Builder::new("sum");
+    /// let (sum, x) = (b.input("sum", TensorType::fixed(DType::F32, &[2])), b.input("x", TensorType::fixed(DType::F32, &[2])));
+    /// let next = b.map(ScalarFn::Add, &[sum, x])?;
+    /// b.output("next", next);
+    /// let in_place = vec![("sum".to_string(), "next".to_string())];
+    /// let session = Session::new(b.finish()?, Options { in_place, ..Options::default() })?;
+    /// let mut state = vec![Tensor::new(&[2], &[0f32, 1.0])];
+    /// for _ in 0..3 {
+    ///     session.run_in_place(&mut state, &[Tensor::new(&[2], &[2f32, 3.0])])?;
+    /// }
+    /// assert_eq!(state[0].to_f64s(), [6.0, 10.0]);
+    /// # Ok::<(), windlass::Error>(())
+    /// ```
+    pub fn run_in_place(&self, state: &mut [Tensor], inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
+        let pairs = &self.setup.options.in_place;
+        let kept = |name: &str| pairs.iter().position(|(input, _)| input == name);
+        let made = |name: &str| pairs.iter().position(|(_, output)| output == name);
+        let (graph, count) = (&self.graph, state.len() + inputs.len());
+        if state.len() != pairs.len() || count != graph.inputs().len() {
+            return Err(
+                windlass_ir::Error::InputCount { expected: graph.inputs().len(), found: count }.into()
+            );
+        }
+        let mut others = inputs.iter().cloned();
+        let mut all: Vec<Tensor> = Vec::with_capacity(count);
+        for (name, _) in graph.inputs() {
+            all.extend(match kept(name) {
+                Some(at) => Some(state[at].take()),
+                None => others.next(),
+            });
+        }
+        let (result, _) = self.run_on(&mut all);
+        for ((name, _), tensor) in graph.inputs().iter().zip(all) {
+            if let Some(at) = kept(name) {
+                state[at] = tensor;
+            }
+        }
+        let mut results = Vec::new();
+        for ((name, _), tensor) in graph.outputs().iter().zip(result?) {
+            match made(name) {
+                Some(at) => state[at] = tensor,
+                None => results.push(tensor),
+            }
+        }
+        Ok(results)
+    }
+
     /// Runs the model and says how its nodes were run.
     pub fn run_counted(&self, inputs: impl Into<Inputs>) -> Result<(Outputs, Counts), Error> {
-        let inputs = inputs.into().in_order(&self.graph)?;
-        check_inputs(&self.graph, &inputs)?;
+        let mut inputs = inputs.into().in_order(&self.graph)?;
+        let (tensors, counts) = self.run_on(&mut inputs);
+        Ok((Outputs::new(&self.graph, tensors?), counts))
+    }
+
+    /// The results, and how nodes were run. Inputs in whose memory results are made are taken, unless there is an error.
+    fn run_on(&self, inputs: &mut [Tensor]) -> (Result<Vec<Tensor>, Error>, Counts) {
         let mut counts = Counts::default();
-        let tensors = match self.setup.options.engine {
-            Engine::Interpreter => {
-                counts.interpreted =
-                    self.graph.nodes().filter(|(_, data)| !matches!(data.op, Op::Constant(_))).count();
-                interpret(&self.graph, &inputs)?
-            }
-            Engine::Jit | Engine::Loops => {
-                let plan = self.plan(inputs.iter().map(Tensor::ty).collect())?;
-                plan.run(inputs, &self.setup, &mut counts)?
+        let mut run = || {
+            check_inputs(&self.graph, inputs)?;
+            match self.setup.options.engine {
+                Engine::Interpreter => {
+                    let is_run = |data: &NodeData| !matches!(data.op, Op::Constant(_));
+                    counts.interpreted = self.graph.nodes().filter(|(_, data)| is_run(data)).count();
+                    Ok(interpret(&self.graph, inputs)?)
+                }
+                Engine::Jit | Engine::Loops => {
+                    let plan = self.plan(inputs.iter().map(Tensor::ty).collect())?;
+                    plan.run(inputs, &self.setup, &mut counts)
+                }
             }
         };
-        Ok((Outputs::new(&self.graph, tensors), counts))
+        (run(), counts)
     }
 
     /// Compiles for inputs of these types, if that has not been done, and says what it came to.
@@ -144,4 +208,24 @@ impl Session {
     fn plan(&self, types: Vec<TensorType>) -> Result<Arc<Plan>, Error> {
         self.plans.obtain(types, |types| Plan::new(&self.graph, types, &self.setup))
     }
+}
+
+/// Fails unless the model has these inputs and outputs, of the same types, each once.
+fn check_in_place(graph: &Graph, pairs: &[(String, String)]) -> Result<(), Error> {
+    let find = |list: &[(String, Value)], name: &str| {
+        list.iter().find(|(own, _)| own == name).map(|(_, value)| graph.ty(*value).clone())
+    };
+    for (at, (input, output)) in pairs.iter().enumerate() {
+        let reason = match (find(graph.inputs(), input), find(graph.outputs(), output)) {
+            (None, _) => "there is no such input".to_string(),
+            (_, None) => "there is no such output".to_string(),
+            _ if pairs[..at].iter().any(|(i, o)| i == input || o == output) => {
+                "one of them stands in a pair before".to_string()
+            }
+            (Some(own), Some(made)) if own != made => format!("they are {own} and {made}"),
+            _ => continue,
+        };
+        return Err(Error::InPlace { input: input.clone(), output: output.clone(), reason });
+    }
+    Ok(())
 }

@@ -100,19 +100,24 @@ impl Plan {
         self.head.as_ref().map(|head| &head.stage)
     }
 
-    /// Runs on inputs of the types it was planned for.
+    /// Runs on inputs of the types it was planned for. Those in whose memory results are made are taken, unless there is
+    /// an error.
     pub(super) fn run(
         self: &Arc<Plan>,
-        inputs: Vec<Tensor>,
+        inputs: &mut [Tensor],
         setup: &Setup,
         counts: &mut Counts,
     ) -> Result<Vec<Tensor>, Error> {
+        if let (true, Some(head)) = (self.is_head, &self.head) {
+            counts.add(head.stage.counts());
+            return head.stage.run(inputs, setup);
+        }
         let mut plan = self.clone();
-        let mut inputs = inputs;
+        let mut inputs = inputs.to_vec();
         loop {
             if let (true, Some(head)) = (plan.is_head, &plan.head) {
                 counts.add(head.stage.counts());
-                return head.stage.run(&inputs, setup);
+                return head.stage.run(&mut inputs, setup);
             }
             let values = plan.run_here(inputs, setup, counts)?;
             let Some(rest) = &plan.rest else {
@@ -146,8 +151,8 @@ impl Plan {
             values[*value] = Some(tensor);
         }
         if let Some(head) = &self.head {
-            let ins: Vec<Tensor> = head.ins.iter().map(|&v| value_of(&self.graph, &values, v)).collect();
-            let outs = head.stage.run(&ins, setup)?;
+            let mut ins: Vec<Tensor> = head.ins.iter().map(|&v| value_of(&self.graph, &values, v)).collect();
+            let outs = head.stage.run(&mut ins, setup)?;
             for (&value, tensor) in head.outs.iter().zip(outs) {
                 values[value] = Some(tensor);
             }

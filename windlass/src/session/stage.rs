@@ -49,8 +49,8 @@ struct Made {
 }
 
 enum Code {
-    /// Machine code, the types of its results, and where its time goes if that is asked for.
-    Native { executable: Box<Executable>, outputs: Vec<TensorType>, profile: Option<Mutex<Profile>> },
+    /// Machine code, what its results are, and where its time goes if that is asked for.
+    Native { executable: Box<Executable>, results: Results, profile: Option<Mutex<Profile>> },
     /// Loops for their interpreter.
     Loops(Box<Program>),
 }
@@ -110,9 +110,9 @@ impl Stage {
                 report.split("codegen", "run", statistics.run);
                 report.kernels = statistics.distinct;
                 report.code_bytes = statistics.code_bytes as u64;
-                let outputs = std::mem::take(&mut plan.outputs).into_iter().map(|(_, ty)| ty).collect();
+                let results = Results::of(plan);
                 let executable = Box::new(executable);
-                Code::Native { executable, outputs, profile: options.profile.then(Mutex::default) }
+                Code::Native { executable, results, profile: options.profile.then(Mutex::default) }
             }
         };
         let report = std::mem::take(report);
@@ -142,47 +142,79 @@ impl Stage {
         steps.map(kernel).collect()
     }
 
-    pub(super) fn run(&self, ins: &[Tensor], setup: &Setup) -> Result<Vec<Tensor>, Error> {
+    /// Runs the code. Tensors in whose memory results are made are taken from the operands, unless there is an error.
+    pub(super) fn run(&self, ins: &mut [Tensor], setup: &Setup) -> Result<Vec<Tensor>, Error> {
         let mut first = None;
         let made = self.make(setup, |program, options| {
             // A profile is of steps that nothing is done beside.
             if setup.options.profile {
                 return jit(program, options);
             }
-            let types: Vec<TensorType> = program.outputs.iter().map(|(_, ty)| ty.clone()).collect();
-            let (code, results) =
-                call(&types, ins, |ins, outs| jit_and_run(program, options, &setup.pool, ins, outs))?;
-            first = Some(results);
+            let results = Results::of(program);
+            let (code, tensors) =
+                results.call(ins, |ins, outs| jit_and_run(program, options, &setup.pool, ins, outs))?;
+            first = Some(tensors);
             Ok(code)
         })?;
-        if let Some(results) = first {
-            return Ok(results);
+        if let Some(tensors) = first {
+            return Ok(tensors);
         }
         match &made.code {
             Code::Loops(program) => Ok(run_program(program, ins)?),
-            Code::Native { executable, outputs, profile } => {
-                let ((), results) = call(outputs, ins, |ins, outs| match profile {
+            Code::Native { executable, results, profile } => {
+                let ((), tensors) = results.call(ins, |ins, outs| match profile {
                     None => executable.run(&setup.pool, ins, outs),
                     Some(profile) => {
                         let mut profile = profile.lock().unwrap_or_else(PoisonError::into_inner);
                         executable.run_profiled(&setup.pool, ins, outs, &mut profile)
                     }
                 })?;
-                Ok(results)
+                Ok(tensors)
             }
         }
     }
 }
 
-/// Calls what takes bytes and writes bytes. What it gives, and the results of these types.
-fn call<T, E>(
-    types: &[TensorType],
-    ins: &[Tensor],
-    run: impl FnOnce(&[&[u8]], &mut [&mut [u8]]) -> Result<T, E>,
-) -> Result<(T, Vec<Tensor>), E> {
-    let ins: Vec<&[u8]> = ins.iter().map(Tensor::bytes).collect();
-    let mut results: Vec<Tensor> = types.iter().map(|ty| Tensor::zeros(ty.dtype, &ty.shape())).collect();
-    let mut outs: Vec<&mut [u8]> = results.iter_mut().map(Tensor::bytes_mut).collect();
-    let value = run(&ins, &mut outs)?;
-    Ok((value, results))
+/// What the results of code are.
+struct Results {
+    types: Vec<TensorType>,
+    /// Which operand's memory each is made in, if any's.
+    replaces: Vec<Option<usize>>,
+}
+
+impl Results {
+    fn of(program: &Program) -> Results {
+        let mut replaces = vec![None; program.outputs.len()];
+        for &(input, output) in &program.in_place {
+            replaces[output as usize] = Some(input as usize);
+        }
+        Results { types: program.outputs.iter().map(|(_, ty)| ty.clone()).collect(), replaces }
+    }
+
+    /// Calls what takes bytes and writes bytes. What it gives, and the results.
+    fn call<T, E>(
+        &self,
+        ins: &mut [Tensor],
+        run: impl FnOnce(&[&[u8]], &mut [&mut [u8]]) -> Result<T, E>,
+    ) -> Result<(T, Vec<Tensor>), E> {
+        let mut tensors: Vec<Tensor> = (self.types.iter().zip(&self.replaces))
+            .map(|(ty, replaces)| match replaces {
+                Some(input) => ins[*input].take(),
+                None => Tensor::zeros(ty.dtype, &ty.shape()),
+            })
+            .collect();
+        let bytes: Vec<&[u8]> = ins.iter().map(Tensor::bytes).collect();
+        let mut outs: Vec<&mut [u8]> = tensors.iter_mut().map(Tensor::bytes_mut).collect();
+        match run(&bytes, &mut outs) {
+            Ok(value) => Ok((value, tensors)),
+            Err(error) => {
+                for (tensor, replaces) in tensors.into_iter().zip(&self.replaces) {
+                    if let Some(input) = *replaces {
+                        ins[input] = tensor;
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
 }

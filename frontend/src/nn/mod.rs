@@ -30,17 +30,21 @@
 //! # Ok::<(), windlass_ir::Error>(())
 //! ```
 
+mod graph;
 pub mod initializers;
 pub mod layers;
 pub mod losses;
+mod named;
 mod net;
 pub mod optimizers;
 mod regularizers;
 pub mod schedules;
 mod step;
 
+pub use graph::GraphBody;
 pub use initializers::Initializer;
 pub use losses::{Loss, WeightedMean};
+pub use named::NameError;
 pub use net::{Built, Net, Variable};
 pub use optimizers::{Clip, Convention, Decay, Optimizer, Rule};
 pub use regularizers::Regularizer;

@@ -105,16 +105,26 @@ impl Net {
         initializer: &Initializer,
         trainable: bool,
     ) -> Result<Value, Error> {
-        let name = format!("{layer}.{name}");
         let ty = TensorType::fixed(self.dtype, shape);
+        self.add_variable(Variable {
+            name: format!("{layer}.{name}"),
+            ty,
+            initializer: initializer.clone(),
+            trainable,
+        })
+    }
+
+    /// This variable, made if none is there of its name.
+    pub fn add_variable(&mut self, variable: Variable) -> Result<Value, Error> {
+        let Variable { name, ty, .. } = variable.clone();
         if let Some(i) = self.variables.iter().position(|v| v.name == name) {
             return match self.variables[i].ty == ty {
                 true => Ok(self.values[i]),
                 false => Err(Error::InputType { name, expected: self.variables[i].ty.clone(), found: ty }),
             };
         }
-        let value = self.builder.input(&name, ty.clone());
-        self.variables.push(Variable { name, ty, initializer: initializer.clone(), trainable });
+        let value = self.builder.input(&name, ty);
+        self.variables.push(variable);
         self.values.push(value);
         Ok(value)
     }

@@ -1,7 +1,10 @@
 //! The training step as one graph: forward, loss, gradients, update.
 
+use std::collections::BTreeSet;
+
 use windlass_ir::{Builder, DType, Error, Graph, ScalarFn, Tensor, TensorType, Value, gradients};
 
+use super::graph::free_name;
 use super::losses::{Loss, WeightedMean, mean};
 use super::net::{Built, Variable};
 use super::optimizers::Optimizer;
@@ -35,9 +38,26 @@ pub struct Step {
     pub graph: Graph,
     /// What is kept.
     pub state: State,
+    /// The variables to be trained that the loss does not depend on.
+    pub unused: Vec<String>,
 }
 
 impl State {
+    /// What training these variables keeps.
+    pub fn new(variables: Vec<Variable>, optimizer: &Optimizer) -> State {
+        let mut names: BTreeSet<String> = variables.iter().map(|v| v.name.clone()).collect();
+        let mut slots = Vec::new();
+        for Variable { name, ty, .. } in variables.iter().filter(|v| v.trainable) {
+            for slot in optimizer.slots() {
+                let name = free_name(&mut names, &format!("{name}.{slot}"));
+                slots.push((name, ty.clone(), optimizer.initial()));
+            }
+        }
+        let step = free_name(&mut names, "step");
+        slots.push((step, TensorType::fixed(DType::F64, &[]), 0.0));
+        State { variables, slots }
+    }
+
     /// The state before the first step.
     pub fn initial(&self, seed: u64) -> Vec<Tensor> {
         let variables = self.variables.iter().map(|v| v.initial(seed));
@@ -46,6 +66,12 @@ impl State {
             Tensor::from_f64s(ty.dtype, &shape, &vec![*value; shape.iter().product()])
         };
         variables.chain(self.slots.iter().map(filled)).collect()
+    }
+
+    /// The names and types of all tensors, in order; no two names are the same.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorType)> {
+        let variables = self.variables.iter().map(|v| (v.name.as_str(), &v.ty));
+        variables.chain(self.slots.iter().map(|(name, ty, _)| (name.as_str(), ty)))
     }
 
     /// The number of tensors.
@@ -63,14 +89,21 @@ impl Training {
     /// The step that trains a network on predictions and what is true of them, with an optional weight for each example.
     pub fn step(
         &self,
-        net: Built,
+        mut net: Built,
         prediction: Value,
         truth: Value,
         weights: Option<Value>,
     ) -> Result<Step, Error> {
+        let losses = self.loss.per_example(&mut net.builder, truth, prediction)?;
+        let loss = mean(&mut net.builder, losses, weights, self.weighted)?;
+        self.optimizer.step(net, loss, &[("prediction", prediction)])
+    }
+}
+
+impl Optimizer {
+    /// The step that makes a loss smaller, which is one number. Its graph gives these results too.
+    pub fn step(&self, net: Built, mut loss: Value, results: &[(&str, Value)]) -> Result<Step, Error> {
         let Built { builder: mut b, variables, values, updates, penalties } = net;
-        let losses = self.loss.per_example(&mut b, truth, prediction)?;
-        let mut loss = mean(&mut b, losses, weights, self.weighted)?;
         for penalty in penalties {
             loss = b.map(ScalarFn::Add, &[loss, penalty])?;
         }
@@ -79,28 +112,25 @@ impl Training {
         let one = b.scalar_like(loss, 1.0);
         let flows = gradients(&mut b, &[(loss, one)], &parameters)?;
         // What the loss does not depend on stays, but for its decay.
-        let mut grads = Vec::new();
-        for (&parameter, flow) in parameters.iter().zip(flows) {
-            let ty = b.ty(parameter).clone();
+        let (mut grads, mut unused) = (Vec::new(), Vec::new());
+        for (&variable, flow) in trained.iter().zip(flows) {
+            let Variable { name, ty, .. } = &variables[variable];
             grads.push(match flow {
                 Some(flow) => flow,
-                None => b.constant(Tensor::zeros(ty.dtype, &ty.shape())),
+                None => {
+                    unused.push(name.clone());
+                    b.constant(Tensor::zeros(ty.dtype, &ty.shape()))
+                }
             });
         }
-        let mut state = State { variables, slots: Vec::new() };
-        let mut slots = Vec::new();
-        for &parameter in &trained {
-            let Variable { name, ty, .. } = &state.variables[parameter];
-            for slot in self.optimizer.slots() {
-                let name = format!("{name}.{slot}");
-                slots.push(b.input(&name, ty.clone()));
-                state.slots.push((name, ty.clone(), self.optimizer.initial()));
-            }
+        let state = State::new(variables, self);
+        let mut taken: BTreeSet<String> = b.graph().inputs().iter().map(|(name, _)| name.clone()).collect();
+        let mut slots: Vec<Value> = Vec::new();
+        for (name, ty, _) in &state.slots {
+            slots.push(b.input(&free_name(&mut taken, name), ty.clone()));
         }
-        let step_type = TensorType::fixed(DType::F64, &[]);
-        let step = b.input("step", step_type.clone());
-        state.slots.push(("step".to_string(), step_type, 0.0));
-        let (next, next_slots) = self.optimizer.update(&mut b, &parameters, &grads, &slots, step)?;
+        let step = slots.pop().expect("steps are counted");
+        let (next, next_slots) = self.update(&mut b, &parameters, &grads, &slots, step)?;
         let mut kept = values.clone();
         for (variable, value) in updates {
             kept[variable] = value;
@@ -112,15 +142,16 @@ impl Training {
         let next_step = b.map(ScalarFn::Add, &[step, one])?;
         kept.extend(next_slots);
         kept.push(next_step);
-        b.output("loss", loss);
-        b.output("prediction", prediction);
-        let names =
-            state.variables.iter().map(|v| &v.name).chain(state.slots.iter().map(|(name, _, _)| name));
-        for (name, &value) in names.zip(&kept) {
-            b.output(&format!("next.{name}"), value);
+        let mut taken: BTreeSet<String> = results.iter().map(|(name, _)| name.to_string()).collect();
+        b.output(&free_name(&mut taken, "loss"), loss);
+        for (name, value) in results {
+            b.output(name, *value);
+        }
+        for ((name, _), &value) in state.tensors().zip(&kept) {
+            b.output(&free_name(&mut taken, &format!("next.{name}")), value);
         }
         let order: Vec<Value> = values.iter().chain(&slots).chain([&step]).copied().collect();
-        Ok(Step { graph: reordered(b, &order)?, state })
+        Ok(Step { graph: reordered(b, &order)?, state, unused })
     }
 }
 

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use windlass_frontend::nn::initializers::Random;
 use windlass_ir::{DType, Tensor};
 
-use super::data::rows;
+use super::data::Examples;
 use super::error::TrainingError;
-use super::model::{Evaluation, Model, matches};
+use super::model::{Batch, Evaluation, Matches, Model};
 use crate::error::Error;
 
 /// In which order an epoch takes the examples.
@@ -25,14 +25,16 @@ pub enum Order {
 /// How a model is trained.
 #[derive(Debug)]
 pub struct Fit<'a> {
-    /// How often every example is seen.
+    /// How often every example is seen, epochs before `first_epoch` included.
     pub epochs: usize,
+    /// The epoch to begin with: as many are taken for done.
+    pub first_epoch: usize,
     /// How many examples a step has; the last one of an epoch may have fewer.
     pub batch_size: usize,
     /// In which order.
     pub order: Order,
     /// Examples and what is true of them, to evaluate after every epoch.
-    pub validation: Option<(&'a Tensor, &'a Tensor)>,
+    pub validation: Option<(&'a dyn Examples, &'a dyn Examples)>,
     /// A weight for each class.
     pub class_weight: Option<Vec<f64>>,
     /// A weight for each example.
@@ -48,6 +50,7 @@ impl Default for Fit<'_> {
     fn default() -> Self {
         Fit {
             epochs: 1,
+            first_epoch: 0,
             batch_size: 32,
             order: Order::Shuffled,
             validation: None,
@@ -85,6 +88,29 @@ pub struct History {
     pub validation_accuracy: Vec<f64>,
 }
 
+impl History {
+    /// Adds an epoch.
+    pub fn push(&mut self, epoch: &Epoch) {
+        self.loss.push(epoch.loss);
+        self.accuracy.extend(epoch.accuracy);
+        if let Some(validation) = &epoch.validation {
+            self.validation_loss.push(validation.loss);
+            self.validation_accuracy.extend(validation.accuracy);
+        }
+    }
+
+    /// The columns under their names, those that are empty left out.
+    pub fn columns(&self) -> impl Iterator<Item = (&'static str, &[f64])> {
+        let all = [
+            ("loss", &self.loss[..]),
+            ("accuracy", &self.accuracy),
+            ("validation_loss", &self.validation_loss),
+            ("validation_accuracy", &self.validation_accuracy),
+        ];
+        all.into_iter().filter(|(_, column)| !column.is_empty())
+    }
+}
+
 /// Whether training goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
@@ -94,10 +120,29 @@ pub enum Control {
     Stop,
 }
 
-/// What happens between epochs.
+/// Where training is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepEnd {
+    /// The epoch, from 0.
+    pub epoch: usize,
+    /// The step in it that is done, from 0.
+    pub step: usize,
+    /// How many steps an epoch has.
+    pub steps: usize,
+    /// The mean of the losses of this epoch's examples so far.
+    pub loss: f64,
+}
+
+/// What happens between epochs and between steps.
 pub trait Callback {
     /// After an epoch.
     fn on_epoch_end(&mut self, epoch: &Epoch, model: &mut Model) -> Result<Control, Error>;
+
+    /// After a step of an epoch. Where training stops here, the epoch is not ended: it counts for nothing.
+    fn on_step_end(&mut self, step: &StepEnd) -> Control {
+        let _ = step;
+        Control::Continue
+    }
 
     /// After the last epoch.
     fn on_train_end(&mut self, model: &mut Model) -> Result<(), Error> {
@@ -107,6 +152,21 @@ pub trait Callback {
 }
 
 impl Epoch {
+    /// What an epoch of so many prints.
+    pub fn summary(&self, epochs: usize) -> String {
+        let mut text = format!("epoch {}/{epochs}: loss {:.4}", self.number + 1, self.loss);
+        if let Some(accuracy) = self.accuracy {
+            text += &format!(", accuracy {accuracy:.4}");
+        }
+        if let Some(validation) = &self.validation {
+            text += &format!("; validation loss {:.4}", validation.loss);
+            if let Some(accuracy) = validation.accuracy {
+                text += &format!(", accuracy {accuracy:.4}");
+            }
+        }
+        text
+    }
+
     /// The loss that callbacks watch: that on the validation data, if there is some.
     pub fn watched(&self) -> f64 {
         self.validation.as_ref().map_or(self.loss, |v| v.loss)
@@ -190,33 +250,32 @@ impl Callback for ModelCheckpoint {
 }
 
 impl Model {
-    /// Trains on examples and what is true of them.
-    pub fn fit(&mut self, x: &Tensor, y: &Tensor, fit: &Fit<'_>) -> Result<History, Error> {
+    /// Trains on examples and what is true of them: a tensor each, or several by the names of inputs and outputs.
+    pub fn fit(&mut self, x: &dyn Examples, y: &dyn Examples, fit: &Fit<'_>) -> Result<History, Error> {
         self.fit_with(x, y, fit, &mut [])
     }
 
     /// Trains, with callbacks between epochs.
     pub fn fit_with(
         &mut self,
-        x: &Tensor,
-        y: &Tensor,
+        x: &dyn Examples,
+        y: &dyn Examples,
         fit: &Fit<'_>,
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<History, Error> {
-        let count = self.check(x, Some(y))?;
-        let weights = self.weights(y, count, fit)?;
+        let (x, count) = self.inputs_of(x)?;
+        let y = self.truths_of(y, count)?;
+        self.check_batches(count, fit.batch_size)?;
+        let weights = self.weights(&y, count, fit)?;
         let mut history = History::default();
-        for number in 0..fit.epochs {
+        for number in fit.first_epoch..fit.epochs {
             let order = order(&fit.order, count, self.seed, number)?;
-            let epoch = self.epoch(number, (x, y, weights.as_ref()), &order, fit)?;
-            history.loss.push(epoch.loss);
-            history.accuracy.extend(epoch.accuracy);
-            if let Some(validation) = &epoch.validation {
-                history.validation_loss.push(validation.loss);
-                history.validation_accuracy.extend(validation.accuracy);
-            }
+            let Some(epoch) = self.epoch(number, (&x, &y, weights.as_ref()), &order, fit, callbacks)? else {
+                break;
+            };
+            history.push(&epoch);
             if fit.verbose {
-                eprintln!("{}", line(&epoch, fit.epochs));
+                eprintln!("{}", epoch.summary(fit.epochs));
             }
             let mut control = Control::Continue;
             for callback in callbacks.iter_mut() {
@@ -234,42 +293,43 @@ impl Model {
         Ok(history)
     }
 
+    /// One epoch; `None` if it was stopped before its end.
     fn epoch(
         &mut self,
         number: usize,
-        (x, y, weights): (&Tensor, &Tensor, Option<&Tensor>),
+        (x, y, weights): (&[&Tensor], &[&Tensor], Option<&Tensor>),
         order: &[usize],
         fit: &Fit<'_>,
-    ) -> Result<Epoch, Error> {
-        let classes = self.training.as_ref().is_some_and(|t| t.loss.takes_classes());
-        let (mut loss, mut right) = (0.0, 0);
+        callbacks: &mut [&mut dyn Callback],
+    ) -> Result<Option<Epoch>, Error> {
+        let (mut loss, mut seen, mut right) = (0.0, 0, Matches::default());
+        let steps = order.len().div_ceil(fit.batch_size.max(1));
         for (step, numbers) in order.chunks(fit.batch_size.max(1)).enumerate() {
-            let (x, y) = (rows(x, numbers), rows(y, numbers));
-            let weights = weights.map(|weights| rows(weights, numbers));
-            let result = self.step(&x, &y, weights.as_ref())?;
+            let batch = Batch::of(x, y, weights, numbers);
+            let truths = batch.y.clone();
+            let result = self.step(batch)?;
             if fit.stop_at_nan && result.loss.is_nan() {
                 return Err(TrainingError::LossIsNan { epoch: number, step }.into());
             }
             loss += result.loss * numbers.len() as f64;
-            if classes {
-                right += matches(&result.prediction, &y);
+            seen += numbers.len();
+            right.count(self.compiled()?, &result.predictions, &truths);
+            let at = StepEnd { epoch: number, step, steps, loss: loss / seen as f64 };
+            let stops = callbacks.iter_mut().map(|callback| callback.on_step_end(&at));
+            if stops.fold(false, |stops, control| stops | (control == Control::Stop)) {
+                return Ok(None);
             }
         }
-        let each = y.shape()[1..].iter().product::<usize>();
         let validation = match fit.validation {
             Some((x, y)) => Some(self.evaluate(x, y, fit.batch_size)?),
             None => None,
         };
-        Ok(Epoch {
-            number,
-            loss: loss / order.len().max(1) as f64,
-            accuracy: classes.then(|| right as f64 / (order.len() * each).max(1) as f64),
-            validation,
-        })
+        let loss = loss / seen.max(1) as f64;
+        Ok(Some(Epoch { number, loss, accuracy: right.share(), validation }))
     }
 
     /// The weight of each example, if any has one.
-    fn weights(&self, y: &Tensor, count: usize, fit: &Fit<'_>) -> Result<Option<Tensor>, Error> {
+    fn weights(&self, y: &[&Tensor], count: usize, fit: &Fit<'_>) -> Result<Option<Tensor>, Error> {
         if fit.class_weight.is_none() && fit.sample_weight.is_none() {
             return Ok(None);
         }
@@ -277,14 +337,17 @@ impl Model {
             Some(given) if given.len() != count => {
                 let found = windlass_ir::TensorType::fixed(DType::F64, &[given.len()]);
                 let expected = format!("{count} weights");
-                return Err(TrainingError::Data { what: "sample_weight", expected, found }.into());
+                return Err(TrainingError::Data { what: "sample_weight".to_string(), expected, found }.into());
             }
             Some(given) => given.clone(),
             None => vec![1.0; count],
         };
         if let Some(classes) = &fit.class_weight {
+            let losses = &self.compiled()?.losses;
+            let of_classes = losses.iter().zip(y).find(|((_, loss), _)| loss.loss.takes_classes());
+            let y = of_classes.map_or(y[0], |(_, y)| *y);
             let unfit = || TrainingError::Data {
-                what: "class_weight",
+                what: "class_weight".to_string(),
                 expected: "a weight for every class, and one class an example".to_string(),
                 found: y.ty(),
             };
@@ -322,19 +385,4 @@ fn order(order: &Order, count: usize, seed: u64, epoch: usize) -> Result<Vec<usi
         }
     }
     Ok(numbers)
-}
-
-/// What an epoch prints.
-fn line(epoch: &Epoch, epochs: usize) -> String {
-    let mut text = format!("epoch {}/{epochs}: loss {:.4}", epoch.number + 1, epoch.loss);
-    if let Some(accuracy) = epoch.accuracy {
-        text += &format!(", accuracy {accuracy:.4}");
-    }
-    if let Some(validation) = &epoch.validation {
-        text += &format!("; validation loss {:.4}", validation.loss);
-        if let Some(accuracy) = validation.accuracy {
-            text += &format!(", accuracy {accuracy:.4}");
-        }
-    }
-    text
 }

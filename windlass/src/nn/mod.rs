@@ -22,20 +22,26 @@
 //! # Ok::<(), windlass::Error>(())
 //! ```
 
+mod checkpoint;
 mod data;
 mod error;
 mod fit;
 mod inputs;
 mod model;
 mod network;
+mod objective;
 mod weights;
 
+pub use checkpoint::Checkpoint;
+pub use data::Examples;
 pub use error::TrainingError;
-pub use fit::{Callback, Control, EarlyStopping, Epoch, Fit, History, ModelCheckpoint, Order};
+pub use fit::{Callback, Control, EarlyStopping, Epoch, Fit, History, ModelCheckpoint, Order, StepEnd};
 pub use inputs::{Attribution, Ball, Pgd};
 pub use model::{Evaluation, Model};
 pub use network::Network;
+pub use objective::OutputLoss;
 pub use windlass_frontend::nn::{
-    Built, Clip, Convention, Decay, Initializer, Loss, Net, Optimizer, Regularizer, Rule, Schedule, State,
-    Step, Training, Variable, WeightedMean, initializers, layers, losses, optimizers, schedules,
+    Built, Clip, Convention, Decay, GraphBody, Initializer, Loss, NameError, Net, Optimizer, Regularizer,
+    Rule, Schedule, State, Step, Training, Variable, WeightedMean, initializers, layers, losses, optimizers,
+    schedules,
 };

@@ -1,14 +1,16 @@
 //! A network with its weights.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use windlass_frontend::nn::{Built, Loss, Net, Optimizer, State, Training, Variable, WeightedMean, losses};
-use windlass_ir::{DType, Graph, Tensor, TensorType, Value};
+use windlass_frontend::nn::{Built, Loss, Net, Optimizer, State, Variable, WeightedMean};
+use windlass_ir::{DType, Dim, Graph, Tensor, TensorType, Value};
 
-use super::data::{largest, rows, stacked};
+use super::data::{Examples, arranged, form, largest, rows, stacked};
 use super::error::TrainingError;
 use super::network::Network;
+use super::objective::{Objective, OutputLoss};
 use crate::error::Error;
 use crate::options::Options;
 use crate::session::Session;
@@ -19,20 +21,20 @@ pub struct Model {
     options: Options,
     pub(super) seed: u64,
     pub(super) dtype: DType,
-    pub(super) training: Option<Training>,
+    pub(super) training: Option<Objective>,
     pub(super) variables: Vec<Variable>,
     /// What the variables hold.
     pub(super) values: Vec<Tensor>,
     /// What the optimizer keeps, once there was a step.
-    slots: Option<Vec<Tensor>>,
-    steps: BTreeMap<StepKey, (Session, State)>,
-    evaluations: BTreeMap<StepKey, Session>,
-    predictions: BTreeMap<usize, Session>,
-    pub(super) input_gradients: BTreeMap<StepKey, Session>,
+    pub(super) slots: Option<Vec<Tensor>>,
+    steps: HashMap<Form, (Session, State)>,
+    evaluations: HashMap<Form, Session>,
+    predictions: HashMap<Form, Session>,
+    pub(super) input_gradients: HashMap<Form, Session>,
 }
 
-/// The form of a step: how many examples, whether they have weights, the type of what is true.
-pub(super) type StepKey = (usize, bool, String);
+/// The types of the data that something is compiled for.
+pub(super) type Form = Vec<TensorType>;
 
 /// How good a model is on some data.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,19 +45,41 @@ pub struct Evaluation {
     pub accuracy: Option<f64>,
 }
 
+/// The examples of a step, and what is true of them.
+pub(super) struct Batch {
+    /// For each input.
+    pub x: Vec<Tensor>,
+    /// For each output with a loss.
+    pub y: Vec<Tensor>,
+    pub weights: Option<Tensor>,
+}
+
+impl Batch {
+    /// These rows.
+    pub fn of(x: &[&Tensor], y: &[&Tensor], weights: Option<&Tensor>, numbers: &[usize]) -> Batch {
+        let taken = |all: &[&Tensor]| all.iter().map(|tensor| rows(tensor, numbers)).collect();
+        Batch { x: taken(x), y: taken(y), weights: weights.map(|weights| rows(weights, numbers)) }
+    }
+
+    fn form(&self) -> Form {
+        form(self.x.iter().chain(&self.y).chain(&self.weights))
+    }
+}
+
 /// What one training step says.
 pub(super) struct StepResult {
     pub loss: f64,
-    pub prediction: Tensor,
+    /// Of each output.
+    pub predictions: Vec<Tensor>,
 }
 
 impl Model {
-    /// A network with random weights.
+    /// A network with random weights, or with a graph's own.
     pub fn new(network: Network, seed: u64, options: Options) -> Result<Model, Error> {
         Model::with_dtype(network, seed, DType::F32, options)
     }
 
-    /// A network with random weights of this float type.
+    /// A network with random weights of this float type, or with a graph's own weights.
     pub fn with_dtype(network: Network, seed: u64, dtype: DType, options: Options) -> Result<Model, Error> {
         let mut model = Model {
             network,
@@ -66,20 +90,56 @@ impl Model {
             variables: Vec::new(),
             values: Vec::new(),
             slots: None,
-            steps: BTreeMap::new(),
-            evaluations: BTreeMap::new(),
-            predictions: BTreeMap::new(),
-            input_gradients: BTreeMap::new(),
+            steps: HashMap::new(),
+            evaluations: HashMap::new(),
+            predictions: HashMap::new(),
+            input_gradients: HashMap::new(),
         };
-        let (built, _) = model.built(1, false)?;
-        model.values = built.variables.iter().map(|v| v.initial(seed)).collect();
-        model.variables = built.variables;
+        model.variables = match model.network.graph_variables() {
+            Some(variables) => variables.to_vec(),
+            None => model.built(&model.network.types(1, dtype), false)?.0.variables,
+        };
+        model.values = model.variables.iter().map(|v| v.initial(seed)).collect();
         Ok(model)
     }
 
-    /// Sets the optimizer and the loss; what an optimizer kept is forgotten.
+    /// The network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Sets the optimizer and the loss, which every output has; what an optimizer kept is forgotten.
     pub fn compile(&mut self, optimizer: Optimizer, loss: Loss) {
-        self.training = Some(Training { loss, optimizer, weighted: WeightedMean::Count });
+        let of_output =
+            |output: usize| (output, OutputLoss::new(&self.network.outputs()[output], loss.clone()));
+        let losses = (0..self.network.outputs().len()).map(of_output).collect();
+        self.train_by(Objective { losses, optimizer, weighted: WeightedMean::Count });
+    }
+
+    /// Sets the optimizer and the losses of some outputs, whose weighted sum becomes less; what an optimizer kept is
+    /// forgotten.
+    pub fn compile_outputs(&mut self, optimizer: Optimizer, losses: &[OutputLoss]) -> Result<(), Error> {
+        let outputs = self.network.outputs();
+        let mut placed = Vec::new();
+        for loss in losses {
+            let Some(at) = outputs.iter().position(|name| *name == loss.output) else {
+                let (name, known) = (loss.output.clone(), outputs.to_vec());
+                return Err(TrainingError::UnknownOutput { name, known }.into());
+            };
+            if placed.iter().any(|(other, _)| *other == at) {
+                return Err(TrainingError::RepeatedOutput { name: loss.output.clone() }.into());
+            }
+            placed.push((at, loss.clone()));
+        }
+        if placed.is_empty() {
+            return Err(TrainingError::NotCompiled.into());
+        }
+        self.train_by(Objective { losses: placed, optimizer, weighted: WeightedMean::Count });
+        Ok(())
+    }
+
+    fn train_by(&mut self, objective: Objective) {
+        self.training = Some(objective);
         self.slots = None;
         self.steps.clear();
         self.evaluations.clear();
@@ -105,12 +165,18 @@ impl Model {
         Ok(())
     }
 
-    /// The network for so many examples.
-    pub(super) fn built(&self, batch: usize, training: bool) -> Result<(Built, Value), Error> {
+    /// The network for inputs of these types, all sizes known.
+    pub(super) fn built(&self, types: &[TensorType], training: bool) -> Result<(Built, Vec<Value>), Error> {
         let mut net = Net::new("model", self.dtype, training);
-        let x = net.input("x", self.network.input_type(batch, self.dtype));
-        let prediction = self.network.apply(&mut net, x)?;
-        Ok((net.build(), prediction))
+        let names = self.network.inputs(self.dtype);
+        let inputs: Vec<Value> =
+            names.zip(types).map(|((name, _), ty)| net.input(name, ty.clone())).collect();
+        let predictions = self.network.apply(&mut net, &inputs)?;
+        if predictions.len() != self.network.outputs().len() {
+            let (found, expected) = (predictions.len(), self.network.outputs().len());
+            return Err(TrainingError::ResultCount { found, expected }.into());
+        }
+        Ok((net.build(), predictions))
     }
 
     /// How sessions are made.
@@ -118,149 +184,210 @@ impl Model {
         &self.options
     }
 
-    pub(super) fn compiled(&self) -> Result<&Training, Error> {
+    pub(super) fn compiled(&self) -> Result<&Objective, Error> {
         Ok(self.training.as_ref().ok_or(TrainingError::NotCompiled)?)
     }
 
-    /// Adds an input for what is true and, if there are some, for weights.
-    fn with_truth(&self, built: &mut Built, truth: &Tensor, weighted: bool) -> (Value, Option<Value>) {
-        let y = built.builder.input("y", truth.ty());
-        let shape = [truth.shape()[0]];
-        let weights = weighted.then(|| built.builder.input("weights", TensorType::fixed(self.dtype, &shape)));
-        (y, weights)
+    /// The tensors of the inputs, in order, and how many examples they hold.
+    pub(super) fn inputs_of<'a>(&self, x: &'a dyn Examples) -> Result<(Vec<&'a Tensor>, usize), Error> {
+        let expected: Vec<(&str, TensorType)> = self.network.inputs(self.dtype).collect();
+        let names: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
+        let tensors = arranged(x, "x", &names)?;
+        let count = tensors.first().and_then(|tensor| tensor.shape().first()).copied().unwrap_or(0);
+        let mut sizes: HashMap<Arc<str>, usize> = HashMap::new();
+        for ((name, ty), tensor) in expected.iter().zip(&tensors) {
+            let mut fits = |at: usize, dim: &Dim, size: usize| match dim {
+                _ if at == 0 => size == count,
+                Dim::Fixed(n) => *n == size,
+                Dim::Named(name) => *sizes.entry(name.clone()).or_insert(size) == size,
+                Dim::Unknown => true,
+            };
+            let mut dims = ty.dims.iter().zip(tensor.shape()).enumerate();
+            let fits = ty.rank() == tensor.rank() && dims.all(|(at, (dim, &size))| fits(at, dim, size));
+            if ty.dtype != tensor.dtype() || !fits {
+                let mut expected = ty.clone();
+                expected.dims[0] = Dim::Fixed(count);
+                let (what, expected) = (name.to_string(), expected.to_string());
+                return Err(TrainingError::Data { what, expected, found: tensor.ty() }.into());
+            }
+        }
+        Ok((tensors, count))
     }
 
-    /// Fails unless `x` holds examples, and `y` as many.
-    pub(super) fn check(&self, x: &Tensor, y: Option<&Tensor>) -> Result<usize, Error> {
-        let count = x.shape().first().copied().unwrap_or(0);
-        let expected = self.network.input_type(count, self.dtype);
-        if x.ty() != expected {
-            let expected = expected.to_string();
-            return Err(TrainingError::Data { what: "x", expected, found: x.ty() }.into());
+    /// The tensors of what is true, one for each output with a loss, of as many examples.
+    pub(super) fn truths_of<'a>(&self, y: &'a dyn Examples, count: usize) -> Result<Vec<&'a Tensor>, Error> {
+        let losses = &self.compiled()?.losses;
+        let names: Vec<&str> = losses.iter().map(|(_, loss)| loss.output.as_str()).collect();
+        let tensors = arranged(y, "y", &names)?;
+        for (name, tensor) in names.iter().zip(&tensors) {
+            if tensor.shape().first() != Some(&count) {
+                let what = if names.len() == 1 { "y".to_string() } else { format!("y of `{name}`") };
+                let expected = format!("{count} rows");
+                return Err(TrainingError::Data { what, expected, found: tensor.ty() }.into());
+            }
         }
-        if let Some(y) = y
-            && y.shape().first() != Some(&count)
-        {
-            let expected = format!("{count} rows");
-            return Err(TrainingError::Data { what: "y", expected, found: y.ty() }.into());
+        Ok(tensors)
+    }
+
+    /// Fails unless so many examples can be taken so many at a time.
+    pub(super) fn check_batches(&self, count: usize, batch_size: usize) -> Result<(), Error> {
+        match self.network.fixed_batch() {
+            Some((input, size)) if batch_size != size || !count.is_multiple_of(size.max(1)) => {
+                Err(TrainingError::FixedBatch { input: input.to_string(), size, batch_size, count }.into())
+            }
+            _ => Ok(()),
         }
-        Ok(count)
+    }
+
+    /// The variables that are trained and that the loss on such a batch does not depend on.
+    pub(super) fn prepare_step(&mut self, batch: &Batch) -> Result<(), Error> {
+        let key = batch.form();
+        if self.steps.contains_key(&key) {
+            return Ok(());
+        }
+        let (mut built, predictions) = self.built(&form(&batch.x), true)?;
+        let objective = self.compiled()?;
+        let (loss, _) = objective.add_loss(&mut built, &predictions, &batch.y, batch.weights.as_ref())?;
+        let names = self.network.outputs().iter().map(String::as_str);
+        let results: Vec<(&str, Value)> = names.zip(predictions).collect();
+        let step = objective.optimizer.step(built, loss, &results)?;
+        if step.unused.len() == step.state.variables.iter().filter(|v| v.trainable).count() {
+            return Err(TrainingError::NothingTrained.into());
+        }
+        let session = Session::new(step.graph, self.options.clone())?;
+        self.steps.insert(key, (session, step.state));
+        Ok(())
     }
 
     /// One training step.
-    pub(super) fn step(
-        &mut self,
-        x: &Tensor,
-        y: &Tensor,
-        weights: Option<&Tensor>,
-    ) -> Result<StepResult, Error> {
-        let batch = x.shape()[0];
-        let key = (batch, weights.is_some(), y.ty().to_string());
-        if !self.steps.contains_key(&key) {
-            let (mut built, prediction) = self.built(batch, true)?;
-            let (truth, weight) = self.with_truth(&mut built, y, weights.is_some());
-            let step = self.compiled()?.step(built, prediction, truth, weight)?;
-            let session = Session::new(step.graph, self.options.clone())?;
-            self.steps.insert(key.clone(), (session, step.state));
-        }
-        let (session, state) = &self.steps[&key];
+    pub(super) fn step(&mut self, batch: Batch) -> Result<StepResult, Error> {
+        self.prepare_step(&batch)?;
+        let (session, state) = &self.steps[&batch.form()];
         let slots = match self.slots.take() {
             Some(slots) => slots,
             None => state.initial(self.seed).split_off(self.variables.len()),
         };
         let mut inputs = self.values.clone();
         inputs.extend(slots);
-        inputs.push(x.clone());
-        inputs.push(y.clone());
-        inputs.extend(weights.cloned());
+        inputs.extend(batch.x.into_iter().chain(batch.y).chain(batch.weights));
         let mut outs = session.run(inputs)?.into_tensors().into_iter();
         let loss = outs.next().map_or(f64::NAN, |loss| loss.to_f64s()[0]);
-        let prediction = outs.next().ok_or(TrainingError::NotCompiled)?;
+        let predictions = outs.by_ref().take(self.network.outputs().len()).collect();
         self.values = outs.by_ref().take(self.variables.len()).collect();
         self.slots = Some(outs.collect());
-        Ok(StepResult { loss, prediction })
+        Ok(StepResult { loss, predictions })
     }
 
     /// The loss and the accuracy on examples, `batch_size` of them at a time.
-    pub fn evaluate(&mut self, x: &Tensor, y: &Tensor, batch_size: usize) -> Result<Evaluation, Error> {
-        let count = self.check(x, Some(y))?;
-        let (mut loss, mut right) = (0.0, 0);
-        let classes = self.compiled()?.loss.takes_classes();
-        for start in (0..count).step_by(batch_size.max(1)) {
-            let numbers: Vec<usize> = (start..(start + batch_size.max(1)).min(count)).collect();
-            let (x, y) = (rows(x, &numbers), rows(y, &numbers));
-            let key = (numbers.len(), false, y.ty().to_string());
+    pub fn evaluate(
+        &mut self,
+        x: &dyn Examples,
+        y: &dyn Examples,
+        batch_size: usize,
+    ) -> Result<Evaluation, Error> {
+        let (x, count) = self.inputs_of(x)?;
+        let y = self.truths_of(y, count)?;
+        self.check_batches(count, batch_size)?;
+        let (mut loss, mut right) = (0.0, Matches::default());
+        for numbers in chunks(count, batch_size) {
+            let batch = Batch::of(&x, &y, None, &numbers);
+            let key = batch.form();
             if !self.evaluations.contains_key(&key) {
-                let (mut built, prediction) = self.built(numbers.len(), false)?;
-                let (truth, _) = self.with_truth(&mut built, &y, false);
-                let training = self.compiled()?;
-                let each = training.loss.per_example(&mut built.builder, truth, prediction)?;
-                let mean = losses::mean(&mut built.builder, each, None, training.weighted)?;
-                let graph = built.graph(&[("loss", mean), ("prediction", prediction)])?;
-                self.evaluations.insert(key.clone(), Session::new(graph, self.options.clone())?);
+                let (mut built, predictions) = self.built(&form(&batch.x), false)?;
+                let (mean, _) = self.compiled()?.add_loss(&mut built, &predictions, &batch.y, None)?;
+                let mut results = vec![("loss".to_string(), mean)];
+                let numbered = predictions.iter().enumerate();
+                results.extend(numbered.map(|(i, &value)| (format!("prediction.{i}"), value)));
+                let results: Vec<(&str, Value)> =
+                    results.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+                let session = Session::new(built.graph(&results)?, self.options.clone())?;
+                self.evaluations.insert(key.clone(), session);
             }
-            let outs = self.infer(&self.evaluations[&key], &x, Some(&y))?;
-            loss += outs[0].to_f64s()[0] * numbers.len() as f64;
-            if classes {
-                right += matches(&outs[1], &y);
-            }
+            let mut outs = self.infer(&self.evaluations[&key], batch.x.iter().chain(&batch.y))?;
+            loss += outs.remove(0).to_f64s()[0] * numbers.len() as f64;
+            right.count(self.compiled()?, &outs, &batch.y);
         }
-        let total = (count * y.shape()[1..].iter().product::<usize>()).max(1) as f64;
-        let accuracy = classes.then(|| right as f64 / total);
-        Ok(Evaluation { loss: loss / count.max(1) as f64, accuracy })
+        Ok(Evaluation { loss: loss / count.max(1) as f64, accuracy: right.share() })
     }
 
-    /// The predictions for examples, `batch_size` of them at a time.
-    pub fn predict(&mut self, x: &Tensor, batch_size: usize) -> Result<Tensor, Error> {
-        let count = self.check(x, None)?;
-        let mut parts = Vec::new();
-        for start in (0..count).step_by(batch_size.max(1)) {
-            let numbers: Vec<usize> = (start..(start + batch_size.max(1)).min(count)).collect();
-            if !self.predictions.contains_key(&numbers.len()) {
-                let (built, prediction) = self.built(numbers.len(), false)?;
-                let graph = built.graph(&[("prediction", prediction)])?;
-                self.predictions.insert(numbers.len(), Session::new(graph, self.options.clone())?);
-            }
-            let outs = self.infer(&self.predictions[&numbers.len()], &rows(x, &numbers), None)?;
-            parts.extend(outs);
+    /// The predictions for examples, `batch_size` of them at a time, of a model of one output.
+    pub fn predict(&mut self, x: &dyn Examples, batch_size: usize) -> Result<Tensor, Error> {
+        let mut all = self.predict_all(x, batch_size)?;
+        match (all.pop(), all.is_empty()) {
+            (Some((_, only)), true) => Ok(only),
+            _ => Err(TrainingError::SeveralOutputs { names: self.network.outputs().to_vec() }.into()),
         }
-        match stacked(&parts) {
-            Some(all) => Ok(all),
-            None => {
-                // No examples have no predictions, of the type that one would have.
-                let (built, prediction) = self.built(1, false)?;
-                let mut shape = built.builder.ty(prediction).shape();
+    }
+
+    /// The predictions of every output for examples, `batch_size` of them at a time.
+    pub fn predict_all(
+        &mut self,
+        x: &dyn Examples,
+        batch_size: usize,
+    ) -> Result<Vec<(String, Tensor)>, Error> {
+        let (x, count) = self.inputs_of(x)?;
+        self.check_batches(count, batch_size)?;
+        let outputs = self.network.outputs().to_vec();
+        let mut parts: Vec<Vec<Tensor>> = vec![Vec::new(); outputs.len()];
+        for numbers in chunks(count, batch_size) {
+            let batch = Batch::of(&x, &[], None, &numbers);
+            let key = batch.form();
+            if !self.predictions.contains_key(&key) {
+                let (built, predictions) = self.built(&key, false)?;
+                let results = outputs.iter().map(String::as_str).zip(predictions);
+                let graph = built.graph(&results.collect::<Vec<_>>())?;
+                self.predictions.insert(key.clone(), Session::new(graph, self.options.clone())?);
+            }
+            let outs = self.infer(&self.predictions[&key], &batch.x)?;
+            parts.iter_mut().zip(outs).for_each(|(part, out)| part.push(out));
+        }
+        if count == 0 {
+            // No examples have no predictions, of the type that one would have.
+            let mut types = form(x.iter().copied());
+            types.iter_mut().for_each(|ty| ty.dims[0] = Dim::Fixed(1));
+            let (built, predictions) = self.built(&types, false)?;
+            for (part, value) in parts.iter_mut().zip(predictions) {
+                let ty = built.builder.ty(value);
+                let mut shape = ty.shape();
                 shape[0] = 0;
-                Ok(Tensor::zeros(self.dtype, &shape))
+                part.push(Tensor::zeros(ty.dtype, &shape));
             }
         }
+        let mut all = Vec::new();
+        for (name, parts) in outputs.into_iter().zip(parts) {
+            let stacked = stacked(&parts).ok_or_else(|| TrainingError::NoRows { output: name.clone() })?;
+            all.push((name, stacked));
+        }
+        Ok(all)
     }
 
-    /// Runs a session whose inputs are the variables and data.
-    pub(super) fn infer(
+    /// Runs a session whose inputs are the variables, under their names, and data in order.
+    pub(super) fn infer<'a>(
         &self,
         session: &Session,
-        x: &Tensor,
-        y: Option<&Tensor>,
+        data: impl IntoIterator<Item = &'a Tensor>,
     ) -> Result<Vec<Tensor>, Error> {
+        let mut data = data.into_iter();
         let mut inputs = Vec::new();
         for (name, _) in session.inputs() {
-            inputs.push(match (name, y) {
-                ("x", _) => x.clone(),
-                ("y", Some(y)) => y.clone(),
-                _ => {
-                    let at = self.variables.iter().position(|v| v.name == name);
-                    self.values[at.expect("other inputs are variables")].clone()
-                }
+            let variable = self.variables.iter().position(|v| v.name == name);
+            inputs.extend(match variable {
+                Some(at) => Some(self.values[at].clone()),
+                None => data.next().cloned(),
             });
         }
         Ok(session.run(inputs)?.into_tensors())
     }
 
-    /// The graph of the network for inference, its weights as constants, for so many examples.
+    /// The graph for inference, its weights as constants: of layers for so many examples, of a graph with the dimensions
+    /// that it had.
     pub fn graph(&self, batch: usize) -> Result<Graph, Error> {
-        let (built, prediction) = self.built(batch, false)?;
-        let graph = built.graph(&[("prediction", prediction)])?;
+        if let Some(graph) = self.network.graph_with(&self.values) {
+            return Ok(graph?);
+        }
+        let (built, predictions) = self.built(&self.network.types(batch, self.dtype), false)?;
+        let results = self.network.outputs().iter().map(String::as_str).zip(predictions);
+        let graph = built.graph(&results.collect::<Vec<_>>())?;
         let mut b = windlass_ir::Builder::new("model");
         let mut values = Vec::new();
         for (name, value) in graph.inputs() {
@@ -270,7 +397,9 @@ impl Model {
             });
         }
         let outs = b.inline(&graph, &values)?;
-        b.output("prediction", outs[0]);
+        for ((name, _), value) in graph.outputs().iter().zip(outs) {
+            b.output(name, value);
+        }
         Ok(b.finish()?)
     }
 
@@ -289,7 +418,33 @@ impl Model {
     }
 }
 
-/// How many classes are right.
-pub(super) fn matches(prediction: &Tensor, truth: &Tensor) -> usize {
-    largest(prediction).into_iter().zip(truth.to_ints()).filter(|(found, class)| found == class).count()
+/// The numbers of rows, so many at a time.
+fn chunks(count: usize, size: usize) -> impl Iterator<Item = Vec<usize>> {
+    let size = size.max(1);
+    (0..count).step_by(size).map(move |start| (start..(start + size).min(count)).collect())
+}
+
+/// How many classes are right, over all outputs whose loss takes classes.
+#[derive(Default)]
+pub(super) struct Matches {
+    right: usize,
+    all: usize,
+}
+
+impl Matches {
+    /// Counts those of a batch, given the predictions of all outputs.
+    pub fn count(&mut self, objective: &Objective, predictions: &[Tensor], truths: &[Tensor]) {
+        for ((output, loss), truth) in objective.losses.iter().zip(truths) {
+            if loss.loss.takes_classes() {
+                let found = largest(&predictions[*output]).into_iter();
+                self.right += found.zip(truth.to_ints()).filter(|(found, class)| found == class).count();
+                self.all += truth.len();
+            }
+        }
+    }
+
+    /// The share of those that are right, if there are any.
+    pub fn share(&self) -> Option<f64> {
+        (self.all > 0).then(|| self.right as f64 / self.all as f64)
+    }
 }

@@ -14,6 +14,7 @@ pub use attention::{MultiHeadAttention, SelfAttention};
 pub use conv::{Conv, Padding};
 pub use dense::{Activation, Dense, Embedding, Flatten, Reshape};
 pub use dropout::Dropout;
+pub(super) use norm::batch_normalized;
 pub use norm::{BatchNormalization, LayerNormalization};
 pub use pool::{GlobalPooling, Pooling};
 pub use recurrent::{Bidirectional, Gru, Lstm, SimpleRnn};

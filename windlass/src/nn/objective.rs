@@ -1,0 +1,109 @@
+//! What a model is trained to: losses of its outputs, made less by an optimizer.
+
+use windlass_frontend::nn::losses::mean;
+use windlass_frontend::nn::{Built, Loss, Optimizer, WeightedMean};
+use windlass_ir::{DType, Dim, ScalarFn, Tensor, TensorType, Value};
+
+use super::error::TrainingError;
+use crate::error::Error;
+
+/// The loss of an output.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutputLoss {
+    /// The output's name.
+    pub output: String,
+    /// Its loss.
+    pub loss: Loss,
+    /// Its share in the sum of losses.
+    pub weight: f64,
+}
+
+impl OutputLoss {
+    /// A loss that counts once.
+    pub fn new(output: &str, loss: Loss) -> OutputLoss {
+        OutputLoss { output: output.to_string(), loss, weight: 1.0 }
+    }
+
+    /// With another share in the sum of losses.
+    pub fn weighted(self, weight: f64) -> OutputLoss {
+        OutputLoss { weight, ..self }
+    }
+}
+
+/// Losses of outputs by their positions, and how they become less.
+#[derive(Clone, Debug)]
+pub(super) struct Objective {
+    pub losses: Vec<(usize, OutputLoss)>,
+    pub optimizer: Optimizer,
+    pub weighted: WeightedMean,
+}
+
+impl Objective {
+    /// Adds inputs for what is true and for the weights of examples, and the sum of losses. Also gives the mean of each.
+    pub fn add_loss(
+        &self,
+        built: &mut Built,
+        predictions: &[Value],
+        truths: &[Tensor],
+        weights: Option<&Tensor>,
+    ) -> Result<(Value, Vec<Value>), Error> {
+        let b = &mut built.builder;
+        let mut inputs = Vec::new();
+        for ((output, loss), truth) in self.losses.iter().zip(truths) {
+            let what = if self.losses.len() == 1 { "y".to_string() } else { format!("y.{}", loss.output) };
+            check(&loss.loss, &what, b.ty(predictions[*output]), truth)?;
+            inputs.push(b.input(&free_input(b, &what), truth.ty()));
+        }
+        let weights = weights.map(|weights| b.input(&free_input(b, "weights"), weights.ty()));
+        let (mut sum, mut means): (Option<Value>, _) = (None, Vec::new());
+        for ((output, own), truth) in self.losses.iter().zip(inputs) {
+            let each = own.loss.per_example(b, truth, predictions[*output])?;
+            let weights = match weights {
+                Some(weights) => Some(b.cast(weights, b.ty(each).dtype)?),
+                None => None,
+            };
+            let mean = mean(b, each, weights, self.weighted)?;
+            means.push(mean);
+            let part = match own.weight {
+                1.0 => mean,
+                weight => {
+                    let weight = b.scalar_like(mean, weight);
+                    b.map(ScalarFn::Mul, &[mean, weight])?
+                }
+            };
+            sum = Some(match sum {
+                Some(sum) => {
+                    let part = b.cast(part, b.ty(sum).dtype)?;
+                    b.map(ScalarFn::Add, &[sum, part])?
+                }
+                None => part,
+            });
+        }
+        Ok((sum.ok_or(TrainingError::NotCompiled)?, means))
+    }
+}
+
+/// A name that no input has yet.
+fn free_input(b: &windlass_ir::Builder, name: &str) -> String {
+    let numbered = (1..).map(|number| format!("{name}.{number}"));
+    let is_free = |name: &String| !b.graph().inputs().iter().any(|(other, _)| other == name);
+    std::iter::once(name.to_string()).chain(numbered).find(is_free).expect("numbers do not end")
+}
+
+/// Fails unless what is true has the type that a loss of these predictions takes.
+fn check(loss: &Loss, what: &str, prediction: &TensorType, truth: &Tensor) -> Result<(), Error> {
+    let classes = loss.takes_classes();
+    let dims = &prediction.dims[..prediction.rank() - usize::from(classes && prediction.rank() > 0)];
+    let fits = prediction.rank() > 0
+        && prediction.dtype.is_float()
+        && dims.iter().map(Dim::as_fixed).eq(truth.shape().iter().map(|&size| Some(size)))
+        && if classes { truth.dtype().is_int() } else { truth.dtype() == prediction.dtype };
+    if fits {
+        return Ok(());
+    }
+    let dtype = if classes { DType::I64 } else { prediction.dtype };
+    let expected = TensorType::new(dtype, dims.iter().cloned());
+    let kind = if classes { "classes, as" } else { "" };
+    let expected = format!("{kind} {expected} for predictions of {prediction}").trim_start().to_string();
+    Err(TrainingError::Data { what: what.to_string(), expected, found: truth.ty() }.into())
+}

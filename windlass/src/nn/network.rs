@@ -174,6 +174,19 @@ impl Network {
         &self.outputs
     }
 
+    /// The types of a graph's outputs; those of layers are known once they are built.
+    pub fn output_types(&self) -> Vec<TensorType> {
+        match &self.body {
+            Body::Parts(_) => Vec::new(),
+            Body::Graph(body) => body.outputs().map(|(_, ty)| ty.clone()).collect(),
+        }
+    }
+
+    /// The variables of a graph; layers make theirs when they are built.
+    pub fn variables(&self) -> &[Variable] {
+        self.graph_variables().unwrap_or_default()
+    }
+
     /// The number of examples that it takes at a time, and the input that says so, if it is not any.
     pub fn fixed_batch(&self) -> Option<(&str, usize)> {
         self.inputs.iter().find_map(|input| Some((input.name.as_str(), input.dims[0].as_fixed()?)))

@@ -149,7 +149,7 @@ impl Train {
             order: if self.no_shuffle { Order::Given } else { Order::Shuffled },
             validation,
             class_weight: self.class_weights(&y, &losses)?,
-            sample_weight: self.sample_weights(&arrays, trained)?,
+            sample_weight: self.sample_weights(&arrays, count, trained)?,
             ..Fit::default()
         };
         let interrupts = Interrupts::watch();
@@ -258,9 +258,22 @@ impl Train {
         Ok(Some(weights))
     }
 
-    fn sample_weights(&self, arrays: &Arrays, trained: usize) -> Result<Option<Vec<f64>>, Failure> {
+    /// The weights of the examples that are trained on.
+    fn sample_weights(
+        &self,
+        arrays: &Arrays,
+        count: usize,
+        trained: usize,
+    ) -> Result<Option<Vec<f64>>, Failure> {
         let Some(name) = &self.sample_weight else { return Ok(None) };
-        let mut weights = arrays.named(name)?.to_f64s();
+        let array = arrays.named(name)?;
+        if *array.shape() != [count] {
+            let found = array.ty();
+            return Err(Failure::Message(format!(
+                "--sample-weight: array `{name}` is {found}, of {count} examples each has one weight"
+            )));
+        }
+        let mut weights = array.to_f64s();
         weights.truncate(trained);
         Ok(Some(weights))
     }

@@ -81,7 +81,7 @@ impl Model {
         let input = built.builder.graph().inputs()[0].1;
         let values = match target {
             Target::Loss(truth) => {
-                self.compiled()?.add_loss(&mut built, &predictions, std::slice::from_ref(*truth), None)?.0
+                self.compiled()?.add_loss(&mut built, &predictions, &[truth.ty()], None)?.0
             }
             Target::Score(classes) => {
                 let y = built.builder.input("y", classes.ty());

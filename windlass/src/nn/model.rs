@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use windlass_frontend::nn::{Built, Loss, Net, Optimizer, State, Variable, WeightedMean};
+use windlass_frontend::nn::{Built, Loss, Net, Optimizer, State, Step, Variable, WeightedMean};
 use windlass_ir::{DType, Dim, Graph, Tensor, TensorType, Value};
 
 use super::data::{Examples, arranged, form, largest, rows, stacked};
 use super::error::TrainingError;
 use super::network::Network;
-use super::objective::{Objective, OutputLoss};
+use super::objective::{Objective, OutputLoss, truth_type};
 use crate::error::Error;
 use crate::options::Options;
 use crate::session::Session;
@@ -239,30 +239,62 @@ impl Model {
         }
     }
 
-    /// The variables that are trained and that the loss on such a batch does not depend on.
-    pub(super) fn prepare_step(&mut self, batch: &Batch) -> Result<(), Error> {
-        let key = batch.form();
-        if self.steps.contains_key(&key) {
-            return Ok(());
-        }
-        let (mut built, predictions) = self.built(&form(&batch.x), true)?;
+    /// The training step for inputs of these types, and of what is true and of weights.
+    fn step_for(
+        &self,
+        x: &[TensorType],
+        y: &[TensorType],
+        weights: Option<&TensorType>,
+    ) -> Result<Step, Error> {
+        let (mut built, predictions) = self.built(x, true)?;
         let objective = self.compiled()?;
-        let (loss, _) = objective.add_loss(&mut built, &predictions, &batch.y, batch.weights.as_ref())?;
+        let (loss, _) = objective.add_loss(&mut built, &predictions, y, weights)?;
         let names = self.network.outputs().iter().map(String::as_str);
         let results: Vec<(&str, Value)> = names.zip(predictions).collect();
         let step = objective.optimizer.step(built, loss, &results)?;
         if step.unused.len() == step.state.variables.iter().filter(|v| v.trainable).count() {
             return Err(TrainingError::NothingTrained.into());
         }
-        let session = Session::new(step.graph, self.options.clone())?;
-        self.steps.insert(key, (session, step.state));
-        Ok(())
+        Ok(step)
+    }
+
+    /// The training step on so many examples as a graph, to be compiled ahead. `size` gives the sizes of other named
+    /// dimensions. The state that it begins with holds what the variables hold now.
+    pub fn training_step(
+        &self,
+        batch: usize,
+        size: impl Fn(&str) -> Option<usize>,
+    ) -> Result<(Step, Vec<Tensor>), Error> {
+        self.check_batches(batch, batch)?;
+        let mut x = self.network.types(batch, self.dtype);
+        for dim in x.iter_mut().flat_map(|ty| &mut ty.dims) {
+            if let Dim::Named(name) = dim
+                && let Some(n) = size(name)
+            {
+                *dim = Dim::Fixed(n);
+            }
+        }
+        let (built, predictions) = self.built(&x, true)?;
+        let of_loss = |(output, own): &(usize, OutputLoss)| {
+            truth_type(&own.loss, built.builder.ty(predictions[*output]))
+        };
+        let y: Vec<TensorType> = self.compiled()?.losses.iter().map(of_loss).collect();
+        let step = self.step_for(&x, &y, None)?;
+        let mut state = step.state.initial(self.seed);
+        state.splice(..self.values.len(), self.values.iter().cloned());
+        Ok((step, state))
     }
 
     /// One training step.
     pub(super) fn step(&mut self, batch: Batch) -> Result<StepResult, Error> {
-        self.prepare_step(&batch)?;
-        let (session, state) = &self.steps[&batch.form()];
+        let key = batch.form();
+        if !self.steps.contains_key(&key) {
+            let weights = batch.weights.as_ref().map(Tensor::ty);
+            let step = self.step_for(&form(&batch.x), &form(&batch.y), weights.as_ref())?;
+            let session = Session::new(step.graph, self.options.clone())?;
+            self.steps.insert(key.clone(), (session, step.state));
+        }
+        let (session, state) = &self.steps[&key];
         let slots = match self.slots.take() {
             Some(slots) => slots,
             None => state.initial(self.seed).split_off(self.variables.len()),
@@ -294,7 +326,7 @@ impl Model {
             let key = batch.form();
             if !self.evaluations.contains_key(&key) {
                 let (mut built, predictions) = self.built(&form(&batch.x), false)?;
-                let (mean, _) = self.compiled()?.add_loss(&mut built, &predictions, &batch.y, None)?;
+                let (mean, _) = self.compiled()?.add_loss(&mut built, &predictions, &form(&batch.y), None)?;
                 let mut results = vec![("loss".to_string(), mean)];
                 let numbered = predictions.iter().enumerate();
                 results.extend(numbered.map(|(i, &value)| (format!("prediction.{i}"), value)));

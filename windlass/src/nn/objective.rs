@@ -2,7 +2,7 @@
 
 use windlass_frontend::nn::losses::mean;
 use windlass_frontend::nn::{Built, Loss, Optimizer, WeightedMean};
-use windlass_ir::{DType, Dim, ScalarFn, Tensor, TensorType, Value};
+use windlass_ir::{DType, ScalarFn, TensorType, Value};
 
 use super::error::TrainingError;
 use crate::error::Error;
@@ -44,17 +44,17 @@ impl Objective {
         &self,
         built: &mut Built,
         predictions: &[Value],
-        truths: &[Tensor],
-        weights: Option<&Tensor>,
+        truths: &[TensorType],
+        weights: Option<&TensorType>,
     ) -> Result<(Value, Vec<Value>), Error> {
         let b = &mut built.builder;
         let mut inputs = Vec::new();
         for ((output, loss), truth) in self.losses.iter().zip(truths) {
             let what = if self.losses.len() == 1 { "y".to_string() } else { format!("y.{}", loss.output) };
             check(&loss.loss, &what, b.ty(predictions[*output]), truth)?;
-            inputs.push(b.input(&free_input(b, &what), truth.ty()));
+            inputs.push(b.input(&free_input(b, &what), truth.clone()));
         }
-        let weights = weights.map(|weights| b.input(&free_input(b, "weights"), weights.ty()));
+        let weights = weights.map(|weights| b.input(&free_input(b, "weights"), weights.clone()));
         let (mut sum, mut means): (Option<Value>, _) = (None, Vec::new());
         for ((output, own), truth) in self.losses.iter().zip(inputs) {
             let each = own.loss.per_example(b, truth, predictions[*output])?;
@@ -91,19 +91,27 @@ fn free_input(b: &windlass_ir::Builder, name: &str) -> String {
 }
 
 /// Fails unless what is true has the type that a loss of these predictions takes.
-fn check(loss: &Loss, what: &str, prediction: &TensorType, truth: &Tensor) -> Result<(), Error> {
+fn check(loss: &Loss, what: &str, prediction: &TensorType, truth: &TensorType) -> Result<(), Error> {
     let classes = loss.takes_classes();
-    let dims = &prediction.dims[..prediction.rank() - usize::from(classes && prediction.rank() > 0)];
+    let expected = truth_type(loss, prediction);
     let fits = prediction.rank() > 0
         && prediction.dtype.is_float()
-        && dims.iter().map(Dim::as_fixed).eq(truth.shape().iter().map(|&size| Some(size)))
-        && if classes { truth.dtype().is_int() } else { truth.dtype() == prediction.dtype };
+        && expected.dims == truth.dims
+        && if classes { truth.dtype.is_int() } else { truth.dtype == prediction.dtype };
     if fits {
         return Ok(());
     }
-    let dtype = if classes { DType::I64 } else { prediction.dtype };
-    let expected = TensorType::new(dtype, dims.iter().cloned());
     let kind = if classes { "classes, as" } else { "" };
     let expected = format!("{kind} {expected} for predictions of {prediction}").trim_start().to_string();
-    Err(TrainingError::Data { what: what.to_string(), expected, found: truth.ty() }.into())
+    Err(TrainingError::Data { what: what.to_string(), expected, found: truth.clone() }.into())
+}
+
+/// The type of what is true of predictions: theirs, or for classes whole numbers of their first dimensions.
+pub(super) fn truth_type(loss: &Loss, prediction: &TensorType) -> TensorType {
+    let mut ty = prediction.clone();
+    if loss.takes_classes() {
+        ty.dtype = DType::I64;
+        ty.dims.pop();
+    }
+    ty
 }

@@ -38,7 +38,7 @@ enum Command {
     Run(run::Run),
     Test(test::Test),
     Bench(bench::Bench),
-    Compile(compile::Compile),
+    Compile(Box<compile::Compile>),
     Train(Box<train::Train>),
     Opt(opt::Opt),
     Dump(dump::Dump),

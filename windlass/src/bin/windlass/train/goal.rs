@@ -13,7 +13,7 @@ use crate::failure::Failure;
 pub struct GoalArgs {
     /// The loss: NAME or NAME:OPTION=VALUE,.. such as sparse_categorical_crossentropy:from_logits or huber:delta=2. Of
     /// several outputs, each that has one: OUTPUT=NAME..
-    #[arg(long = "loss", value_name = "[OUTPUT=]NAME", required = true)]
+    #[arg(long = "loss", value_name = "[OUTPUT=]NAME")]
     losses: Vec<String>,
     /// The share of an output in the sum of losses
     #[arg(long = "loss-weight", value_name = "OUTPUT=WEIGHT")]
@@ -40,8 +40,17 @@ pub struct GoalArgs {
 }
 
 impl GoalArgs {
+    /// Whether a loss is given.
+    pub fn is_given(&self) -> bool {
+        !self.losses.is_empty()
+    }
+
     /// The losses of outputs.
     pub fn losses(&self, outputs: &[String]) -> Result<Vec<OutputLoss>, Failure> {
+        if self.losses.is_empty() {
+            let names = Loss::NAMES.join(", ");
+            return Err(Failure::Usage(format!("--loss says what is to become less: one of {names}")));
+        }
         let mut losses: Vec<OutputLoss> = Vec::new();
         for text in &self.losses {
             let (output, name) = split_output(text, outputs);

@@ -1,23 +1,25 @@
 //! `windlass train`: trains a model's weights on data, and writes the model that comes of it.
 
+pub mod ahead;
 mod arrays;
 mod curve;
 mod goal;
 mod progress;
+mod trainable;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use wildmatch::WildMatch;
+use windlass::Tensor;
 use windlass::files::write_whole;
-use windlass::nn::{Checkpoint, Examples, Fit, History, Model, Network, Order};
-use windlass::{Options, Tensor};
+use windlass::nn::{Checkpoint, Examples, Fit, History, Model, Order};
 
 use self::arrays::{Arrays, Choice, parse_choice, parse_scale};
 use self::goal::GoalArgs;
 use self::progress::{Interrupts, Progress};
+use self::trainable::{TrainableArgs, parse_part};
 use crate::arguments::SessionArgs;
 use crate::failure::Failure;
 
@@ -72,16 +74,8 @@ pub struct Train {
     /// The array of a weight for each example
     #[arg(long, value_name = "ARRAY")]
     sample_weight: Option<String>,
-    /// Do not train weights whose names match a pattern with `*` and `?`
-    #[arg(long, value_name = "PATTERN")]
-    freeze: Vec<String>,
-    /// Train only weights whose names match a pattern
-    #[arg(long, value_name = "PATTERN")]
-    only: Vec<String>,
-    /// Use each batch's statistics in batch normalization, and let the running ones follow: this part is kept at each
-    /// step
-    #[arg(long, value_name = "KEPT", num_args = 0..=1, default_missing_value = "0.9", value_parser = parse_part)]
-    batch_statistics: Option<f64>,
+    #[command(flatten)]
+    trainable: TrainableArgs,
     /// Keep everything that training needs to go on, after each epoch
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -105,7 +99,7 @@ impl Train {
     pub fn execute(self) -> Result<(), Failure> {
         self.check_files()?;
         let options = self.session.options();
-        let network = self.network(&options)?;
+        let network = self.trainable.network(&windlass::Model::load(&self.model, &options.limits)?.graph)?;
         let losses = self.goal.losses(network.outputs())?;
         let arrays = Arrays::read(&self.data, &options.limits)?;
         let inputs = arrays.inputs(&network, &self.inputs, &self.scales)?;
@@ -160,29 +154,6 @@ impl Train {
             return Err(Failure::Interrupted(self.left(&done)));
         }
         self.write(&model, &done.history)
-    }
-
-    /// The model's network, with the weights that are to be trained.
-    fn network(&self, options: &Options) -> Result<Network, Failure> {
-        let network = Network::open(&self.model, &options.limits)?;
-        let matches =
-            |patterns: &[String], name: &str| patterns.iter().any(|p| WildMatch::new(p).matches(name));
-        for pattern in self.freeze.iter().chain(&self.only) {
-            let known = network.variables();
-            if !known.iter().any(|variable| WildMatch::new(pattern).matches(&variable.name)) {
-                let known: Vec<&str> = known.iter().map(|variable| variable.name.as_str()).collect();
-                let message =
-                    format!("no weight's name matches `{pattern}`; the weights: {}", known.join(", "));
-                return Err(Failure::Usage(message));
-            }
-        }
-        let network = network.with_frozen(|name| {
-            matches(&self.freeze, name) || !(self.only.is_empty() || matches(&self.only, name))
-        });
-        Ok(match self.batch_statistics {
-            Some(kept) => network.with_batch_statistics(kept),
-            None => network,
-        })
     }
 
     /// Refuses names of files that say nothing known, before any work is done.
@@ -353,13 +324,6 @@ fn csv(history: &History) -> Vec<u8> {
 fn json(history: &History) -> Vec<u8> {
     let columns: BTreeMap<&str, &[f64]> = history.columns().collect();
     format!("{}\n", serde_json::json!(columns)).into_bytes()
-}
-
-fn parse_part(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(part) if (0.0..1.0).contains(&part) => Ok(part),
-        _ => Err("a number from 0 to below 1 is expected".to_string()),
-    }
 }
 
 fn parse_positive(text: &str) -> Result<usize, String> {

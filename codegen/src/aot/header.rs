@@ -53,6 +53,13 @@ pub(super) fn header(interface: &Interface<'_>, options: &ObjectOptions) -> Stri
     let entry = if interface.state.is_some() { "step" } else { "run" };
     let action = if interface.state.is_some() { "Does a training step" } else { "Runs the model" };
     if interface.state.is_some() {
+        let state = interface.state.unwrap_or_default();
+        let sizes: Vec<String> =
+            state.iter().map(|(_, ty)| (ty.as_len().unwrap_or(0) * ty.dtype.size()).to_string()).collect();
+        let names: Vec<String> = state.iter().map(|(name, _)| quoted(name)).collect();
+        line("/* The sizes and the names of the state's tensors, to initialize arrays. */".into());
+        line(format!("#define {upper}_STATE_BYTES {{{}}}", sizes.join(", ")));
+        line(format!("#define {upper}_STATE_NAMES {{{}}}\n", names.join(", ")));
         line("/* Sets the state to that before the first step. */".into());
         line(format!("void {name}_init(void *const *state);\n"));
         line("/* A training step reads the state and leaves that after the step in the same buffers: the variables, what".into());
@@ -122,6 +129,13 @@ fn comment(name: &str) -> String {
         }
     }
     text
+}
+
+/// A name as a string of C: what is not plain by its bytes, in octal.
+fn quoted(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b" _-.:/[](){}<>=+,;#$@!%&|~^".contains(&byte);
+    let byte = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("\\{byte:03o}") };
+    format!("\"{}\"", name.bytes().map(byte).collect::<String>())
 }
 
 /// The type in C's words.

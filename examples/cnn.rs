@@ -41,7 +41,10 @@ fn main() -> Result<(), Error> {
 
     let (x, y) = stripes(1024, 1);
     let held_back = stripes(256, 2);
-    let validation = Some((&held_back.0, &held_back.1));
-    model.fit(&x, &y, &Fit { epochs: 4, validation, verbose: true, ..Fit::default() })?;
+    model.fit(
+        &x,
+        &y,
+        &Fit { epochs: 4, validation: Some((&held_back.0, &held_back.1)), verbose: true, ..Fit::default() },
+    )?;
     Ok(())
 }

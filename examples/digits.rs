@@ -46,8 +46,8 @@ fn main() -> Result<(), Error> {
         .add(Dense::new(10));
     let mut model = Model::new(network, 1, Options::default())?;
     model.compile(Optimizer::adam(2e-3), Loss::SparseCategoricalCrossentropy { from_logits: true });
-    let validation = Some((&held_back.0, &held_back.1));
-    let fit = Fit { epochs: 30, validation, verbose: true, ..Fit::default() };
+    let fit =
+        Fit { epochs: 30, validation: Some((&held_back.0, &held_back.1)), verbose: true, ..Fit::default() };
     model.fit_with(&x, &y, &fit, &mut [&mut Enough(0.985)])?;
     if let Some(path) = std::env::args().nth(1) {
         model.export_onnx(&path, 1)?;

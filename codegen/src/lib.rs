@@ -72,7 +72,7 @@ mod x86;
 
 pub use aot::{
     ObjectArtifact, ObjectOptions, Variant, archive, check_variants, is_identifier, object,
-    object_of_variants, shared_library,
+    object_of_variants, shared_library, training_object,
 };
 pub use compile::{Options, Statistics, clif_text, ssa_text, warm_up};
 pub use error::Error;

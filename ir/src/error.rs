@@ -108,11 +108,11 @@ pub enum Error {
         to: TensorType,
     },
     /// An op that gradients would have to flow through has none.
-    #[error("{node} is not differentiable; it is reached by {way}")]
+    #[error("{node} is not differentiable, and a gradient would flow through it: {way}")]
     NoGradient {
         /// The node.
         node: String,
-        /// How it is reached from what the gradient is asked for.
+        /// The way from what is differentiated over it to what the gradient is asked for, each computed from the next.
         way: String,
     },
     /// A node that gradients would flow through has sizes or attributes that are not known.

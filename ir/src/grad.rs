@@ -22,6 +22,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -37,13 +38,16 @@ use crate::types::TensorType;
 /// How deep a rule may answer with ops whose rules answer with ops.
 const DEPTH: usize = 16;
 
+/// How many nodes at each end of a way an error names.
+const SHOWN_ENDS: usize = 6;
+
 /// The gradients with respect to `wrt` of the sum of each value times what is given with it, which has its type.
 /// Where nothing depends on a value its gradient is `None`.
 ///
 /// Every size on the way is fixed ([`crate::Graph::bind`] does that). An op on the way that has no
 /// gradient is an error that names it and the way.
 pub fn gradients(b: &mut Builder, of: &[(Value, Value)], wrt: &[Value]) -> Result<Vec<Option<Value>>, Error> {
-    let mut walk = Walk::default();
+    let mut walk = Walk { of: of.iter().map(|(value, _)| *value).collect(), ..Walk::default() };
     for &value in wrt {
         let ty = b.ty(value);
         if !ty.dtype.is_float() {
@@ -108,6 +112,10 @@ struct Walk {
     active: SecondaryMap<Value, bool>,
     /// What has flowed back to a value so far.
     flows: SecondaryMap<Value, Option<Value>>,
+    /// What is differentiated.
+    of: Vec<Value>,
+    /// The node whose rule is being followed, if it answered with smaller ops.
+    outer: Option<Node>,
 }
 
 impl Walk {
@@ -154,7 +162,12 @@ impl Walk {
                 Vjp::Gradients(flows) => self.spread(b, node, &ins, &flows)?,
                 Vjp::Through(values) if depth > 0 => {
                     let inner = start..b.graph().node_count();
+                    let outermost = self.outer.is_none();
+                    self.outer.get_or_insert(node);
                     self.through(b, inner, (&values, &douts), depth - 1)?;
+                    if outermost {
+                        self.outer = None;
+                    }
                 }
                 Vjp::Through(_) | Vjp::Undefined => return Err(self.refusal(b, node)),
             }
@@ -197,16 +210,56 @@ impl Walk {
         self.back(b, nodes, depth)
     }
 
-    /// The error for a node without a gradient: which it is, and how it is reached.
+    /// The error for a node without a gradient: which it is, and the way to it from what is differentiated and on to
+    /// what gradients are asked for.
     fn refusal(&self, b: &Builder, node: Node) -> Error {
-        let mut way = vec![b.graph().describe(node)];
+        let mut way: Vec<String> = self.way_to(b, self.outer.unwrap_or(node));
+        if self.outer.is_some() {
+            way.push(b.graph().describe(node));
+        }
         let mut at = node;
-        // Towards what gradients are asked for.
         while let Some(&from) = b.graph().node(at).ins.iter().find(|&&v| self.active[v]) {
-            way.insert(0, describe(b, from));
+            way.push(describe(b, from));
             let Def::Output { node, .. } = b.graph().def(from) else { break };
             at = node;
         }
-        Error::NoGradient { node: b.graph().describe(node), way: way.join(" -> ") }
+        if way.len() > 2 * SHOWN_ENDS + 1 {
+            let hidden = format!("({} more)", way.len() - 2 * SHOWN_ENDS);
+            way.splice(SHOWN_ENDS..way.len() - SHOWN_ENDS, [hidden]);
+        }
+        Error::NoGradient { node: b.graph().describe(node), way: way.join(" <- ") }
+    }
+
+    /// The nodes on a shortest way from what is differentiated to a node, both ends with it.
+    fn way_to(&self, b: &Builder, node: Node) -> Vec<String> {
+        let graph = b.graph();
+        let defining = |value: Value| match graph.def(value) {
+            Def::Output { node, .. } => Some(node),
+            Def::Input(_) => None,
+        };
+        // Which node reads each that is met.
+        let mut readers: SecondaryMap<Node, Option<Option<Node>>> = SecondaryMap::new();
+        let mut queue: VecDeque<Node> = VecDeque::new();
+        for from in self.of.iter().filter_map(|&value| defining(value)) {
+            readers[from] = Some(None);
+            queue.push_back(from);
+        }
+        while let Some(reader) = queue.pop_front().filter(|&met| met != node) {
+            for from in
+                graph.node(reader).ins.iter().filter(|&&v| self.active[v]).filter_map(|&v| defining(v))
+            {
+                if readers[from].is_none() {
+                    readers[from] = Some(Some(reader));
+                    queue.push_back(from);
+                }
+            }
+        }
+        let mut way = vec![graph.describe(node)];
+        let mut at = node;
+        while let Some(Some(reader)) = readers[at] {
+            way.insert(0, graph.describe(reader));
+            at = reader;
+        }
+        way
     }
 }

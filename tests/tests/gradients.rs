@@ -249,3 +249,24 @@ fn gradients_are_central_differences() {
     let failures: Vec<String> = names.into_iter().filter_map(|name| check_op(name).err()).collect();
     assert!(failures.is_empty(), "{} ops:\n{}", failures.len(), failures.join("\n\n"));
 }
+
+#[test]
+fn what_has_no_gradient_is_named_with_the_way_to_it() {
+    let text = r#"graph @g(%x: f64[3, 3], %w: f64[3, 3]) {
+  %0 = matmul %x, %w "product"
+  %1 = det %0 "determinant"
+  %2 = exp %1 "exponential"
+  return %2 as "y"
+}"#;
+    let graph = windlass_ir::text::parse_graph(text).unwrap();
+    let mut b = Builder::new("g");
+    let ins: Vec<Value> =
+        graph.inputs().iter().map(|(name, value)| b.input(name, graph.ty(*value).clone())).collect();
+    let y = b.inline(&graph, &ins).unwrap()[0];
+    let one = b.scalar_like(y, 1.0);
+    let error = gradients(&mut b, &[(y, one)], &ins[1..]).unwrap_err();
+    let way = "exp `exponential` <- det `determinant` <- matmul `product` <- input `w`";
+    let expected =
+        format!("det `determinant` is not differentiable, and a gradient would flow through it: {way}");
+    assert_eq!(error.to_string(), expected);
+}

@@ -33,7 +33,7 @@ struct Readme;
 
 pub mod compile;
 mod error;
-mod files;
+pub mod files;
 mod model;
 mod nan;
 pub mod nn;

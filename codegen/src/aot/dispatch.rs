@@ -65,9 +65,10 @@ impl<'a> Dispatch<'a> {
         unit: &mut Unit,
         symbol: &str,
         signature: Signature,
+        linkage: Linkage,
         variants: &[FuncId],
-    ) -> Result<(), Error> {
-        let id = unit.declare(symbol, Linkage::Export, &signature)?;
+    ) -> Result<FuncId, Error> {
+        let id = unit.declare(symbol, linkage, &signature)?;
         let mut func = Function::with_name_signature(ir::UserFuncName::default(), signature);
         let (block, params) = begin(&mut func);
         let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
@@ -81,7 +82,8 @@ impl<'a> Dispatch<'a> {
         }
         let unsupported = cursor.ins().iconst(types::I32, UNSUPPORTED);
         cursor.ins().return_(&[unsupported]);
-        unit.define(id, func, symbol)
+        unit.define(id, func, symbol)?;
+        Ok(id)
     }
 
     /// Defines `const char *NAME_variant(void)`, the name of the chosen one of these, or null.
@@ -148,7 +150,8 @@ impl<'a> Dispatch<'a> {
     }
 }
 
-fn address(unit: &mut Unit, cursor: &mut FuncCursor<'_>, data: DataId) -> ir::Value {
+/// The address of data.
+pub(super) fn address(unit: &mut Unit, cursor: &mut FuncCursor<'_>, data: DataId) -> ir::Value {
     let global = unit.module.declare_data_in_func(data, cursor.func);
     cursor.ins().symbol_value(types::I64, global)
 }

@@ -8,6 +8,8 @@ use super::ObjectOptions;
 
 /// What the caller of an object has to know.
 pub(super) struct Interface<'a> {
+    /// What a training step keeps, if it is one.
+    pub state: Option<&'a [(String, TensorType)]>,
     pub inputs: &'a [(String, TensorType)],
     pub outputs: &'a [(String, TensorType)],
     pub arena_bytes: u64,
@@ -33,7 +35,9 @@ pub(super) fn header(interface: &Interface<'_>, options: &ObjectOptions) -> Stri
     line(format!("#ifndef {upper}_H\n#define {upper}_H\n"));
     line("#include <stdint.h>\n".into());
     line("#ifdef __cplusplus\nextern \"C\" {\n#endif\n".into());
-    for (what, ports) in [("input", interface.inputs), ("output", interface.outputs)] {
+    let state = interface.state.map(|state| ("state", state));
+    for (what, ports) in state.into_iter().chain([("input", interface.inputs), ("output", interface.outputs)])
+    {
         line(format!("#define {upper}_{}S {}", what.to_ascii_uppercase(), ports.len()));
         for (i, (port, ty)) in ports.iter().enumerate() {
             let bytes = ty.as_len().unwrap_or(0) * ty.dtype.size();
@@ -46,7 +50,28 @@ pub(super) fn header(interface: &Interface<'_>, options: &ObjectOptions) -> Stri
     line("/* The size of the arena, which must be aligned to 64 bytes. */".into());
     line(format!("#define {upper}_ARENA_BYTES {}", interface.arena_bytes));
     line(format!("extern const uint64_t {name}_arena_bytes;\n"));
+    let entry = if interface.state.is_some() { "step" } else { "run" };
+    let action = if interface.state.is_some() { "Does a training step" } else { "Runs the model" };
+    if interface.state.is_some() {
+        let state = interface.state.unwrap_or_default();
+        let sizes: Vec<String> =
+            state.iter().map(|(_, ty)| (ty.as_len().unwrap_or(0) * ty.dtype.size()).to_string()).collect();
+        let names: Vec<String> = state.iter().map(|(name, _)| quoted(name)).collect();
+        line("/* The sizes and the names of the state's tensors, to initialize arrays. */".into());
+        line(format!("#define {upper}_STATE_BYTES {{{}}}", sizes.join(", ")));
+        line(format!("#define {upper}_STATE_NAMES {{{}}}\n", names.join(", ")));
+        line("/* Sets the state to that before the first step. */".into());
+        line(format!("void {name}_init(void *const *state);\n"));
+        line("/* A training step reads the state and leaves that after the step in the same buffers: the variables, what".into());
+        line(
+            "   the optimizer keeps of each, and the number of steps. Where it fails the state stays. */\n"
+                .into(),
+        );
+    }
     let mut params = "const void *const *inputs, void *const *outputs, void *arena".to_string();
+    if interface.state.is_some() {
+        params.insert_str(0, "void *const *state, ");
+    }
     if options.separate_weights {
         line("/* The size of the weights, to be mapped from their file; aligned to 64 bytes. */".into());
         line(format!("#define {upper}_WEIGHTS_BYTES {}\n", interface.weight_bytes));
@@ -54,7 +79,7 @@ pub(super) fn header(interface: &Interface<'_>, options: &ObjectOptions) -> Stri
     }
     match interface.variants {
         [] => {
-            line("/* Runs the model. Returns 0, or 1 if the arena is missing or not aligned. */".into());
+            line(format!("/* {action}. Returns 0, or 1 if the arena is missing or not aligned. */"));
         }
         variants => {
             line("/* There are variants of the code for these levels of processors, the best first:".into());
@@ -63,11 +88,13 @@ pub(super) fn header(interface: &Interface<'_>, options: &ObjectOptions) -> Stri
             line(String::new());
             line("/* The name of the variant chosen; NULL if the processor runs none. */".into());
             line(format!("const char *{name}_variant(void);\n"));
-            line("/* Runs the model. Returns 0, or 1 if the arena is missing or not aligned, or 2 if the processor runs".into());
+            line(format!(
+                "/* {action}. Returns 0, or 1 if the arena is missing or not aligned, or 2 if the processor runs"
+            ));
             line("   no variant. */".into());
         }
     }
-    line(format!("int {name}_run({params});\n"));
+    line(format!("int {name}_{entry}({params});\n"));
     if options.parallel {
         line(
             "/* Runs `task(table, begin, end)` for parts that together cover 0..extent, on any threads, and"
@@ -81,9 +108,9 @@ pub(super) fn header(interface: &Interface<'_>, options: &ObjectOptions) -> Stri
             "",
             pad = "typedef void (*_parallel_for)(".len() + name.len()
         ));
-        line("/* Runs the model on the caller's threads. The result has the same bits. */".into());
+        line(format!("/* {action} on the caller's threads. The result has the same bits. */"));
         line(format!(
-            "int {name}_run_parallel({params},\n    {name}_parallel_for parallel_for, void *context);\n"
+            "int {name}_{entry}_parallel({params},\n    {name}_parallel_for parallel_for, void *context);\n"
         ));
     }
     line("#ifdef __cplusplus\n}\n#endif\n".into());
@@ -102,6 +129,13 @@ fn comment(name: &str) -> String {
         }
     }
     text
+}
+
+/// A name as a string of C: what is not plain by its bytes, in octal.
+fn quoted(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b" _-.:/[](){}<>=+,;#$@!%&|~^".contains(&byte);
+    let byte = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("\\{byte:03o}") };
+    format!("\"{}\"", name.bytes().map(byte).collect::<String>())
 }
 
 /// The type in C's words.

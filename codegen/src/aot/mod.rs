@@ -18,6 +18,7 @@ mod entry;
 mod header;
 mod needs;
 mod processor;
+mod training;
 mod unit;
 mod variants;
 mod weights;
@@ -30,10 +31,12 @@ use std::time::Instant;
 
 use cranelift_module::{FuncId, Linkage};
 use target_lexicon::Endianness;
+use windlass_ir::Tensor;
 use windlass_ir::loops::{Program, Work};
 
 pub use archive::archive;
 use dispatch::Dispatch;
+use training::{Training, define_copy};
 use unit::Unit;
 use variants::Chosen;
 pub use variants::{Variant, check_variants};
@@ -106,6 +109,34 @@ pub fn object_of_variants(
     variants: &[Variant<'_>],
     options: &ObjectOptions,
 ) -> Result<ObjectArtifact, Error> {
+    make(variants, None, options)
+}
+
+/// Compiles variants of a training step to an object file. The first inputs of each program are the state, of which these
+/// tensors are the one before the first step; its last outputs are the state after a step. The object has functions that
+/// begin the state and that run a step, which updates it.
+pub fn training_object(
+    variants: &[Variant<'_>],
+    state: &[Tensor],
+    options: &ObjectOptions,
+) -> Result<ObjectArtifact, Error> {
+    let types: Vec<_> = state.iter().map(Tensor::ty).collect();
+    for program in variants.iter().map(|variant| variant.program) {
+        let first = program.inputs.iter().take(types.len()).map(|(_, ty)| ty);
+        let last =
+            program.outputs.iter().skip(program.outputs.len().saturating_sub(types.len())).map(|(_, ty)| ty);
+        if !first.eq(&types) || !last.eq(&types) {
+            return Err(Error::Output("the program does not keep such a state".to_string()));
+        }
+    }
+    make(variants, Some(state), options)
+}
+
+fn make(
+    variants: &[Variant<'_>],
+    state: Option<&[Tensor]>,
+    options: &ObjectOptions,
+) -> Result<ObjectArtifact, Error> {
     let start = Instant::now();
     let name = &options.name;
     if !is_identifier(name) {
@@ -138,7 +169,19 @@ pub fn object_of_variants(
         }
     };
     let arena_bytes = compiled.iter().map(|compiled| compiled.program.arena_bytes).max().unwrap_or(0);
-    let mut symbols = vec![format!("{name}_run"), format!("{name}_arena_bytes")];
+    let (kept, first) = (state.map_or(0, <[Tensor]>::len), variants[0].program);
+    let (inputs, results) = (&first.inputs[kept..], &first.outputs[..first.outputs.len() - kept]);
+    let training = state.map(|state| Training {
+        name,
+        state,
+        inputs: inputs.len(),
+        outputs: results.len(),
+        arena_bytes,
+        little_endian,
+    });
+    let arena_bytes = training.as_ref().map_or(arena_bytes, |training| training.layout().1);
+    let main = if training.is_some() { "step" } else { "run" };
+    let mut symbols = vec![format!("{name}_{main}"), format!("{name}_arena_bytes")];
     let bytes = match little_endian {
         true => arena_bytes.to_le_bytes(),
         false => arena_bytes.to_be_bytes(),
@@ -159,7 +202,7 @@ pub fn object_of_variants(
             data,
             pass_weights: options.separate_weights,
             name: &own_name,
-            linkage: if several { Linkage::Local } else { Linkage::Export },
+            linkage: if several || training.is_some() { Linkage::Local } else { Linkage::Export },
             arena_bytes,
         };
         entries.push(model.define(&mut unit, false)?);
@@ -168,28 +211,44 @@ pub fn object_of_variants(
         }
     }
     if options.parallel {
-        symbols.push(format!("{name}_run_parallel"));
+        symbols.push(format!("{name}_{main}_parallel"));
     }
     let names: Vec<String> = variants.iter().map(|variant| variant.cpu.clone()).collect();
     if several {
         let needs: Vec<_> = variants.iter().map(|variant| variant.needs).collect();
         let dispatch = Dispatch::define(&mut unit, name, &needs)?;
-        for (parallel, entries) in [(false, &entries), (true, &parallel_entries)] {
+        for (parallel, entries) in [(false, &mut entries), (true, &mut parallel_entries)] {
             if !entries.is_empty() {
                 let signature = entry::signature(&unit, options.separate_weights, parallel);
                 let symbol = format!("{name}_{}", entry::suffix(parallel));
-                dispatch.forward(&mut unit, &symbol, signature, entries)?;
+                let linkage = if training.is_some() { Linkage::Local } else { Linkage::Export };
+                let chosen = dispatch.forward(&mut unit, &symbol, signature, linkage, entries)?;
+                *entries = vec![chosen];
             }
         }
         dispatch.name_of_chosen(&mut unit, &names)?;
         symbols.push(format!("{name}_variant"));
     }
+    if let Some(training) = &training {
+        let copy = define_copy(&mut unit, name)?;
+        training.define_init(&mut unit, copy)?;
+        symbols.push(format!("{name}_init"));
+        for (parallel, suffix, entries) in
+            [(false, "step", &entries), (true, "step_parallel", &parallel_entries)]
+        {
+            for &run in entries {
+                let entry = entry::signature(&unit, options.separate_weights, parallel);
+                training.define_step(&mut unit, (run, entry), suffix, copy)?;
+            }
+        }
+    }
     let object = unit.finish()?;
     statistics.link = linking.elapsed();
     statistics.wall = start.elapsed();
     let interface = header::Interface {
-        inputs: &variants[0].program.inputs,
-        outputs: &variants[0].program.outputs,
+        state: training.is_some().then_some(&first.inputs[..kept]),
+        inputs,
+        outputs: results,
         arena_bytes,
         weight_bytes: weights.bytes.len(),
         variants: if several { &names } else { &[] },

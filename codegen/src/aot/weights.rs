@@ -1,9 +1,11 @@
 //! The constants of an object: each content once, whatever number of variants and steps read it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::Hasher;
 
 use rustc_hash::FxHasher;
+use windlass_ir::Tensor;
 use windlass_ir::loops::Program;
 
 /// All constants, one after another, each aligned.
@@ -21,19 +23,7 @@ impl Weights {
 
     /// Adds a program's constants. Where each begins.
     pub fn add(&mut self, program: &Program) -> Vec<usize> {
-        let as_is = self.little_endian == cfg!(target_endian = "little");
-        let constants = program.constants.iter().map(|tensor| {
-            let bytes = tensor.raw_bytes();
-            match as_is {
-                true => self.place(bytes),
-                false => {
-                    let elements = bytes.chunks(tensor.dtype().size().max(1));
-                    let swapped = elements.flat_map(|element| element.iter().rev().copied());
-                    self.place(&swapped.collect::<Vec<u8>>())
-                }
-            }
-        });
-        constants.collect()
+        program.constants.iter().map(|tensor| self.place(&in_order(tensor, self.little_endian))).collect()
     }
 
     /// Where bytes are, added if they are new.
@@ -53,10 +43,18 @@ impl Weights {
     }
 }
 
+/// A tensor's bytes as a machine that stores the low half of a word first, or last, has them.
+pub(super) fn in_order(tensor: &Tensor, little_endian: bool) -> Cow<'_, [u8]> {
+    let bytes = tensor.raw_bytes();
+    if little_endian == cfg!(target_endian = "little") {
+        return Cow::Borrowed(bytes);
+    }
+    let elements = bytes.chunks(tensor.dtype().size().max(1));
+    Cow::Owned(elements.flat_map(|element| element.iter().rev().copied()).collect())
+}
+
 #[cfg(test)]
 mod tests {
-    use windlass_ir::Tensor;
-
     use super::*;
 
     #[test]

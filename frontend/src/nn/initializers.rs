@@ -10,6 +10,8 @@ pub enum Initializer {
     Constant(f64),
     /// Given elements, in row-major order.
     Given(Vec<f64>),
+    /// A given tensor, of the variable's type.
+    Tensor(Tensor),
     /// Evenly between -limit and limit.
     Uniform(f64),
     /// Normally distributed about 0.
@@ -77,14 +79,19 @@ impl Initializer {
     /// A tensor so filled.
     pub fn sample(&self, dtype: DType, shape: &[usize], name: &str, seed: u64) -> Tensor {
         let len: usize = shape.iter().product();
+        if let Initializer::Tensor(tensor) = self
+            && tensor.dtype() == dtype
+            && *tensor.shape() == *shape
+        {
+            return tensor.clone();
+        }
         let mut random = Random::new(name, seed);
         let (fan_in, fan_out) = fans(shape);
         let mut uniform = |limit: f64| (0..len).map(|_| (2.0 * random.unit() - 1.0) * limit).collect();
         let values: Vec<f64> = match self {
             Initializer::Constant(value) => vec![*value; len],
-            Initializer::Given(values) => {
-                values.iter().copied().chain(std::iter::repeat(0.0)).take(len).collect()
-            }
+            Initializer::Given(values) => filled(values, len),
+            Initializer::Tensor(tensor) => filled(&tensor.to_f64s(), len),
             Initializer::Uniform(limit) => uniform(*limit),
             Initializer::GlorotUniform => uniform((6.0 / (fan_in + fan_out)).sqrt()),
             Initializer::HeUniform => uniform((6.0 / fan_in).sqrt()),
@@ -100,6 +107,11 @@ impl Initializer {
         };
         Tensor::from_f64s(dtype, shape, &values)
     }
+}
+
+/// So many elements: those given, then zeros.
+fn filled(values: &[f64], len: usize) -> Vec<f64> {
+    values.iter().copied().chain(std::iter::repeat(0.0)).take(len).collect()
 }
 
 /// Random vectors made orthogonal one after another: columns if there are fewer of them, else rows.

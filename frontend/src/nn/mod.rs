@@ -32,9 +32,11 @@
 //! ```
 
 pub mod accountant;
+mod graph;
 pub mod initializers;
 pub mod layers;
 pub mod losses;
+mod named;
 mod net;
 pub mod optimizers;
 mod per_example;
@@ -45,11 +47,13 @@ mod regularizers;
 pub mod schedules;
 mod step;
 
+pub use graph::GraphBody;
 pub use initializers::Initializer;
 pub use losses::{Loss, Mask, WeightedMean};
+pub use named::NameError;
 pub use net::{Built, Net, Variable};
 pub use optimizers::{Clip, Convention, Decay, Optimizer, Rule};
-pub use private::{DpSgd, Examples, Noise};
+pub use private::{DpSgd, Microbatch, Noise};
 pub use regularizers::Regularizer;
 pub use schedules::Schedule;
 pub use step::{State, Step, Training};

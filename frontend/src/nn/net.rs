@@ -14,6 +14,8 @@ pub struct Variable {
     pub name: String,
     /// Its type.
     pub ty: TensorType,
+    /// The element type that it is computed with.
+    pub arithmetic: DType,
     /// What it holds before training.
     pub initializer: Initializer,
     /// Whether gradients change it.
@@ -145,18 +147,33 @@ impl Net {
         initializer: &Initializer,
         trainable: bool,
     ) -> Result<usize, Error> {
-        let name = format!("{layer}.{name}");
-        let ty = TensorType::fixed(if trainable { self.storage } else { self.dtype }, shape);
+        self.add(Variable {
+            name: format!("{layer}.{name}"),
+            ty: TensorType::fixed(if trainable { self.storage } else { self.dtype }, shape),
+            arithmetic: self.dtype,
+            initializer: initializer.clone(),
+            trainable,
+        })
+    }
+
+    /// This variable, made if none is there of its name.
+    pub fn add_variable(&mut self, variable: Variable) -> Result<Value, Error> {
+        let at = self.add(variable)?;
+        Ok(self.wide[at])
+    }
+
+    fn add(&mut self, variable: Variable) -> Result<usize, Error> {
+        let Variable { name, ty, arithmetic, .. } = variable.clone();
         if let Some(i) = self.variables.iter().position(|v| v.name == name) {
             return match self.variables[i].ty == ty {
                 true => Ok(i),
                 false => Err(Error::InputType { name, expected: self.variables[i].ty.clone(), found: ty }),
             };
         }
-        let value = self.builder.input(&name, ty.clone());
-        self.variables.push(Variable { name, ty, initializer: initializer.clone(), trainable });
+        let value = self.builder.input(&name, ty);
+        self.variables.push(variable);
         self.values.push(value);
-        let wide = self.builder.cast(value, self.dtype)?;
+        let wide = self.builder.cast(value, arithmetic)?;
         self.wide.push(wide);
         Ok(self.wide.len() - 1)
     }

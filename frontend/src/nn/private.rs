@@ -11,7 +11,7 @@ use super::initializers::Random;
 use super::net::Built;
 use super::per_example::PerExample;
 use super::random::normals;
-use super::step::{Differentiated, Step, Training, flows, step_input, trained};
+use super::step::{Differentiated, Step, Training, flows, or_zeros, step_input, trained};
 
 /// How gradients are clipped and hidden.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +42,7 @@ pub enum Noise {
 ///
 /// Inputs that are no variables have the examples as their first dimension.
 #[derive(Clone, Debug)]
-pub struct Examples {
+pub struct Microbatch {
     /// The network.
     pub net: Built,
     /// What it predicts.
@@ -105,31 +105,34 @@ fn refused(reason: String) -> Error {
 impl Training {
     /// The step that trains on batches of this size, a network for any number of examples being given: for all of them,
     /// or for those of one microbatch.
-    pub fn batch_step(
+    pub fn batch_step<E: From<Error>>(
         &self,
         batch: usize,
-        build: impl FnOnce(usize) -> Result<Examples, Error>,
-    ) -> Result<Step, Error> {
+        build: impl FnOnce(usize) -> Result<Microbatch, E>,
+    ) -> Result<Step, E> {
         let Some(privacy) = &self.privacy else {
-            let Examples { net, prediction, truth, weights } = build(batch)?;
-            return self.step(net, prediction, truth, weights);
+            let Microbatch { net, prediction, truth, weights } = build(batch)?;
+            return Ok(self.step(net, prediction, truth, weights)?);
         };
         let parts = privacy.microbatches.unwrap_or(batch);
         if parts == 0 || !batch.is_multiple_of(parts) {
-            return Err(refused(format!("a batch of {batch} is not cut into {parts} equal microbatches")));
+            return Err(
+                refused(format!("a batch of {batch} is not cut into {parts} equal microbatches")).into()
+            );
         }
-        self.private_step(privacy, build(batch / parts)?, parts)
+        Ok(self.private_step(privacy, build(batch / parts)?, parts)?)
     }
 
     /// The step on so many microbatches like the one given.
-    fn private_step(&self, privacy: &DpSgd, one: Examples, parts: usize) -> Result<Step, Error> {
-        let Examples { net, prediction, truth, weights } = one;
+    fn private_step(&self, privacy: &DpSgd, one: Microbatch, parts: usize) -> Result<Step, Error> {
+        let Microbatch { net, prediction, truth, weights } = one;
         let Built { builder: mut b, variables, wide, updates, penalties, .. } = net;
         let trained = trained(&variables);
         let parameters: Vec<Value> = trained.iter().map(|&i| wide[i]).collect();
         let loss = self.loss.mean(&mut b, truth, prediction, weights, self.weighted)?;
         let mut results = vec![loss, prediction];
-        results.extend(flows(&mut b, loss, &parameters)?);
+        let own_flows = flows(&mut b, loss, &parameters)?;
+        results.extend(own_flows.into_iter().zip(&parameters).map(|(flow, &of)| or_zeros(&mut b, flow, of)));
         // What is the same for every example comes after.
         let own = results.len();
         results.extend(updates.iter().map(|(_, value)| *value));
@@ -137,7 +140,8 @@ impl Training {
             penalties.into_iter().map(Ok).reduce(|a, c| b.map(ScalarFn::Add, &[a?, c?])).transpose()?;
         if let Some(penalty) = penalty {
             results.push(penalty);
-            results.extend(flows(&mut b, penalty, &parameters)?);
+            let flows = flows(&mut b, penalty, &parameters)?;
+            results.extend(flows.into_iter().zip(&parameters).map(|(flow, &of)| or_zeros(&mut b, flow, of)));
         }
         results.iter().enumerate().for_each(|(i, &value)| b.output(&format!("result{i}"), value));
         let single = b.finish()?;
@@ -215,7 +219,7 @@ impl Training {
         let each = shape.remove(1);
         shape[0] *= each;
         let prediction = b.reshape(own_values[1], &shape)?;
-        self.updated(Differentiated {
+        self.optimizer.updated(Differentiated {
             builder: b,
             variables,
             values,
@@ -223,8 +227,8 @@ impl Training {
             updates,
             step,
             loss,
-            prediction,
-            gradients,
+            results: &[("prediction", prediction)],
+            gradients: gradients.into_iter().map(Some).collect(),
         })
     }
 }

@@ -1,7 +1,10 @@
 //! The training step as one graph: forward, loss, gradients, update.
 
+use std::collections::BTreeSet;
+
 use windlass_ir::{Builder, DType, Error, Graph, ScalarFn, Tensor, TensorType, Value, gradients};
 
+use super::graph::free_name;
 use super::losses::{Loss, WeightedMean};
 use super::net::{Built, Variable};
 use super::optimizers::Optimizer;
@@ -39,19 +42,21 @@ pub struct Step {
     pub graph: Graph,
     /// What is kept.
     pub state: State,
+    /// The variables to be trained that the loss does not depend on.
+    pub unused: Vec<String>,
 }
 
 impl Step {
     /// The inputs that are kept, by name, and the outputs that take their place.
     pub fn in_place(&self) -> Vec<(String, String)> {
-        let variables = self.state.variables.iter().map(|v| &v.name);
-        let names = variables.chain(self.state.slots.iter().map(|(name, _, _)| name));
-        names.map(|name| (name.clone(), next(name))).collect()
+        let (inputs, outputs) = (self.graph.inputs(), self.graph.outputs());
+        let kept = &outputs[outputs.len() - self.state.len()..];
+        inputs.iter().zip(kept).map(|((input, _), (output, _))| (input.clone(), output.clone())).collect()
     }
 
     /// The step that changes nothing if its loss is not a number.
     pub fn guarded(self) -> Result<Step, Error> {
-        let Step { graph, state } = self;
+        let Step { graph, state, unused } = self;
         let mut b = Builder::new(&graph.name);
         let inputs: Vec<Value> =
             graph.inputs().iter().map(|(name, value)| b.input(name, graph.ty(*value).clone())).collect();
@@ -67,16 +72,26 @@ impl Step {
         for ((name, _), out) in graph.outputs().iter().zip(outs) {
             b.output(name, out);
         }
-        Ok(Step { graph: b.finish()?, state })
+        Ok(Step { graph: b.finish()?, state, unused })
     }
 }
 
-/// What the output is called that takes the place of an input.
-fn next(name: &str) -> String {
-    format!("next.{name}")
-}
-
 impl State {
+    /// What training these variables keeps.
+    pub fn new(variables: Vec<Variable>, optimizer: &Optimizer) -> State {
+        let mut names: BTreeSet<String> = variables.iter().map(|v| v.name.clone()).collect();
+        let mut slots = Vec::new();
+        for Variable { name, ty, arithmetic, .. } in variables.iter().filter(|v| v.trainable) {
+            for slot in optimizer.slots() {
+                let name = free_name(&mut names, &format!("{name}.{slot}"));
+                slots.push((name, TensorType::new(*arithmetic, ty.dims.clone()), optimizer.initial()));
+            }
+        }
+        let step = free_name(&mut names, "step");
+        slots.push((step, TensorType::fixed(DType::F64, &[]), 0.0));
+        State { variables, slots }
+    }
+
     /// The state before the first step.
     pub fn initial(&self, seed: u64) -> Vec<Tensor> {
         let variables = self.variables.iter().map(|v| v.initial(seed));
@@ -85,6 +100,12 @@ impl State {
             Tensor::from_f64s(ty.dtype, &shape, &vec![*value; shape.iter().product()])
         };
         variables.chain(self.slots.iter().map(filled)).collect()
+    }
+
+    /// The names and types of all tensors, in order; no two names are the same.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorType)> {
+        let variables = self.variables.iter().map(|v| (v.name.as_str(), &v.ty));
+        variables.chain(self.slots.iter().map(|(name, ty, _)| (name.as_str(), ty)))
     }
 
     /// The number of tensors.
@@ -99,7 +120,7 @@ impl State {
 }
 
 /// A network with its loss differentiated: what an optimizer's update is made of.
-pub(super) struct Differentiated {
+pub(super) struct Differentiated<'r> {
     pub builder: Builder,
     pub variables: Vec<Variable>,
     pub values: Vec<Value>,
@@ -109,9 +130,10 @@ pub(super) struct Differentiated {
     /// The number of steps done.
     pub step: Value,
     pub loss: Value,
-    pub prediction: Value,
-    /// The gradient of each variable that is trained, in order.
-    pub gradients: Vec<Value>,
+    /// What the graph gives too.
+    pub results: &'r [(&'r str, Value)],
+    /// The gradient of each variable that is trained, in order, where the loss depends on it.
+    pub gradients: Vec<Option<Value>>,
 }
 
 /// Which variables are trained.
@@ -121,18 +143,21 @@ pub(super) fn trained(variables: &[Variable]) -> Vec<usize> {
 
 /// The number of steps done, as an input.
 pub(super) fn step_input(b: &mut Builder) -> Value {
-    b.input("step", TensorType::fixed(DType::F64, &[]))
+    let mut taken: BTreeSet<String> = b.graph().inputs().iter().map(|(name, _)| name.clone()).collect();
+    let name = free_name(&mut taken, "step");
+    b.input(&name, TensorType::fixed(DType::F64, &[]))
 }
 
-/// The gradients of a number with respect to values, zeros where it does not depend on one.
-pub(super) fn flows(b: &mut Builder, of: Value, wrt: &[Value]) -> Result<Vec<Value>, Error> {
+/// The gradients of a number with respect to values, where it depends on them.
+pub(super) fn flows(b: &mut Builder, of: Value, wrt: &[Value]) -> Result<Vec<Option<Value>>, Error> {
     let one = b.scalar_like(of, 1.0);
-    let flows = gradients(b, &[(of, one)], wrt)?;
-    let zeros = |b: &mut Builder, value: Value| {
-        let ty = b.ty(value).clone();
-        b.constant(Tensor::zeros(ty.dtype, &ty.shape()))
-    };
-    Ok(wrt.iter().zip(flows).map(|(&value, flow)| flow.unwrap_or_else(|| zeros(b, value))).collect())
+    gradients(b, &[(of, one)], wrt)
+}
+
+/// A gradient, 0 where there is none.
+pub(super) fn or_zeros(b: &mut Builder, flow: Option<Value>, of: Value) -> Value {
+    let ty = b.ty(of).clone();
+    flow.unwrap_or_else(|| b.constant(Tensor::zeros(ty.dtype, &ty.shape())))
 }
 
 impl Training {
@@ -141,7 +166,7 @@ impl Training {
     /// That of private training is not made so but by [`Training::batch_step`].
     pub fn step(
         &self,
-        net: Built,
+        mut net: Built,
         prediction: Value,
         truth: Value,
         weights: Option<Value>,
@@ -151,56 +176,58 @@ impl Training {
                 "private training makes its step from a network for one, by `batch_step`".to_string();
             return Err(Error::NoExample { reason });
         }
+        net.builder.set_name(Some("loss".into()));
+        let loss = self.loss.mean(&mut net.builder, truth, prediction, weights, self.weighted)?;
+        self.optimizer.step(net, loss, &[("prediction", prediction)])
+    }
+}
+
+impl Optimizer {
+    /// The step that makes a loss smaller, which is one number. Its graph gives these results too.
+    pub fn step(&self, net: Built, mut loss: Value, results: &[(&str, Value)]) -> Result<Step, Error> {
         let Built { builder: mut b, variables, values, wide, updates, penalties } = net;
-        b.set_name(Some("loss".into()));
-        let mut loss = self.loss.mean(&mut b, truth, prediction, weights, self.weighted)?;
         for penalty in penalties {
             loss = b.map(ScalarFn::Add, &[loss, penalty])?;
         }
         let parameters: Vec<Value> = trained(&variables).iter().map(|&i| wide[i]).collect();
         let gradients = flows(&mut b, loss, &parameters)?;
         let step = step_input(&mut b);
+        let builder = b;
         self.updated(Differentiated {
-            builder: b,
+            builder,
             variables,
             values,
             wide,
             updates,
             step,
             loss,
-            prediction,
+            results,
             gradients,
         })
     }
 
-    /// The step that follows gradients.
-    pub(super) fn updated(&self, differentiated: Differentiated) -> Result<Step, Error> {
-        let Differentiated {
-            builder: mut b,
-            variables,
-            values,
-            wide,
-            updates,
-            step,
-            loss,
-            prediction,
-            gradients,
-        } = differentiated;
+    /// The step that follows gradients. What the loss does not depend on stays, but for its decay.
+    pub(super) fn updated(&self, differentiated: Differentiated<'_>) -> Result<Step, Error> {
+        let Differentiated { variables, values, wide, updates, step, loss, results, .. } = differentiated;
+        let mut b = differentiated.builder;
         let trained = trained(&variables);
         let parameters: Vec<Value> = trained.iter().map(|&i| wide[i]).collect();
-        let mut state = State { variables, slots: Vec::new() };
-        let mut slots = Vec::new();
-        for &parameter in &trained {
-            let (name, ty) = (&state.variables[parameter].name, b.ty(wide[parameter]).clone());
-            for slot in self.optimizer.slots() {
-                let name = format!("{name}.{slot}");
-                slots.push(b.input(&name, ty.clone()));
-                state.slots.push((name, ty.clone(), self.optimizer.initial()));
+        let (mut gradients, mut unused) = (Vec::new(), Vec::new());
+        for ((&variable, &parameter), flow) in trained.iter().zip(&parameters).zip(differentiated.gradients) {
+            if flow.is_none() {
+                unused.push(variables[variable].name.clone());
             }
+            gradients.push(or_zeros(&mut b, flow, parameter));
         }
-        state.slots.push(("step".to_string(), b.ty(step).clone(), 0.0));
+        let state = State::new(variables, self);
+        let mut taken: BTreeSet<String> = b.graph().inputs().iter().map(|(name, _)| name.clone()).collect();
+        let mut slots: Vec<Value> = Vec::new();
+        // The last is the number of steps.
+        for (name, ty, _) in &state.slots[..state.slots.len() - 1] {
+            slots.push(b.input(&free_name(&mut taken, name), ty.clone()));
+        }
         b.set_name(Some("optimizer".into()));
-        let (updated, next_slots) = self.optimizer.update(&mut b, &parameters, &gradients, &slots, step)?;
+        let (updated, next_slots) = self.update(&mut b, &parameters, &gradients, &slots, step)?;
         let mut kept = values.clone();
         for (variable, value) in updates {
             kept[variable] = value;
@@ -213,15 +240,16 @@ impl Training {
         let next_step = b.map(ScalarFn::Add, &[step, one])?;
         kept.extend(next_slots);
         kept.push(next_step);
-        b.output("loss", loss);
-        b.output("prediction", prediction);
-        let names =
-            state.variables.iter().map(|v| &v.name).chain(state.slots.iter().map(|(name, _, _)| name));
-        for (name, &value) in names.zip(&kept) {
-            b.output(&next(name), value);
+        let mut taken: BTreeSet<String> = results.iter().map(|(name, _)| name.to_string()).collect();
+        b.output(&free_name(&mut taken, "loss"), loss);
+        for (name, value) in results {
+            b.output(name, *value);
+        }
+        for ((name, _), &value) in state.tensors().zip(&kept) {
+            b.output(&free_name(&mut taken, &format!("next.{name}")), value);
         }
         let order: Vec<Value> = values.iter().chain(&slots).chain([&step]).copied().collect();
-        Ok(Step { graph: reordered(b, &order)?, state })
+        Ok(Step { graph: reordered(b, &order)?, state, unused })
     }
 }
 

@@ -284,7 +284,7 @@ fn has_graphs(op: &Op) -> bool {
 const SHAPE_ARITHMETIC_ELEMENTS: usize = 1024;
 
 /// The operands of `op` that hold late attributes, with the attribute's name.
-pub(crate) fn late_operands(op: &Op) -> Vec<(&'static str, u32)> {
+pub fn late_operands(op: &Op) -> Vec<(&'static str, u32)> {
     let mut found = Vec::new();
     if let Op::Constant(_) | Op::Elementwise(_) = op {
         return found;

@@ -147,11 +147,11 @@ impl Model {
                 let seeds: Vec<u64> = numbers.iter().map(|&number| drawn(self.seed, 0, number)).collect();
                 parts.push(attack.apply(self, &rows(x, &numbers), &rows(y, &numbers), &seeds)?);
             }
-            let mut tally = self.metrics_tally(&[Metric::Accuracy])?;
+            let mut tallies = self.metrics_tallies(&[Metric::Accuracy])?;
             if let Some(x) = stacked(&parts) {
-                tally.add(&self.predict(&x, batch_size)?, y);
+                tallies.add(&[self.predict(&x, batch_size)?], std::slice::from_ref(y));
             }
-            curve.push((epsilon, tally.results()[0].1));
+            curve.push((epsilon, tallies.results()[0].1));
         }
         Ok(curve)
     }

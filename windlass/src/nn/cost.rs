@@ -18,7 +18,7 @@
 
 use std::fmt;
 
-use windlass_ir::{DType, Graph, Tensor, TensorType};
+use windlass_ir::{Graph, Tensor, TensorType};
 use windlass_passes::stats::stats;
 
 use super::model::Model;
@@ -76,16 +76,8 @@ impl Model {
             prediction: self.run_cost(&self.graph(batch)?)?,
             step: None,
         };
-        if let Some(training) = &self.training {
-            let (mut built, prediction) = self.built(batch, true)?;
-            let ty = built.builder.ty(prediction).clone();
-            let shape = ty.shape();
-            let truth = match training.loss.takes_classes() {
-                true => TensorType::fixed(DType::I32, &shape[..shape.len().saturating_sub(1)]),
-                false => ty,
-            };
-            let truth = built.builder.input("y", truth);
-            let step = training.step(built, prediction, truth, None)?;
+        if self.training.is_some() {
+            let (step, _) = self.training_step(batch, |_| None)?;
             let kept: Vec<TensorType> =
                 step.state.initial(self.seed)[self.variables.len()..].iter().map(Tensor::ty).collect();
             // The count of steps is none of the optimizer's.

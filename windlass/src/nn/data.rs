@@ -1,6 +1,80 @@
-//! Rows of tensors.
+//! Rows of tensors, and tensors with names.
 
-use windlass_ir::Tensor;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use windlass_ir::{Tensor, TensorType};
+
+use super::error::TrainingError;
+
+/// Tensors whose rows are examples, or what is true of them: one tensor for a model of one input or output, or several
+/// with their names.
+pub trait Examples: fmt::Debug {
+    /// The tensors. The name of the only one may be empty.
+    fn tensors(&self) -> Vec<(&str, &Tensor)>;
+}
+
+impl Examples for Tensor {
+    fn tensors(&self) -> Vec<(&str, &Tensor)> {
+        vec![("", self)]
+    }
+}
+
+impl Examples for Vec<(&str, &Tensor)> {
+    fn tensors(&self) -> Vec<(&str, &Tensor)> {
+        self.clone()
+    }
+}
+
+impl<const N: usize> Examples for [(&str, &Tensor); N] {
+    fn tensors(&self) -> Vec<(&str, &Tensor)> {
+        self.to_vec()
+    }
+}
+
+impl Examples for Vec<(String, Tensor)> {
+    fn tensors(&self) -> Vec<(&str, &Tensor)> {
+        self.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
+    }
+}
+
+impl Examples for BTreeMap<String, Tensor> {
+    fn tensors(&self) -> Vec<(&str, &Tensor)> {
+        self.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
+    }
+}
+
+/// The tensors for these names, in their order.
+pub(super) fn arranged<'a>(
+    data: &'a dyn Examples,
+    what: &'static str,
+    names: &[&str],
+) -> Result<Vec<&'a Tensor>, TrainingError> {
+    let tensors = data.tensors();
+    if let ([(name, tensor)], [only]) = (&tensors[..], names)
+        && (name.is_empty() || name == only)
+    {
+        return Ok(vec![tensor]);
+    }
+    let known = || names.iter().map(|name| name.to_string()).collect();
+    if let Some((name, _)) = tensors.iter().find(|(name, _)| !names.contains(name)) {
+        return Err(TrainingError::UnknownData { what, name: name.to_string(), known: known() });
+    }
+    let of_name = |name: &&str| {
+        let own: Vec<&Tensor> =
+            tensors.iter().filter(|(own, _)| own == name).map(|(_, tensor)| *tensor).collect();
+        match own[..] {
+            [tensor] => Ok(tensor),
+            _ => Err(TrainingError::MissingData { what, name: name.to_string(), count: own.len() }),
+        }
+    };
+    names.iter().map(of_name).collect()
+}
+
+/// The types of tensors, as a key of what is compiled for them.
+pub(super) fn form<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<TensorType> {
+    tensors.into_iter().map(Tensor::ty).collect()
+}
 
 /// The rows of these numbers, in this order.
 pub(super) fn rows(x: &Tensor, numbers: &[usize]) -> Tensor {

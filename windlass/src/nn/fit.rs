@@ -8,10 +8,11 @@ use windlass_ir::{DType, Tensor};
 
 use super::adversarial::Adversarial;
 use super::augment::Augment;
-use super::data::rows;
+use super::data::Examples;
 use super::error::TrainingError;
-use super::model::{Evaluation, Model};
+use super::model::Model;
 use super::progress::Progress;
+use super::run::{Batch, Evaluation};
 use super::sampling::shuffle;
 use crate::error::Error;
 use crate::nan::{NanPolicy, imputed};
@@ -31,14 +32,16 @@ pub enum Order {
 /// How a model is trained.
 #[derive(Debug)]
 pub struct Fit<'a> {
-    /// How often every example is seen.
+    /// How often every example is seen, epochs before `first_epoch` included.
     pub epochs: usize,
+    /// The epoch to begin with: as many are taken for done.
+    pub first_epoch: usize,
     /// How many examples a step has; the last one of an epoch may have fewer.
     pub batch_size: usize,
     /// In which order.
     pub order: Order,
     /// Examples and what is true of them, to evaluate after every epoch.
-    pub validation: Option<(&'a Tensor, &'a Tensor)>,
+    pub validation: Option<(&'a dyn Examples, &'a dyn Examples)>,
     /// A weight for each class.
     pub class_weight: Option<Vec<f64>>,
     /// A weight for each example, or where each of several positions has a class for each of these.
@@ -58,6 +61,7 @@ impl Default for Fit<'_> {
     fn default() -> Self {
         Fit {
             epochs: 1,
+            first_epoch: 0,
             batch_size: 32,
             order: Order::Shuffled,
             validation: None,
@@ -127,7 +131,8 @@ impl History {
         (!own.is_empty()).then_some(own).or_else(|| self.metrics.get(name)).map(Vec::as_slice)
     }
 
-    fn add(&mut self, epoch: &Epoch) {
+    /// Adds an epoch.
+    pub fn push(&mut self, epoch: &Epoch) {
         self.loss.push(epoch.loss);
         self.accuracy.extend(epoch.accuracy);
         if let Some(validation) = &epoch.validation {
@@ -139,6 +144,20 @@ impl History {
                 self.metrics.entry(name).or_default().push(value);
             }
         }
+    }
+
+    /// The columns under their names, those that are empty left out.
+    pub fn columns(&self) -> impl Iterator<Item = (&str, &[f64])> {
+        let all = [
+            ("loss", &self.loss[..]),
+            ("accuracy", &self.accuracy),
+            ("validation_loss", &self.validation_loss),
+            ("validation_accuracy", &self.validation_accuracy),
+        ];
+        let known = all.map(|(name, _)| name);
+        let metrics = self.metrics.iter().map(|(name, column)| (name.as_str(), column.as_slice()));
+        let others = metrics.filter(move |(name, _)| !known.contains(name) && *name != "val_accuracy");
+        all.into_iter().chain(others).filter(|(_, column)| !column.is_empty())
     }
 }
 
@@ -176,6 +195,13 @@ pub trait Callback {
 }
 
 impl Epoch {
+    /// What an epoch of so many prints.
+    pub fn summary(&self, epochs: usize) -> String {
+        let numbers: Vec<String> =
+            self.by_name().iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        format!("epoch {}/{epochs}: {}", self.number + 1, numbers.join(", "))
+    }
+
     /// The loss that callbacks watch: that on the validation data, if there is some.
     pub fn watched(&self) -> f64 {
         self.validation.as_ref().map_or(self.loss, |v| v.loss)
@@ -274,33 +300,35 @@ impl Callback for ModelCheckpoint {
 }
 
 impl Model {
-    /// Trains on examples and what is true of them.
-    pub fn fit(&mut self, x: &Tensor, y: &Tensor, fit: &Fit<'_>) -> Result<History, Error> {
+    /// Trains on examples and what is true of them: a tensor each, or several by the names of inputs and outputs.
+    pub fn fit(&mut self, x: &dyn Examples, y: &dyn Examples, fit: &Fit<'_>) -> Result<History, Error> {
         self.fit_with(x, y, fit, &mut [])
     }
 
     /// Trains, with callbacks between epochs.
     pub fn fit_with(
         &mut self,
-        x: &Tensor,
-        y: &Tensor,
+        x: &dyn Examples,
+        y: &dyn Examples,
         fit: &Fit<'_>,
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<History, Error> {
-        let count = self.check(x, Some(y))?;
-        let weights = self.weights(y, count, fit)?;
+        let (x, count) = self.inputs_of(x)?;
+        let y = self.truths_of(y, count)?;
+        self.check_batches(count, fit.batch_size)?;
+        let weights = self.weights(&y, count, fit)?;
         let mut history = History::default();
-        for number in 0..fit.epochs {
+        for number in fit.first_epoch..fit.epochs {
             let order = order(&fit.order, count, self.seed, number)?;
             for callback in callbacks.iter_mut() {
                 callback.on_epoch_begin(number, self)?;
             }
-            let Some(epoch) = self.epoch(number, (x, y, weights.as_ref()), &order, fit, callbacks)? else {
+            let Some(epoch) = self.epoch(number, (&x, &y, weights.as_ref()), &order, fit, callbacks)? else {
                 break;
             };
-            history.add(&epoch);
+            history.push(&epoch);
             if fit.verbose {
-                eprintln!("{}", line(&epoch, fit.epochs));
+                eprintln!("{}", epoch.summary(fit.epochs));
             }
             let mut control = Control::Continue;
             for callback in callbacks.iter_mut() {
@@ -322,22 +350,23 @@ impl Model {
     fn epoch(
         &mut self,
         number: usize,
-        (x, y, weights): (&Tensor, &Tensor, Option<&Tensor>),
+        (x, y, weights): (&[&Tensor], &[&Tensor], Option<&Tensor>),
         order: &[usize],
         fit: &Fit<'_>,
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<Option<Epoch>, Error> {
-        let (mut tally, mut loss, mut total) = (self.tally()?, 0.0, 0.0);
+        let (mut tallies, mut loss, mut total) = (self.tallies()?, 0.0, 0.0);
         let steps = order.len().div_ceil(fit.batch_size.max(1));
         let mut progress = Progress::new(fit.verbose);
         for (step, numbers) in order.chunks(fit.batch_size.max(1)).enumerate() {
-            let (x, y) = (self.examples(&rows(x, numbers), y, numbers, number, fit)?, rows(y, numbers));
-            let weights = weights.map(|weights| rows(weights, numbers));
-            let result = self.step(&x, &y, weights.as_ref(), fit.nan == NanPolicy::Stop)?;
+            let mut batch = Batch::of(x, y, weights, numbers);
+            self.change(&mut batch, y, numbers, number, fit)?;
+            let truths = batch.y.clone();
+            let result = self.step(batch, fit.nan == NanPolicy::Stop)?;
             if let Some(origin) = result.origin {
                 return Err(TrainingError::LossIsNan { epoch: number, step, origin }.into());
             }
-            let examples = tally.add(&result.prediction, &y);
+            let examples = tallies.add(&result.predictions, &truths);
             total += examples;
             loss += result.loss * examples;
             let at = StepEnd { epoch: number, step, steps, loss: loss / total.max(1.0) };
@@ -354,38 +383,50 @@ impl Model {
             None => None,
         };
         let loss = loss / f64::max(total, f64::MIN_POSITIVE);
-        let (accuracy, metrics) = (tally.accuracy(), tally.results());
+        let (accuracy, metrics) = (tallies.accuracy(), tallies.results());
         Ok(Some(Epoch { number, loss, accuracy, metrics, validation }))
     }
 
-    /// The examples of a step as they are trained on.
-    fn examples(
+    /// Makes the examples of a step those that are trained on.
+    fn change(
         &mut self,
-        x: &Tensor,
-        y: &Tensor,
+        batch: &mut Batch,
+        y: &[&Tensor],
         numbers: &[usize],
         epoch: usize,
         fit: &Fit<'_>,
-    ) -> Result<Tensor, Error> {
-        let mut x = match fit.nan {
-            NanPolicy::Impute(number) => imputed(x, number),
-            NanPolicy::Stop | NanPolicy::Propagate => x.clone(),
+    ) -> Result<(), Error> {
+        if let NanPolicy::Impute(number) = fit.nan {
+            batch.x.iter_mut().for_each(|x| *x = imputed(x, number));
+        }
+        if fit.augment.is_none() && fit.adversarial.is_none() {
+            return Ok(());
+        }
+        let ([x], [y]) = (&mut batch.x[..], y) else {
+            let (expected, found) = ("one input and one loss".to_string(), "a model of several".to_string());
+            return Err(
+                TrainingError::Setting { what: "what is augmented or attacked", expected, found }.into()
+            );
         };
         if let Some(augment) = &fit.augment {
-            x = augment.apply(&x, numbers, epoch)?;
+            *x = augment.apply(x, numbers, epoch)?;
         }
-        match &fit.adversarial {
-            Some(adversarial) => adversarial.mixed(self, &x, y, numbers, epoch),
-            None => Ok(x),
+        if let Some(adversarial) = &fit.adversarial {
+            *x = adversarial.mixed(self, x, y, numbers, epoch)?;
         }
+        Ok(())
     }
 
-    /// The weights of examples, or of their positions where each has a class, if there are some.
-    fn weights(&self, y: &Tensor, count: usize, fit: &Fit<'_>) -> Result<Option<Tensor>, Error> {
+    /// The weights of examples, or of their positions where the only loss has a class for each, if there are some.
+    fn weights(&self, y: &[&Tensor], count: usize, fit: &Fit<'_>) -> Result<Option<Tensor>, Error> {
         if fit.class_weight.is_none() && fit.sample_weight.is_none() {
             return Ok(None);
         }
-        let shape = if self.has_positions() { y.shape() } else { &y.shape()[..1] };
+        let losses = &self.compiled()?.losses;
+        let of_classes = losses.iter().zip(y).find(|((_, own), _)| own.loss.takes_classes());
+        // Where there are several losses their weights are those of examples.
+        let positions = losses.len() == 1 && of_classes.is_some();
+        let shape = if positions { y[0].shape().to_vec() } else { vec![count] };
         let len: usize = shape.iter().product();
         let mut weights = match &fit.sample_weight {
             Some(given) if given.len() == len => given.clone(),
@@ -400,6 +441,7 @@ impl Model {
             None => vec![1.0; len],
         };
         if let Some(classes) = &fit.class_weight {
+            let y = of_classes.map_or(y[0], |(_, y)| *y);
             let unfit = || TrainingError::Data {
                 what: "class_weight".to_string(),
                 expected: "a weight for every class, and one class for each weight".to_string(),
@@ -408,7 +450,7 @@ impl Model {
             if y.len() != len {
                 return Err(unfit().into());
             }
-            let mask = self.compiled()?.loss.unmasked().1;
+            let mask = of_classes.and_then(|((_, own), _)| own.loss.unmasked().1);
             for (weight, class) in weights.iter_mut().zip(y.to_ints()) {
                 if mask.is_none_or(|mask| !mask.hides(class as f64)) {
                     let own = usize::try_from(class).ok().and_then(|class| classes.get(class));
@@ -416,7 +458,7 @@ impl Model {
                 }
             }
         }
-        Ok(Some(Tensor::from_f64s(self.dtype, shape, &weights)))
+        Ok(Some(Tensor::from_f64s(self.dtype, &shape, &weights)))
     }
 }
 
@@ -438,11 +480,4 @@ fn order(order: &Order, count: usize, seed: u64, epoch: usize) -> Result<Vec<usi
         }
     }
     Ok(numbers)
-}
-
-/// What an epoch prints.
-fn line(epoch: &Epoch, epochs: usize) -> String {
-    let numbers: Vec<String> =
-        epoch.by_name().iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-    format!("epoch {}/{epochs}: {}", epoch.number + 1, numbers.join(", "))
 }

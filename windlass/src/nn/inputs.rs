@@ -6,6 +6,7 @@
 use windlass_ir::ops::{LossReduction, NllLoss, Reduce, ReduceKind};
 use windlass_ir::{Builder, DType, Graph, ScalarFn, Tensor, TensorType, Value, gradients};
 
+use super::data::form;
 use super::error::TrainingError;
 use super::model::Model;
 use crate::error::Error;
@@ -55,33 +56,39 @@ enum Target<'a> {
 impl Model {
     /// The values (one loss, or a score for each example) and their gradient by the input.
     fn by_input(&mut self, x: &Tensor, target: &Target<'_>) -> Result<(Vec<f64>, Tensor), Error> {
-        let count = self.check(x, None)?;
+        self.only_input(x)?;
         let (Target::Loss(truth) | Target::Score(truth)) = target;
-        let key = (count, matches!(target, Target::Loss(_)), truth.ty().to_string());
+        // A score's classes are told from what is true by a type more.
+        let score = matches!(target, Target::Score(_)).then_some(*truth);
+        let key = form([x, *truth].into_iter().chain(score));
         if !self.input_gradients.contains_key(&key) {
-            let graph = self.input_gradient(count, target)?;
+            let graph = self.input_gradient(x, target)?;
             self.input_gradients.insert(key.clone(), Session::new(graph, self.options().clone())?);
         }
-        let mut outs = self.infer(&self.input_gradients[&key], x, Some(truth))?;
+        let mut outs = self.infer(&self.input_gradients[&key], [x, *truth])?;
         let gradient = outs.pop().expect("there are two results");
         Ok((outs[0].to_f64s(), gradient))
     }
 
+    /// How many examples there are for a model of one input.
+    fn only_input(&self, x: &Tensor) -> Result<usize, Error> {
+        Ok(self.inputs_of(x)?.1)
+    }
+
     /// The graph of values and their gradient by the input.
-    fn input_gradient(&self, count: usize, target: &Target<'_>) -> Result<Graph, Error> {
-        let (built, prediction) = self.built(count, false)?;
-        let mut b = built.builder;
-        let input = b.graph().inputs().iter().find(|(name, _)| name == "x").map(|(_, value)| *value);
-        let input = input.expect("a network has an input");
-        let (Target::Loss(truth) | Target::Score(truth)) = target;
-        let y = b.input("y", truth.ty());
+    fn input_gradient(&self, x: &Tensor, target: &Target<'_>) -> Result<Graph, Error> {
+        let (mut built, predictions) = self.built(&[x.ty()], false)?;
+        let input = built.builder.graph().inputs()[0].1;
         let values = match target {
-            Target::Loss(_) => {
-                let training = self.compiled()?;
-                training.loss.mean(&mut b, y, prediction, None, training.weighted)?
+            Target::Loss(truth) => {
+                self.compiled()?.add_loss(&mut built, &predictions, &[truth.ty()], None)?.0
             }
-            Target::Score(_) => score(&mut b, prediction, y)?,
+            Target::Score(classes) => {
+                let y = built.builder.input("y", classes.ty());
+                score(&mut built.builder, predictions[0], y)?
+            }
         };
+        let mut b = built.builder;
         let total = match b.ty(values).rank() {
             0 => values,
             _ => b.push1(Reduce::over(ReduceKind::Sum, &[0], false), &[values])?,
@@ -97,14 +104,15 @@ impl Model {
 
     /// The mean loss on examples, and its gradient by them.
     pub fn loss_gradient(&mut self, x: &Tensor, y: &Tensor) -> Result<(f64, Tensor), Error> {
-        self.check(x, Some(y))?;
+        let count = self.only_input(x)?;
+        self.truths_of(y, count)?;
         let (values, gradient) = self.by_input(x, &Target::Loss(y))?;
         Ok((values[0], gradient))
     }
 
     /// The score of a class for each example (the prediction's element), and the gradient of each by its example.
     pub fn score_gradient(&mut self, x: &Tensor, classes: &[usize]) -> Result<(Vec<f64>, Tensor), Error> {
-        let count = self.check(x, None)?;
+        let count = self.only_input(x)?;
         if classes.len() != count {
             let found = TensorType::fixed(DType::I32, &[classes.len()]);
             return Err(TrainingError::Data {
@@ -164,7 +172,7 @@ impl Model {
         classes: &[usize],
         steps: usize,
     ) -> Result<Attribution, Error> {
-        self.check(baseline, None)?;
+        self.only_input(baseline)?;
         let steps = steps.max(1);
         let mut sum = vec![0.0; x.len()];
         for step in 0..steps {

@@ -22,6 +22,7 @@ use windlass_ir::Tensor;
 
 use super::confusion::ConfusionMatrix;
 use super::data::largest;
+use super::objective::OutputLoss;
 
 /// Which of a classifier's classes a metric is of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,7 +119,7 @@ fn are_logits(loss: &Loss) -> bool {
 
 /// Metrics of predictions that come batch by batch.
 #[derive(Clone, Debug)]
-pub(super) struct Tally {
+struct Tally {
     loss: Loss,
     /// Whose class is right.
     right: Kept,
@@ -143,7 +144,7 @@ enum Kept {
 
 impl Tally {
     /// Of nothing so far, for a model with this loss.
-    pub(super) fn new(metrics: &[Metric], loss: &Loss) -> Tally {
+    fn new(metrics: &[Metric], loss: &Loss) -> Tally {
         let kept = |metric: &Metric| match metric {
             Metric::Accuracy | Metric::TopKAccuracy(_) => Kept::Share { hits: 0, count: 0 },
             Metric::Precision(_) | Metric::Recall(_) | Metric::F1(_) => {
@@ -201,6 +202,45 @@ impl Tally {
     /// The metrics by name, of all that was added.
     pub(super) fn results(&self) -> Vec<(String, f64)> {
         self.kept.iter().map(|(metric, kept)| (metric.name(), value(metric, kept))).collect()
+    }
+}
+
+/// A tally for each loss of a model.
+pub(super) struct Tallies(Vec<(usize, String, Tally)>);
+
+impl Tallies {
+    /// Of nothing so far, for losses of outputs by their positions.
+    pub(super) fn new(metrics: &[Metric], losses: &[(usize, OutputLoss)]) -> Tallies {
+        let of = |(output, own): &(usize, OutputLoss)| {
+            // Of several outputs, each has its name before its metrics'.
+            let prefix = if losses.len() == 1 { String::new() } else { format!("{}.", own.output) };
+            (*output, prefix, Tally::new(metrics, &own.loss))
+        };
+        Tallies(losses.iter().map(of).collect())
+    }
+
+    /// Counts the predictions of all outputs, and what is true of those with a loss. Says how many examples the mean of
+    /// their losses is of, which is the first's.
+    pub(super) fn add(&mut self, predictions: &[Tensor], truths: &[Tensor]) -> f64 {
+        let tallies = self.0.iter_mut().zip(truths);
+        let counts: Vec<f64> =
+            tallies.map(|((output, _, tally), truth)| tally.add(&predictions[*output], truth)).collect();
+        counts.first().copied().unwrap_or(0.0)
+    }
+
+    /// The share of examples whose class is right, the mean over outputs whose truths are classes.
+    pub(super) fn accuracy(&self) -> Option<f64> {
+        let own: Vec<f64> = self.0.iter().filter_map(|(_, _, tally)| tally.accuracy()).collect();
+        (!own.is_empty()).then(|| own.iter().sum::<f64>() / own.len() as f64)
+    }
+
+    /// The metrics by name, of all that was added.
+    pub(super) fn results(&self) -> Vec<(String, f64)> {
+        let of = |(_, prefix, tally): &(usize, String, Tally)| {
+            let own = tally.results().into_iter();
+            own.map(|(name, value)| (format!("{prefix}{name}"), value)).collect::<Vec<_>>()
+        };
+        self.0.iter().flat_map(of).collect()
     }
 }
 

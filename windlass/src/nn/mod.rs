@@ -25,6 +25,7 @@
 mod adversarial;
 mod augment;
 mod callbacks;
+mod checkpoint;
 mod confusion;
 mod cost;
 mod data;
@@ -36,9 +37,11 @@ mod inputs;
 mod metrics;
 mod model;
 mod network;
+mod objective;
 mod private;
 mod progress;
 mod prune;
+mod run;
 pub mod sampling;
 mod weights;
 
@@ -46,19 +49,23 @@ pub use crate::nan::{NanOrigin, NanPolicy};
 pub use adversarial::{Adversarial, Attack};
 pub use augment::{Augment, Augmentation};
 pub use callbacks::{CsvLogger, LearningRateScheduler, ReduceLrOnPlateau};
+pub use checkpoint::Checkpoint;
 pub use confusion::ConfusionMatrix;
 pub use cost::{Cost, Run};
+pub use data::Examples;
 pub use error::TrainingError;
 pub use explain::{Occlusion, SmoothGrad};
 pub use fit::{Callback, Control, EarlyStopping, Epoch, Fit, History, ModelCheckpoint, Order, StepEnd};
 pub use inputs::{Attribution, Ball, Pgd};
 pub use metrics::{Metric, Of};
-pub use model::{Evaluation, Model};
+pub use model::Model;
 pub use network::Network;
+pub use objective::OutputLoss;
 pub use private::{PrivateFit, PrivateHistory};
 pub use prune::MagnitudePruning;
+pub use run::Evaluation;
 pub use windlass_frontend::nn::{
-    Built, Clip, Convention, Decay, DpSgd, Examples, Initializer, Loss, Mask, Net, Noise, Optimizer,
-    Regularizer, Rule, Schedule, State, Step, Training, Variable, WeightedMean, accountant, initializers,
-    layers, losses, optimizers, schedules,
+    Built, Clip, Convention, Decay, DpSgd, GraphBody, Initializer, Loss, Mask, Microbatch, NameError, Net,
+    Noise, Optimizer, Regularizer, Rule, Schedule, State, Step, Training, Variable, WeightedMean, accountant,
+    initializers, layers, losses, optimizers, schedules,
 };

@@ -1,29 +1,28 @@
 //! A network with its weights.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use windlass_frontend::nn::{
-    Built, Examples, Loss, Net, Optimizer, Schedule, State, Training, Variable, WeightedMean,
-};
-use windlass_ir::{DType, Graph, Tensor, TensorType, Value};
+use windlass_frontend::nn::{Built, Loss, Net, Optimizer, Schedule, State, Variable, WeightedMean};
+use windlass_ir::{DType, Dim, Graph, Tensor, TensorType, Value};
 
-use super::data::{rows, stacked};
+use super::data::{Examples, arranged};
 use super::error::TrainingError;
-use super::metrics::{Metric, Tally};
+use super::metrics::Metric;
 use super::network::Network;
+use super::objective::{Objective, OutputLoss};
 use crate::error::Error;
-use crate::nan::{self, NanOrigin};
 use crate::options::Options;
 use crate::session::Session;
 
 /// A network with its weights, and once it is compiled a loss and an optimizer.
 pub struct Model {
-    network: Network,
-    options: Options,
+    pub(super) network: Network,
+    pub(super) options: Options,
     pub(super) seed: u64,
     pub(super) dtype: DType,
-    pub(super) training: Option<Training>,
+    pub(super) training: Option<Objective>,
     pub(super) metrics: Vec<Metric>,
     /// Whether weights have masks.
     pub(super) masked: bool,
@@ -33,42 +32,24 @@ pub struct Model {
     /// What the variables hold.
     pub(super) values: Vec<Tensor>,
     /// What the optimizer keeps, once there was a step.
-    slots: Option<Vec<Tensor>>,
-    steps: BTreeMap<StepKey, (Session, State)>,
-    evaluations: BTreeMap<StepKey, Session>,
-    predictions: BTreeMap<usize, Session>,
-    pub(super) input_gradients: BTreeMap<StepKey, Session>,
+    pub(super) slots: Option<Vec<Tensor>>,
+    /// By the types of the data, and whether a loss that is not a number changes nothing.
+    pub(super) steps: HashMap<(Form, bool), (Session, State)>,
+    pub(super) evaluations: HashMap<Form, Session>,
+    pub(super) predictions: HashMap<Form, Session>,
+    pub(super) input_gradients: HashMap<Form, Session>,
 }
 
-/// The form of a step: how many examples, whether they have weights, the type of what is true.
-pub(super) type StepKey = (usize, bool, String);
-
-/// How good a model is on some data.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Evaluation {
-    /// The mean loss of an example.
-    pub loss: f64,
-    /// The share of examples whose class is right, where what is true are classes.
-    pub accuracy: Option<f64>,
-    /// The metrics that the model was compiled with, by name.
-    pub metrics: Vec<(String, f64)>,
-}
-
-/// What one training step says.
-pub(super) struct StepResult {
-    pub loss: f64,
-    pub prediction: Tensor,
-    /// Where it came from that the loss is not a number, if that stopped the step.
-    pub origin: Option<NanOrigin>,
-}
+/// The types of the data that something is compiled for.
+pub(super) type Form = Vec<TensorType>;
 
 impl Model {
-    /// A network with random weights.
+    /// A network with random weights, or with a graph's own.
     pub fn new(network: Network, seed: u64, options: Options) -> Result<Model, Error> {
         Model::with_dtype(network, seed, DType::F32, options)
     }
 
-    /// A network with random weights of this float type.
+    /// A network with random weights of this float type, or with a graph's own weights.
     pub fn with_dtype(network: Network, seed: u64, dtype: DType, options: Options) -> Result<Model, Error> {
         let mut model = Model {
             network,
@@ -82,26 +63,38 @@ impl Model {
             variables: Vec::new(),
             values: Vec::new(),
             slots: None,
-            steps: BTreeMap::new(),
-            evaluations: BTreeMap::new(),
-            predictions: BTreeMap::new(),
-            input_gradients: BTreeMap::new(),
+            steps: HashMap::new(),
+            evaluations: HashMap::new(),
+            predictions: HashMap::new(),
+            input_gradients: HashMap::new(),
         };
-        let (built, _) = model.built(1, false)?;
-        model.values = built.variables.iter().map(|v| v.initial(seed)).collect();
-        model.variables = built.variables;
+        model.variables = model.built_variables()?;
+        model.values = model.variables.iter().map(|v| v.initial(seed)).collect();
         Ok(model)
     }
 
-    /// Keeps trained variables in f16 or bf16 from now on. Arithmetic, gradients and what the optimizer keeps stay in the
-    /// model's own type; what a step makes of a variable is rounded at random, without bias.
+    /// The variables that the network has.
+    pub(super) fn built_variables(&self) -> Result<Vec<Variable>, Error> {
+        match self.network.graph_variables() {
+            Some(variables) => Ok(variables.to_vec()),
+            None => Ok(self.built(&self.network.types(1, self.dtype), false)?.0.variables),
+        }
+    }
+
+    /// The network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Keeps trained variables of layers in f16 or bf16 from now on. Arithmetic, gradients and what the optimizer keeps
+    /// stay in the model's own type; what a step makes of a variable is rounded at random, without bias.
     pub fn with_storage(mut self, storage: DType) -> Result<Model, Error> {
         if !storage.is_float() || storage.size() > self.dtype.size() {
             let (expected, found) = (format!("a float of at most {}", self.dtype), storage.to_string());
             return Err(TrainingError::Setting { what: "the type of variables", expected, found }.into());
         }
         self.storage = storage;
-        let variables = self.built(1, false)?.0.variables;
+        let variables = self.built_variables()?;
         for (value, variable) in self.values.iter_mut().zip(&variables) {
             *value = Tensor::from_f64s(variable.ty.dtype, value.shape(), &value.to_f64s());
         }
@@ -110,12 +103,12 @@ impl Model {
         Ok(self)
     }
 
-    /// Sets the optimizer and the loss; what an optimizer kept is forgotten.
+    /// Sets the optimizer and the loss, which every output has; what an optimizer kept is forgotten.
     pub fn compile(&mut self, optimizer: Optimizer, loss: Loss) {
         self.compile_with(optimizer, loss, []);
     }
 
-    /// Sets the optimizer, the loss, and metrics that evaluations and training report.
+    /// Sets the optimizer, the loss, which every output has, and metrics that evaluations and training report.
     pub fn compile_with(
         &mut self,
         optimizer: Optimizer,
@@ -123,12 +116,44 @@ impl Model {
         metrics: impl IntoIterator<Item = Metric>,
     ) {
         self.metrics = metrics.into_iter().collect();
-        self.train_by(Training { loss, optimizer, weighted: WeightedMean::Count, privacy: None });
+        let of_output =
+            |output: usize| (output, OutputLoss::new(&self.network.outputs()[output], loss.clone()));
+        let losses = (0..self.network.outputs().len()).map(of_output).collect();
+        self.train_by(Objective { losses, optimizer, weighted: WeightedMean::Count, privacy: None });
+    }
+
+    /// Sets the optimizer and the losses of some outputs, whose weighted sum becomes less; what an optimizer kept is
+    /// forgotten.
+    pub fn compile_outputs(&mut self, optimizer: Optimizer, losses: &[OutputLoss]) -> Result<(), Error> {
+        let outputs = self.network.outputs();
+        let mut placed = Vec::new();
+        for loss in losses {
+            let Some(at) = outputs.iter().position(|name| *name == loss.output) else {
+                let (name, known) = (loss.output.clone(), outputs.to_vec());
+                return Err(TrainingError::UnknownOutput { name, known }.into());
+            };
+            if placed.iter().any(|(other, _)| *other == at) {
+                return Err(TrainingError::RepeatedOutput { name: loss.output.clone() }.into());
+            }
+            placed.push((at, loss.clone()));
+        }
+        if placed.is_empty() {
+            return Err(TrainingError::NotCompiled.into());
+        }
+        self.metrics = Vec::new();
+        let weighted = WeightedMean::Count;
+        self.train_by(Objective { losses: placed, optimizer, weighted, privacy: None });
+        Ok(())
+    }
+
+    /// Sets the metrics that evaluations and training report.
+    pub fn set_metrics(&mut self, metrics: impl IntoIterator<Item = Metric>) {
+        self.metrics = metrics.into_iter().collect();
     }
 
     /// Sets how it is trained; what an optimizer kept is forgotten.
-    pub(super) fn train_by(&mut self, training: Training) {
-        self.training = Some(training);
+    pub(super) fn train_by(&mut self, objective: Objective) {
+        self.training = Some(objective);
         self.slots = None;
         self.steps.clear();
         self.evaluations.clear();
@@ -179,17 +204,23 @@ impl Model {
         Ok(())
     }
 
-    /// The network for so many examples.
-    pub(super) fn built(&self, batch: usize, training: bool) -> Result<(Built, Value), windlass_ir::Error> {
+    /// The network for inputs of these types, all sizes known.
+    pub(super) fn built(&self, types: &[TensorType], training: bool) -> Result<(Built, Vec<Value>), Error> {
         let net = Net::new("model", self.dtype, training);
-        self.built_on(if self.masked { net.with_masks() } else { net }, batch)
+        self.built_on(if self.masked { net.with_masks() } else { net }, types)
     }
 
-    fn built_on(&self, net: Net, batch: usize) -> Result<(Built, Value), windlass_ir::Error> {
+    fn built_on(&self, net: Net, types: &[TensorType]) -> Result<(Built, Vec<Value>), Error> {
         let mut net = net.with_storage(self.storage);
-        let x = net.input("x", self.network.input_type(batch, self.dtype));
-        let prediction = self.network.apply(&mut net, x)?;
-        Ok((net.build(), prediction))
+        let names = self.network.inputs(self.dtype);
+        let inputs: Vec<Value> =
+            names.zip(types).map(|((name, _), ty)| net.input(name, ty.clone())).collect();
+        let predictions = self.network.apply(&mut net, &inputs)?;
+        if predictions.len() != self.network.outputs().len() {
+            let (found, expected) = (predictions.len(), self.network.outputs().len());
+            return Err(TrainingError::ResultCount { found, expected }.into());
+        }
+        Ok((net.build(), predictions))
     }
 
     /// How sessions are made.
@@ -197,191 +228,71 @@ impl Model {
         &self.options
     }
 
-    pub(super) fn compiled(&self) -> Result<&Training, Error> {
+    pub(super) fn compiled(&self) -> Result<&Objective, Error> {
         Ok(self.training.as_ref().ok_or(TrainingError::NotCompiled)?)
     }
 
-    /// What counts predictions for the model's metrics.
-    pub(super) fn tally(&self) -> Result<Tally, Error> {
-        self.metrics_tally(&self.metrics)
-    }
-
-    /// What counts predictions for these metrics.
-    pub(super) fn metrics_tally(&self, metrics: &[Metric]) -> Result<Tally, Error> {
-        Ok(Tally::new(metrics, &self.compiled()?.loss))
-    }
-
-    /// Adds an input for what is true and, if there are some, for weights.
-    fn with_truth(
-        &self,
-        built: &mut Built,
-        count: usize,
-        truth: &Tensor,
-        weighted: bool,
-    ) -> (Value, Option<Value>) {
-        let mut shape = truth.shape().to_vec();
-        shape[0] = count;
-        let y = built.builder.input("y", TensorType::fixed(truth.dtype(), &shape));
-        let shape = if self.has_positions() { &shape[..] } else { &shape[..1] };
-        let weights = weighted.then(|| built.builder.input("weights", TensorType::fixed(self.dtype, shape)));
-        (y, weights)
-    }
-
-    /// Whether weights are of positions, each of which has a class, rather than of examples.
-    pub(super) fn has_positions(&self) -> bool {
-        self.training.as_ref().is_some_and(|training| training.loss.takes_classes())
-    }
-
-    /// Fails unless `x` holds examples, and `y` as many.
-    pub(super) fn check(&self, x: &Tensor, y: Option<&Tensor>) -> Result<usize, Error> {
-        let count = x.shape().first().copied().unwrap_or(0);
-        let expected = self.network.input_type(count, self.dtype);
-        if x.ty() != expected {
-            let expected = expected.to_string();
-            return Err(TrainingError::Data { what: "x".to_string(), expected, found: x.ty() }.into());
-        }
-        if let Some(y) = y
-            && y.shape().first() != Some(&count)
-        {
-            let expected = format!("{count} rows");
-            return Err(TrainingError::Data { what: "y".to_string(), expected, found: y.ty() }.into());
-        }
-        Ok(count)
-    }
-
-    /// One training step. With `stop` a loss that is not a number changes nothing.
-    pub(super) fn step(
-        &mut self,
-        x: &Tensor,
-        y: &Tensor,
-        weights: Option<&Tensor>,
-        stop: bool,
-    ) -> Result<StepResult, Error> {
-        let batch = x.shape()[0];
-        let key = (batch, weights.is_some(), format!("{} {stop}", y.ty()));
-        if !self.steps.contains_key(&key) {
-            let step = self.compiled()?.batch_step(batch, |examples| {
-                let (mut net, prediction) = self.built(examples, true)?;
-                let (truth, weights) = self.with_truth(&mut net, examples, y, weights.is_some());
-                Ok(Examples { net, prediction, truth, weights })
-            })?;
-            let step = if stop { step.guarded()? } else { step };
-            let options = Options { in_place: step.in_place(), ..self.options.clone() };
-            let session = Session::new(step.graph, options)?;
-            self.steps.insert(key.clone(), (session, step.state));
-        }
-        let rate = match self.compiled()?.optimizer.learning_rate {
-            Schedule::Adjustable(rate) => Some(Tensor::scalar(rate)),
-            _ => None,
-        };
-        let data: Vec<Tensor> = [x, y].into_iter().chain(weights).chain(&rate).cloned().collect();
-        let (session, state) = &self.steps[&key];
-        let slots = match self.slots.take() {
-            Some(slots) => slots,
-            None => state.initial(self.seed).split_off(self.variables.len()),
-        };
-        let mut kept = std::mem::take(&mut self.values);
-        kept.extend(slots);
-        let outs = session.run_in_place(&mut kept, &data);
-        self.slots = Some(kept.split_off(self.variables.len()));
-        self.values = kept;
-        let mut outs = outs?.into_iter();
-        let loss = outs.next().map_or(f64::NAN, |loss| loss.to_f64s()[0]);
-        let prediction = outs.next().ok_or(TrainingError::NotCompiled)?;
-        let mut origin = None;
-        if stop && loss.is_nan() {
-            // Such a step changes nothing, so it can be looked at again.
-            let inputs: Vec<Tensor> =
-                self.values.iter().chain(self.slots.iter().flatten()).chain(&data).cloned().collect();
-            origin = Some(nan::origin(session.graph(), &inputs, "loss", &self.options)?);
-        }
-        Ok(StepResult { loss, prediction, origin })
-    }
-
-    /// One training step on a batch: its loss before the update.
-    pub fn train_on_batch(&mut self, x: &Tensor, y: &Tensor) -> Result<f64, Error> {
-        self.check(x, Some(y))?;
-        Ok(self.step(x, y, None, false)?.loss)
-    }
-
-    /// The loss and the accuracy on examples, `batch_size` of them at a time.
-    pub fn evaluate(&mut self, x: &Tensor, y: &Tensor, batch_size: usize) -> Result<Evaluation, Error> {
-        let count = self.check(x, Some(y))?;
-        let (mut loss, mut total) = (0.0, 0.0);
-        let mut tally = self.tally()?;
-        for start in (0..count).step_by(batch_size.max(1)) {
-            let numbers: Vec<usize> = (start..(start + batch_size.max(1)).min(count)).collect();
-            let (x, y) = (rows(x, &numbers), rows(y, &numbers));
-            let key = (numbers.len(), false, y.ty().to_string());
-            if !self.evaluations.contains_key(&key) {
-                let (mut built, prediction) = self.built(numbers.len(), false)?;
-                let (truth, _) = self.with_truth(&mut built, numbers.len(), &y, false);
-                let training = self.compiled()?;
-                let mean =
-                    training.loss.mean(&mut built.builder, truth, prediction, None, training.weighted)?;
-                let graph = built.graph(&[("loss", mean), ("prediction", prediction)])?;
-                self.evaluations.insert(key.clone(), Session::new(graph, self.options.clone())?);
-            }
-            let outs = self.infer(&self.evaluations[&key], &x, Some(&y))?;
-            let examples = tally.add(&outs[1], &y);
-            total += examples;
-            loss += outs[0].to_f64s()[0] * examples;
-        }
-        let loss = loss / f64::max(total, f64::MIN_POSITIVE);
-        Ok(Evaluation { loss, accuracy: tally.accuracy(), metrics: tally.results() })
-    }
-
-    /// The predictions for examples, `batch_size` of them at a time.
-    pub fn predict(&mut self, x: &Tensor, batch_size: usize) -> Result<Tensor, Error> {
-        let count = self.check(x, None)?;
-        let mut parts = Vec::new();
-        for start in (0..count).step_by(batch_size.max(1)) {
-            let numbers: Vec<usize> = (start..(start + batch_size.max(1)).min(count)).collect();
-            if !self.predictions.contains_key(&numbers.len()) {
-                let (built, prediction) = self.built(numbers.len(), false)?;
-                let graph = built.graph(&[("prediction", prediction)])?;
-                self.predictions.insert(numbers.len(), Session::new(graph, self.options.clone())?);
-            }
-            let outs = self.infer(&self.predictions[&numbers.len()], &rows(x, &numbers), None)?;
-            parts.extend(outs);
-        }
-        match stacked(&parts) {
-            Some(all) => Ok(all),
-            None => {
-                // No examples have no predictions, of the type that one would have.
-                let (built, prediction) = self.built(1, false)?;
-                let mut shape = built.builder.ty(prediction).shape();
-                shape[0] = 0;
-                Ok(Tensor::zeros(self.dtype, &shape))
+    /// The tensors of the inputs, in order, and how many examples they hold.
+    pub(super) fn inputs_of<'a>(&self, x: &'a dyn Examples) -> Result<(Vec<&'a Tensor>, usize), Error> {
+        let expected: Vec<(&str, TensorType)> = self.network.inputs(self.dtype).collect();
+        let names: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
+        let tensors = arranged(x, "x", &names)?;
+        let count = tensors.first().and_then(|tensor| tensor.shape().first()).copied().unwrap_or(0);
+        let mut sizes: HashMap<Arc<str>, usize> = HashMap::new();
+        for ((name, ty), tensor) in expected.iter().zip(&tensors) {
+            let mut fits = |at: usize, dim: &Dim, size: usize| match dim {
+                _ if at == 0 => size == count,
+                Dim::Fixed(n) => *n == size,
+                Dim::Named(name) => *sizes.entry(name.clone()).or_insert(size) == size,
+                Dim::Unknown => true,
+            };
+            let mut dims = ty.dims.iter().zip(tensor.shape()).enumerate();
+            let fits = ty.rank() == tensor.rank() && dims.all(|(at, (dim, &size))| fits(at, dim, size));
+            if ty.dtype != tensor.dtype() || !fits {
+                let mut expected = ty.clone();
+                expected.dims[0] = Dim::Fixed(count);
+                let (what, expected) = (name.to_string(), expected.to_string());
+                return Err(TrainingError::Data { what, expected, found: tensor.ty() }.into());
             }
         }
+        Ok((tensors, count))
     }
 
-    /// Runs a session whose inputs are the variables and data.
-    pub(super) fn infer(
-        &self,
-        session: &Session,
-        x: &Tensor,
-        y: Option<&Tensor>,
-    ) -> Result<Vec<Tensor>, Error> {
-        let mut inputs = Vec::new();
-        for (name, _) in session.inputs() {
-            inputs.push(match (name, y) {
-                ("x", _) => x.clone(),
-                ("y", Some(y)) => y.clone(),
-                _ => {
-                    let at = self.variables.iter().position(|v| v.name == name);
-                    self.values[at.expect("other inputs are variables")].clone()
-                }
-            });
+    /// The tensors of what is true, one for each output with a loss, of as many examples.
+    pub(super) fn truths_of<'a>(&self, y: &'a dyn Examples, count: usize) -> Result<Vec<&'a Tensor>, Error> {
+        let losses = &self.compiled()?.losses;
+        let names: Vec<&str> = losses.iter().map(|(_, loss)| loss.output.as_str()).collect();
+        let tensors = arranged(y, "y", &names)?;
+        for (name, tensor) in names.iter().zip(&tensors) {
+            if tensor.shape().first() != Some(&count) {
+                let what = if names.len() == 1 { "y".to_string() } else { format!("y of `{name}`") };
+                let expected = format!("{count} rows");
+                return Err(TrainingError::Data { what, expected, found: tensor.ty() }.into());
+            }
         }
-        Ok(session.run(inputs)?.into_tensors())
+        Ok(tensors)
     }
 
-    /// The graph of the network for inference, its weights as constants, for so many examples.
+    /// Fails unless so many examples can be taken so many at a time.
+    pub(super) fn check_batches(&self, count: usize, batch_size: usize) -> Result<(), Error> {
+        match self.network.fixed_batch() {
+            Some((input, size)) if batch_size != size || !count.is_multiple_of(size.max(1)) => {
+                Err(TrainingError::FixedBatch { input: input.to_string(), size, batch_size, count }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The graph for inference, its weights as constants: of layers for so many examples, of a graph with the dimensions
+    /// that it had.
     pub fn graph(&self, batch: usize) -> Result<Graph, Error> {
-        let (built, prediction) = self.built_on(Net::new("model", self.dtype, false), batch)?;
-        let graph = built.graph(&[("prediction", prediction)])?;
+        if let Some(graph) = self.network.graph_with(&self.values) {
+            return Ok(graph?);
+        }
+        let net = Net::new("model", self.dtype, false);
+        let (built, predictions) = self.built_on(net, &self.network.types(batch, self.dtype))?;
+        let results = self.network.outputs().iter().map(String::as_str).zip(predictions);
+        let graph = built.graph(&results.collect::<Vec<_>>())?;
         let mut b = windlass_ir::Builder::new("model");
         let mut values = Vec::new();
         for (name, value) in graph.inputs() {
@@ -391,7 +302,9 @@ impl Model {
             });
         }
         let outs = b.inline(&graph, &values)?;
-        b.output("prediction", outs[0]);
+        for ((name, _), value) in graph.outputs().iter().zip(outs) {
+            b.output(name, value);
+        }
         Ok(b.finish()?)
     }
 

@@ -2,12 +2,13 @@
 
 use windlass_frontend::nn::accountant::Accountant;
 use windlass_frontend::nn::initializers::Random;
-use windlass_frontend::nn::{DpSgd, Loss, Noise, Optimizer, Training, WeightedMean};
+use windlass_frontend::nn::{DpSgd, Loss, Noise, Optimizer, WeightedMean};
 use windlass_ir::Tensor;
 
-use super::data::rows;
 use super::error::TrainingError;
-use super::model::{Evaluation, Model};
+use super::model::Model;
+use super::objective::{Objective, OutputLoss};
+use super::run::{Batch, Evaluation};
 use crate::error::Error;
 
 /// How a model is trained in private.
@@ -64,8 +65,9 @@ impl Model {
     ///
     /// Each training of a model on the same data needs a seed of its own: noise that is known hides nothing.
     pub fn compile_private(&mut self, optimizer: Optimizer, loss: Loss, privacy: DpSgd) {
-        let privacy = Some(privacy);
-        self.train_by(Training { loss, optimizer, weighted: WeightedMean::Count, privacy });
+        let losses = vec![(0, OutputLoss::new(&self.network().outputs()[0], loss))];
+        let (weighted, privacy) = (WeightedMean::Count, Some(privacy));
+        self.train_by(Objective { losses, optimizer, weighted, privacy });
     }
 
     /// Trains on random samples of examples and what is true of them, and adds the steps to those of an accountant.
@@ -79,7 +81,8 @@ impl Model {
         fit: &PrivateFit<'_>,
         accountant: &mut Accountant,
     ) -> Result<PrivateHistory, Error> {
-        let count = self.check(x, Some(y))?;
+        let (inputs, count) = self.inputs_of(x)?;
+        let truths = self.truths_of(y, count)?;
         let noise_multiplier = self.prepare(fit.batch_size, accountant.steps())?;
         let rate = (fit.batch_size as f64 / count.max(1) as f64).min(1.0);
         let chance = CUT * fit.delta / fit.steps.max(1) as f64;
@@ -93,7 +96,9 @@ impl Model {
             weights.resize(most, 0.0);
             numbers.resize(most, 0);
             let weights = Tensor::from_f64s(self.dtype, &[most], &weights);
-            let result = self.step(&rows(x, &numbers), &rows(y, &numbers), Some(&weights), true)?;
+            let mut batch = Batch::of(&inputs, &truths, None, &numbers);
+            batch.weights = Some(weights);
+            let result = self.step(batch, true)?;
             if let Some(origin) = result.origin {
                 return Err(TrainingError::LossIsNan { epoch: 0, step, origin }.into());
             }
@@ -126,7 +131,7 @@ impl Model {
                 Noise::Given => Noise::Given,
             };
             let privacy = Some(DpSgd { divisor, noise, ..privacy.clone() });
-            let training = Training { privacy, ..training.clone() };
+            let training = Objective { privacy, ..training.clone() };
             self.train_by(training);
         }
         Ok(noise_multiplier)

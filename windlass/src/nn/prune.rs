@@ -111,7 +111,7 @@ impl Model {
         if std::mem::replace(&mut self.masked, true) {
             return Ok(());
         }
-        let variables = self.built(1, false)?.0.variables;
+        let variables = self.built_variables()?;
         let old: Vec<(String, Tensor)> =
             self.variables().map(|(name, value)| (name.to_string(), value.clone())).collect();
         let kept = |name: &str| old.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());

@@ -16,6 +16,7 @@ pub use conv::{Conv, Padding};
 pub use dense::{Activation, Dense, Embedding, Flatten, Reshape};
 pub use dropout::Dropout;
 pub(super) use dropout::scrambled;
+pub(super) use norm::batch_normalized;
 pub use norm::{BatchNormalization, LayerNormalization};
 pub use pool::{GlobalPooling, Pooling};
 pub use preprocess::{Fill, Imputer, Normalization};

@@ -55,26 +55,54 @@ impl Layer for BatchNormalization {
             let op = ops::BatchNorm { epsilon: self.epsilon, channels_last: true };
             return net.push(op, &[x, gamma, beta, running_mean, running_variance]);
         }
-        let axes: Vec<i64> = (0..shape.len() as i64 - 1).collect();
-        let over = Reduce::over(ReduceKind::Mean, &axes, false);
-        let mean = net.push(over.clone(), &[x])?;
-        let deviation = net.map(Sub, &[x, mean])?;
-        let square = net.map(Mul, &[deviation, deviation])?;
-        let variance = net.push(over, &[square])?;
-        let kept = self.momentum;
-        let next = blend(net, (kept, running_mean), (1.0 - kept, mean))?;
-        net.update(running_mean, next);
-        let count: usize = shape[..shape.len() - 1].iter().product();
-        let scale = if self.unbiased && count > 1 { count as f64 / (count as f64 - 1.0) } else { 1.0 };
-        let next = blend(net, (kept, running_variance), ((1.0 - kept) * scale, variance))?;
-        net.update(running_variance, next);
-        let epsilon = net.builder().scalar_like(variance, self.epsilon);
-        let shifted = net.map(Add, &[variance, epsilon])?;
-        let root = net.map(Sqrt, &[shifted])?;
-        let factor = net.map(ScalarFn::Div, &[gamma, root])?;
-        let scaled = net.map(Mul, &[deviation, factor])?;
-        net.map(Add, &[scaled, beta])
+        let statistics = (self.momentum, self.epsilon, self.unbiased);
+        let parts = [gamma, beta, running_mean, running_variance];
+        batch_normalized(net, (x, shape.len() - 1), parts, statistics)
     }
+}
+
+/// `x` with channels along an axis, scaled by the batch's own statistics, which the running ones follow: for gamma, beta,
+/// the running mean and variance; what is kept of these, epsilon, and whether the variance is over `n - 1`.
+pub(in crate::nn) fn batch_normalized(
+    net: &mut Net,
+    (x, axis): (Value, usize),
+    [gamma, beta, running_mean, running_variance]: [Value; 4],
+    (kept, epsilon, unbiased): (f64, f64, bool),
+) -> Result<Value, Error> {
+    let shape = net.ty(x).shape();
+    let axes: Vec<i64> = (0..shape.len()).filter(|&i| i != axis).map(|i| i as i64).collect();
+    let over = Reduce::over(ReduceKind::Mean, &axes, false);
+    // Channels before other dimensions need sizes of 1 for those.
+    let mut spread = vec![shape[axis]];
+    spread.resize(shape.len() - axis, 1);
+    let dtype = net.ty(x).dtype;
+    let along = |net: &mut Net, part: Value| -> Result<Value, Error> {
+        let part = net.builder().cast(part, dtype)?;
+        if spread.len() == 1 { Ok(part) } else { net.push(ops::Reshape::to(&spread), &[part]) }
+    };
+    let mean = net.push(over.clone(), &[x])?;
+    let centre = along(net, mean)?;
+    let deviation = net.map(Sub, &[x, centre])?;
+    let square = net.map(Mul, &[deviation, deviation])?;
+    let variance = net.push(over, &[square])?;
+    let count: usize = shape.iter().product::<usize>() / shape[axis].max(1);
+    let scale = if unbiased && count > 1 { count as f64 / (count as f64 - 1.0) } else { 1.0 };
+    for (running, own, share) in
+        [(running_mean, mean, 1.0 - kept), (running_variance, variance, (1.0 - kept) * scale)]
+    {
+        let dtype = net.ty(running).dtype;
+        let own = net.builder().cast(own, dtype)?;
+        let next = blend(net, (kept, running), (share, own))?;
+        net.update(running, next);
+    }
+    let epsilon = net.builder().scalar_like(variance, epsilon);
+    let shifted = net.map(Add, &[variance, epsilon])?;
+    let root = net.map(Sqrt, &[shifted])?;
+    let gamma = net.builder().cast(gamma, dtype)?;
+    let factor = net.map(ScalarFn::Div, &[gamma, root])?;
+    let (factor, beta) = (along(net, factor)?, along(net, beta)?);
+    let scaled = net.map(Mul, &[deviation, factor])?;
+    net.map(Add, &[scaled, beta])
 }
 
 /// Each row, along the last dimension, scaled to mean 0 and variance 1 (or with `rms` to mean square 1), times gamma

@@ -123,23 +123,17 @@ impl<'g> Exporter<'g> {
             graph,
             names,
             taken,
-            prefix: String::new(),
             node_names: HashSet::new(),
+            prefix: String::new(),
             nodes: Vec::new(),
             initializers: Vec::new(),
         }
     }
 
-    /// A name that nothing has yet.
+    /// A name that no value has yet.
     fn fresh(&mut self, stem: &str) -> String {
         let stem = if stem.is_empty() { "value" } else { stem };
-        let mut name = stem.to_string();
-        let mut count = self.taken.len();
-        while !self.taken.insert(name.clone()) {
-            name = format!("{stem}.{count}");
-            count += 1;
-        }
-        name
+        distinct(&mut self.taken, stem)
     }
 
     fn name(&mut self, value: Value) -> String {
@@ -153,13 +147,11 @@ impl<'g> Exporter<'g> {
     }
 
     fn node(&mut self, op: &str, input: Vec<String>, output: Vec<String>, attribute: Vec<AttributeProto>) {
-        // Several nodes may have the name of one of the graph's, but not the same one in the file.
-        let mut name = self.prefix.clone();
-        let mut count = 1;
-        while !name.is_empty() && !self.node_names.insert(name.clone()) {
-            name = format!("{}.{count}", self.prefix);
-            count += 1;
-        }
+        // Names of nodes are distinct, for onnxruntime too, but many may have none.
+        let name = match self.prefix.as_str() {
+            "" => String::new(),
+            prefix => distinct(&mut self.node_names, prefix),
+        };
         let name = Some(name);
         let op_type = Some(op.to_string());
         self.nodes.push(NodeProto { name, op_type, input, output, attribute, ..NodeProto::default() });
@@ -219,6 +211,17 @@ impl<'g> Exporter<'g> {
         let outs: Vec<String> = data.outs.iter().map(|&v| self.name(v)).collect();
         ops::export_op(self, data, ins, outs)
     }
+}
+
+/// This name, or one made of it, that is not taken, and now is.
+fn distinct(taken: &mut HashSet<String>, stem: &str) -> String {
+    let mut name = stem.to_string();
+    let mut count = taken.len();
+    while !taken.insert(name.clone()) {
+        name = format!("{stem}.{count}");
+        count += 1;
+    }
+    name
 }
 
 fn attribute(name: &str, ty: AttributeType) -> AttributeProto {

@@ -10,7 +10,7 @@ use windlass::compile::{Phase, Report, program};
 use windlass::{Error, Model, Options};
 use windlass_codegen::{
     ObjectArtifact, ObjectOptions, Options as CodeOptions, Target, Variant, archive, check_variants,
-    is_identifier, object_of_variants, shared_library,
+    is_identifier, object_of_variants, shared_library, training_object,
 };
 use windlass_ir::loops::Program;
 
@@ -18,6 +18,7 @@ use crate::arguments::{DimArg, SessionArgs, parse_dim};
 use crate::dump::bind_all;
 use crate::failure::Failure;
 use crate::table::{bytes, time};
+use crate::train::ahead::StepArgs;
 
 /// Compile a model to an object file with a C header
 ///
@@ -53,6 +54,8 @@ pub struct Compile {
     #[arg(long)]
     separate_weights: bool,
     #[command(flatten)]
+    step: StepArgs,
+    #[command(flatten)]
     session: SessionArgs,
 }
 
@@ -76,7 +79,11 @@ impl Compile {
         }
         progress.set_message("loading");
         let model = Model::load(&self.model, &options.limits)?;
-        let graph = bind_all(&model.graph, &self.dims)?;
+        let step = self.step.step(&model.graph, &self.dims, &options)?;
+        let graph = match &step {
+            Some((step, _)) => step.graph.clone(),
+            None => bind_all(&model.graph, &self.dims)?,
+        };
         progress.set_message("optimising");
         // Processors for which the model is laid out in the same way share it.
         let mut layouts: Vec<(Layout, Program, Report)> = Vec::new();
@@ -102,7 +109,11 @@ impl Compile {
             separate_weights: self.separate_weights,
             compile: CodeOptions { vector_bits: options.vector_bits, ..CodeOptions::default() },
         };
-        let made = object_of_variants(&variants, &object_options).map_err(Error::from)?;
+        let made = match &step {
+            Some((_, state)) => training_object(&variants, state, &object_options),
+            None => object_of_variants(&variants, &object_options),
+        };
+        let made = made.map_err(Error::from)?;
         self.write(extension, &object_options.name, &made)?;
         progress.finish_and_clear();
         let mut phases: Vec<Phase> = Vec::new();

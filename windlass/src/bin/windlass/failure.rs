@@ -7,6 +7,9 @@ use std::process::ExitCode;
 use ariadne::{Color, Config, IndexType, Label, Report, ReportKind, Source};
 use windlass::Error;
 
+/// The exit code of what the keyboard interrupted: 128 and the number of the signal, as shells have it.
+pub const INTERRUPTED: u8 = 130;
+
 /// Why a subcommand did not succeed.
 pub enum Failure {
     /// The compiler said no.
@@ -17,6 +20,8 @@ pub enum Failure {
     Usage(String),
     /// A result differs from the expected one; what differs was printed already.
     Mismatch,
+    /// The keyboard interrupted it; what was kept.
+    Interrupted(String),
     /// Something failed and was printed already.
     Reported,
 }
@@ -35,10 +40,12 @@ impl Failure {
             Failure::Error(_) | Failure::Message(_) | Failure::Reported => 1,
             Failure::Usage(_) => 2,
             Failure::Mismatch => 3,
+            Failure::Interrupted(_) => INTERRUPTED,
         };
         match self {
             Failure::Error(error) => print_error(&error),
             Failure::Message(message) | Failure::Usage(message) => eprintln!("error: {message}"),
+            Failure::Interrupted(message) => eprintln!("{message}"),
             Failure::Mismatch | Failure::Reported => {}
         }
         ExitCode::from(code)

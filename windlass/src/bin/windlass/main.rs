@@ -1,7 +1,8 @@
 //! The `windlass` command: one subcommand a file, and what they share.
 //!
 //! Results go to stdout, progress and notes to stderr. Exit codes: 0 success, 1 failure, 2 wrong use
-//! (given by clap), 3 a result that differs from the expected one, 4 a limit was exceeded.
+//! (given by clap), 3 a result that differs from the expected one, 4 a limit was exceeded, 130 interrupted
+//! from the keyboard.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ mod picture;
 mod run;
 mod table;
 mod test;
+mod train;
 
 use std::process::ExitCode;
 
@@ -36,7 +38,8 @@ enum Command {
     Run(run::Run),
     Test(test::Test),
     Bench(bench::Bench),
-    Compile(compile::Compile),
+    Compile(Box<compile::Compile>),
+    Train(Box<train::Train>),
     Opt(opt::Opt),
     Dump(dump::Dump),
     List(list::List),
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Test(command) => command.execute(),
         Command::Bench(command) => command.execute(),
         Command::Compile(command) => command.execute(),
+        Command::Train(command) => command.execute(),
         Command::Opt(command) => command.execute(),
         Command::Dump(command) => command.execute(),
         Command::List(command) => command.execute(),

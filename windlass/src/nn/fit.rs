@@ -350,7 +350,10 @@ impl Model {
         }
         progress.clear();
         let validation = match fit.validation {
-            Some((x, y)) => Some(self.evaluate(x, y, fit.batch_size)?),
+            Some((x, y)) => {
+                let x = if let NanPolicy::Impute(number) = fit.nan { &imputed(x, number) } else { x };
+                Some(self.evaluate(x, y, fit.batch_size)?)
+            }
             None => None,
         };
         let loss = loss / f64::max(total, f64::MIN_POSITIVE);

@@ -337,7 +337,7 @@ fn the_node_that_made_the_first_nan_is_named() {
     assert!(history.loss[0].is_nan());
     // A variable that is none is an input of the step.
     let error = model.fit(&x, &y, &Fit::default()).unwrap_err();
-    assert!(error.to_string().ends_with("the first that is none is in `first.kernel`"), "{error}");
+    assert!(error.to_string().ends_with("in the variable `first.kernel`, since an earlier step"), "{error}");
     // Examples may be filled in.
     let mut model = classifier(0, 1);
     let x = Tensor::new(&[2, 2], &[f32::NAN, 1., 2., 2.]);

@@ -268,9 +268,14 @@ impl Model {
         let loss = outs.next().map_or(f64::NAN, |loss| loss.to_f64s()[0]);
         let prediction = outs.next().ok_or(TrainingError::NotCompiled)?;
         if stop && loss.is_nan() {
-            let origin = Some(nan::origin(session.graph(), &inputs, "loss", &self.options)?);
+            let origin = match nan::origin(session.graph(), &inputs, "loss", &self.options)? {
+                NanOrigin::Input { name } if self.variables.iter().any(|v| v.name == name) => {
+                    NanOrigin::Variable { name }
+                }
+                origin => origin,
+            };
             self.slots = Some(inputs[self.variables.len()..state.len()].to_vec());
-            return Ok(StepResult { loss, prediction, origin });
+            return Ok(StepResult { loss, prediction, origin: Some(origin) });
         }
         self.values = outs.by_ref().take(self.variables.len()).collect();
         self.slots = Some(outs.collect());

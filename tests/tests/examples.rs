@@ -1,5 +1,10 @@
 //! The examples of what is hard about deep learning say what they should.
 
+#![expect(
+    clippy::duplicate_mod,
+    reason = "each example reads the data by itself, as a program of its own does"
+)]
+
 #[expect(dead_code, reason = "its `main` is for people")]
 #[path = "../../examples/adversarial.rs"]
 mod adversarial;

@@ -47,6 +47,11 @@ pub enum NanOrigin {
         /// Which.
         name: String,
     },
+    /// A variable has it, which a gradient of an earlier step made so.
+    Variable {
+        /// Which.
+        name: String,
+    },
     /// A node made it of operands that have none.
     Node {
         /// Its op, and its name or place.
@@ -62,6 +67,9 @@ impl fmt::Display for NanOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NanOrigin::Input { name } => write!(f, "the first that is none is in `{name}`"),
+            NanOrigin::Variable { name } => {
+                write!(f, "the first that is none is in the variable `{name}`, since an earlier step")
+            }
             NanOrigin::Node { node, of_infinity } => {
                 let end = if *of_infinity { ", of an infinity" } else { "" };
                 write!(f, "the first that is none came from {node}{end}")

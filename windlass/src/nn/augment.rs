@@ -169,3 +169,20 @@ impl Image {
         moved
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_between_pixels_are_between_their_values() {
+        let image = Image { height: 2, width: 3, channels: 1 };
+        let pixels = [0.0, 4.0, 8.0, 2.0, 6.0, 10.0];
+        // Half a pixel to the right: what comes in from outside is 0.
+        assert_eq!(image.taken(&pixels, |r, c| (r, c + 0.5)), [2.0, 6.0, 4.0, 4.0, 8.0, 5.0]);
+        assert_eq!(image.taken(&pixels, |r, c| (r + 0.25, c)), [0.5, 4.5, 8.5, 1.5, 4.5, 7.5]);
+        // A quarter turn of a square about its middle.
+        let square = Image { height: 2, width: 2, channels: 1 };
+        assert_eq!(square.taken(&[1.0, 2.0, 3.0, 4.0], |r, c| (c, 1.0 - r)), [2.0, 4.0, 1.0, 3.0]);
+    }
+}

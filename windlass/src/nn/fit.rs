@@ -379,7 +379,14 @@ impl Model {
         }
         progress.clear();
         let validation = match fit.validation {
-            Some((x, y)) => Some(self.evaluate(x, y, fit.batch_size)?),
+            Some((x, y)) => match fit.nan {
+                NanPolicy::Impute(number) => {
+                    let of = |(name, x): (&str, &Tensor)| (name.to_string(), imputed(x, number));
+                    let x: Vec<(String, Tensor)> = x.tensors().into_iter().map(of).collect();
+                    Some(self.evaluate(&x, y, fit.batch_size)?)
+                }
+                NanPolicy::Stop | NanPolicy::Propagate => Some(self.evaluate(x, y, fit.batch_size)?),
+            },
             None => None,
         };
         let loss = loss / f64::max(total, f64::MIN_POSITIVE);

@@ -209,9 +209,13 @@ fn sign(x: f64) -> f64 {
 }
 
 /// A function of the elements of tensors of one type.
-pub(super) fn joined(tensors: &[&Tensor], f: impl Fn(&[f64]) -> f64) -> Tensor {
+fn joined(tensors: &[&Tensor], f: impl Fn(&[f64]) -> f64) -> Tensor {
     let columns: Vec<Vec<f64>> = tensors.iter().map(|tensor| tensor.to_f64s()).collect();
-    let at = |i: usize| f(&columns.iter().map(|column| column[i]).collect::<Vec<f64>>());
+    let mut row = vec![0.0; columns.len()];
+    let at = |i: usize| {
+        row.iter_mut().zip(&columns).for_each(|(value, column)| *value = column[i]);
+        f(&row)
+    };
     let values: Vec<f64> = (0..tensors[0].len()).map(at).collect();
     Tensor::from_f64s(tensors[0].dtype(), tensors[0].shape(), &values)
 }

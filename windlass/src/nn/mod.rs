@@ -4,6 +4,11 @@
 //! gives it a loss and an optimizer, [`Model::fit`] trains it: each step, forward, backward and update, is one compiled
 //! program. What the layers are is in [`layers`].
 //!
+//! Hard data has answers of its own: metrics over whole evaluations ([`Model::compile_with`]), rare classes ([`sampling`]),
+//! masks ([`Loss::masked`]), augmentation ([`Augment`]), missing values ([`layers::Imputer`], [`NanPolicy`]), attacks
+//! ([`Adversarial`], [`Model::robustness`]), explanations ([`Model::integrated_gradients`], [`heat_map`]), and what a model
+//! costs ([`Model::cost`], [`Model::prune`], [`Model::with_storage`], [`Model::quantized`]).
+//!
 //! ```
 //! use windlass::nn::{Fit, Loss, Model, Network, Optimizer, layers::{Activation, Dense}};
 //! use windlass::{Options, Tensor};

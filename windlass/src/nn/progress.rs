@@ -28,22 +28,37 @@ impl Progress {
             return;
         }
         self.drawn = Some(Instant::now());
-        let done = at.step + 1;
-        let marks = done * WIDTH / at.steps.max(1);
-        let left = self.begun.elapsed().as_secs_f64() / done as f64 * (at.steps - done) as f64;
-        let bar = format!("{}{}", "#".repeat(marks), "-".repeat(WIDTH - marks));
-        let epoch = at.epoch + 1;
-        let line = format!(
-            "epoch {epoch}/{epochs} [{bar}] {done}/{} loss {:.4}, {left:.0} s left",
-            at.steps, at.loss
-        );
         // A bar that cannot be drawn stops nothing.
-        let _ = write!(io::stderr(), "\r\x1b[K{line}");
+        let _ = write!(io::stderr(), "\r\x1b[K{}", line(at, epochs, self.begun.elapsed()));
     }
 
     pub(super) fn clear(&mut self) {
         if self.drawn.take().is_some() {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
+    }
+}
+
+/// What is drawn after so much of an epoch's time.
+fn line(at: &StepEnd, epochs: usize, time: Duration) -> String {
+    let done = at.step + 1;
+    let marks = done * WIDTH / at.steps.max(1);
+    let left = time.as_secs_f64() / done as f64 * at.steps.saturating_sub(done) as f64;
+    let bar = format!("{}{}", "#".repeat(marks), "-".repeat(WIDTH - marks));
+    let (epoch, steps, loss) = (at.epoch + 1, at.steps, at.loss);
+    format!("epoch {epoch}/{epochs} [{bar}] {done}/{steps} loss {loss:.4}, {left:.0} s left")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_third_is_a_third_of_the_bar() {
+        let at = StepEnd { epoch: 1, step: 9, steps: 30, loss: 0.25 };
+        assert_eq!(
+            line(&at, 5, Duration::from_secs(4)),
+            "epoch 2/5 [##########--------------------] 10/30 loss 0.2500, 8 s left"
+        );
     }
 }

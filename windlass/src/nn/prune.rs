@@ -67,9 +67,10 @@ impl Model {
         for at in 0..self.variables.len() {
             let Some(mask) = self.mask_of(at) else { continue };
             let sizes: Vec<f64> = self.pruned(at).to_f64s().iter().map(|x| x.abs()).collect();
-            // Equal ones go in order.
+            // Of equal ones those go first that have gone before.
+            let before = self.values[mask].to_f64s();
             let mut order: Vec<usize> = (0..sizes.len()).collect();
-            order.sort_by(|&a, &b| sizes[a].total_cmp(&sizes[b]));
+            order.sort_by(|&a, &b| sizes[a].total_cmp(&sizes[b]).then(before[a].total_cmp(&before[b])));
             let mut kept = vec![1.0; sizes.len()];
             let count = (sparsity * sizes.len() as f64).round() as usize;
             order.iter().take(count).for_each(|&i| kept[i] = 0.0);

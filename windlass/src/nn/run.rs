@@ -162,7 +162,12 @@ impl Model {
             let inputs: Vec<Tensor> =
                 self.values.iter().chain(self.slots.iter().flatten()).chain(&data).cloned().collect();
             let name = &session.graph().outputs()[0].0;
-            origin = Some(nan::origin(session.graph(), &inputs, name, &self.options)?);
+            origin = Some(match nan::origin(session.graph(), &inputs, name, &self.options)? {
+                NanOrigin::Input { name } if self.variables.iter().any(|v| v.name == name) => {
+                    NanOrigin::Variable { name }
+                }
+                origin => origin,
+            });
         }
         Ok(StepResult { loss, predictions, origin })
     }

@@ -94,3 +94,20 @@ fn operators_survive_the_way_around() {
     let x = [Tensor::from_f64s(DType::F32, &[2, 2, 6], &values)];
     assert_eq!(interpret(&graph, &x).unwrap(), interpret(&around(&graph), &x).unwrap());
 }
+
+#[test]
+fn an_op_that_becomes_several_nodes_gives_each_a_name() {
+    use prost::Message;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/digits/digits.onnx");
+    let bytes = to_bytes(&load(path, &Limits::default()).unwrap().graph).unwrap();
+    let model = windlass_frontend::onnx::proto::ModelProto::decode(&bytes[..]).unwrap();
+    let graph = model.graph.unwrap();
+    let mut names: Vec<&str> =
+        graph.node.iter().map(|node| node.name()).filter(|name| !name.is_empty()).collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+    let weights: Vec<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
+    assert!(weights.contains(&"conv1.weight") && weights.contains(&"dense.bias"), "{weights:?}");
+}

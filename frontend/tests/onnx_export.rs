@@ -122,3 +122,20 @@ fn nodes_of_one_name_have_names_of_their_own_in_the_file() {
         assert!((found - expected).abs() < 1e-6, "{found}, {expected}");
     }
 }
+
+#[test]
+fn an_op_that_becomes_several_nodes_gives_each_a_name() {
+    use prost::Message;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/digits/digits.onnx");
+    let bytes = to_bytes(&load(path, &Limits::default()).unwrap().graph).unwrap();
+    let model = windlass_frontend::onnx::proto::ModelProto::decode(&bytes[..]).unwrap();
+    let graph = model.graph.unwrap();
+    let mut names: Vec<&str> =
+        graph.node.iter().map(|node| node.name()).filter(|name| !name.is_empty()).collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+    let weights: Vec<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
+    assert!(weights.contains(&"conv1.weight") && weights.contains(&"dense.bias"), "{weights:?}");
+}

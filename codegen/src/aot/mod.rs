@@ -11,6 +11,8 @@
 //! There may be several [variants] of the kernels and the entry, for processors of x86-64 of different levels. They
 //! share constants of the same content, and [functions](dispatch) that choose one of them by what the
 //! [processor] says that it has.
+//!
+//! An object of a [training] step keeps a state in the caller's buffers.
 
 mod archive;
 mod dispatch;

@@ -14,7 +14,8 @@ use super::net::{Net, Variable};
 ///
 /// A weight is a constant with a name (an initializer of ONNX has one), float elements and at least one dimension, that a
 /// result depends on other than by a size. Numbers without dimensions are part of a formula. The mean and variance of a
-/// [`ops::BatchNorm`] are variables that gradients do not change; so is what [`Self::freeze`] names.
+/// [`ops::BatchNorm`] are variables that gradients do not change; so is what [`Self::freeze`] names. Constants within the
+/// bodies of control flow stay constants.
 #[derive(Clone, Debug)]
 pub struct GraphBody {
     /// The graph with the weights as inputs, behind its own.

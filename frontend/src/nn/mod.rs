@@ -2,7 +2,8 @@
 //!
 //! A [`Net`] is a network under construction. Layers add nodes to its graph and variables to its inputs; [`Training`]
 //! adds a loss, the gradients of the parameters and an optimizer's update, and makes one graph of it all: a [`Step`],
-//! which is compiled like any other model. Nothing here runs anything.
+//! which is compiled like any other model. A [`GraphBody`] makes a network of a graph that is there already. Nothing here
+//! runs anything.
 //!
 //! ```
 //! use windlass_frontend::nn::{Loss, Net, Optimizer, Training, WeightedMean, layers::Dense};

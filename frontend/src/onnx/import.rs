@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use windlass_ir::{Builder, Graph, Limits, Tensor, TensorType, Value, ops};
+use windlass_ir::{Builder, Graph, Limits, Op, Tensor, TensorType, Value, ops};
 
 use super::declared::{check_declared, input_type};
 use super::external::Source;
@@ -49,6 +49,15 @@ struct Frame {
     names: Names,
     /// Values of the graph outside that this one reads, with the inputs that stand for them.
     captures: Vec<(Value, Value)>,
+    /// What values computed from weights are.
+    known: HashMap<Value, Tensor>,
+}
+
+impl Frame {
+    /// What a value is, if that is known.
+    fn known(&self, value: Value) -> Option<&Tensor> {
+        self.builder.graph().as_constant(value).or_else(|| self.known.get(&value))
+    }
 }
 
 /// The body of a control-flow node: closed, what it reads from outside being its last inputs.
@@ -134,11 +143,37 @@ impl<'m> Importer<'m> {
         &mut self.frames.last_mut().expect("a graph is being imported").builder
     }
 
+    /// What a value is, if that is known.
+    pub fn known(&self, value: Value) -> Option<&Tensor> {
+        self.frames.last()?.known(value)
+    }
+
+    /// Notes what a value that is computed from weights is.
+    pub fn learn(&mut self, value: Value, tensor: Tensor) {
+        let frame = self.frames.last_mut().expect("a graph is being imported");
+        frame.known.insert(value, tensor);
+    }
+
+    /// Whether a value may be trained: a constant of the model, of floats in some dimension, or computed from one.
+    pub fn is_weight(&self, value: Value) -> bool {
+        let Some(frame) = self.frames.last() else { return false };
+        let graph = frame.builder.graph();
+        let is_weight = |ty: &TensorType| ty.dtype.is_float() && ty.rank() > 0;
+        let constant = graph.def_node(value).filter(|data| matches!(data.op, Op::Constant(_)));
+        frame.known.contains_key(&value)
+            || constant.is_some_and(|data| data.name.is_some() && is_weight(graph.ty(value)))
+    }
+
     /// Imports the main graph, with the inputs that are initializers too.
     pub fn import_main(mut self, graph: &'m GraphProto) -> Result<(Graph, Vec<(String, Tensor)>), Error> {
         let limits = self.source.limits().clone();
         let builder = Builder::new(graph.name()).with_limits(limits);
-        self.frames.push(Frame { builder, names: Names::default(), captures: Vec::new() });
+        self.frames.push(Frame {
+            builder,
+            names: Names::default(),
+            captures: Vec::new(),
+            known: HashMap::new(),
+        });
         self.bind_initializers(graph)?;
         let mut defaults = Vec::new();
         let mut seen = HashSet::new();
@@ -419,7 +454,7 @@ impl<'m> Importer<'m> {
         }
         let builder = Builder::new(graph.name()).with_limits(limits.clone());
         let names = Names { map: HashMap::new(), open: true };
-        self.frames.push(Frame { builder, names, captures: Vec::new() });
+        self.frames.push(Frame { builder, names, captures: Vec::new(), known: HashMap::new() });
         let noted = self.unsupported.len();
         let result = self.fill_body(graph, types);
         let frame = self.frames.pop().expect("pushed above");
@@ -477,8 +512,8 @@ impl<'m> Importer<'m> {
             Binding::Value(value) => value,
             other => return Some(other),
         };
-        let outside = self.frames[level - 1].builder.graph();
-        let (constant, ty) = (outside.as_constant(outer).cloned(), outside.ty(outer).clone());
+        let outside = &self.frames[level - 1];
+        let (constant, ty) = (outside.known(outer).cloned(), outside.builder.ty(outer).clone());
         let frame = &mut self.frames[level];
         let inner = match (constant, frame.captures.iter().find(|(captured, _)| *captured == outer)) {
             (Some(tensor), _) => frame.builder.constant(tensor),

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use windlass_ir::graph::{Values, fold};
+use windlass_ir::graph::{Values, fold_known};
 use windlass_ir::{DType, Graph, Late, Op, ScalarFn, Tensor, TensorType, Value, normalize_axis, ops};
 
 use super::import::{Body, Importer};
@@ -112,7 +112,7 @@ impl<'i, 'm> NodeCx<'i, 'm> {
 
     /// The tensor a value is, if that is known.
     pub fn constant(&self, value: Value) -> Option<&Tensor> {
-        self.importer.builder_ref().graph().as_constant(value)
+        self.importer.known(value)
     }
 
     // Attributes.
@@ -268,14 +268,22 @@ impl<'i, 'm> NodeCx<'i, 'm> {
 
     // Building.
 
-    /// Adds a node, or constants if all its operands are small ones.
+    /// Adds a node, or constants if all its operands are small ones. What is computed from weights stays a node, so that
+    /// they can be trained, and is known none the less.
     pub fn push_all(&mut self, op: impl Into<Op>, ins: &[Value]) -> Imported<Values> {
         let (op, name) = (op.into(), self.name.clone());
-        let builder = self.importer.builder();
-        if let Some(tensors) = fold(builder.graph(), &op, ins) {
-            return Ok(tensors.into_iter().map(|t| builder.constant(t)).collect());
+        let graph = self.importer.builder_ref().graph();
+        let Some(tensors) = fold_known(graph, &op, ins, |value| self.importer.known(value)) else {
+            return Ok(self.importer.builder().push(op, ins, name)?);
+        };
+        let is_float = tensors.iter().all(|tensor| tensor.dtype().is_float());
+        if is_float && ins.iter().any(|&value| self.importer.is_weight(value)) {
+            let outs = self.importer.builder().push(op, ins, name)?;
+            outs.iter().zip(tensors).for_each(|(&out, tensor)| self.importer.learn(out, tensor));
+            return Ok(outs);
         }
-        Ok(builder.push(op, ins, name)?)
+        let builder = self.importer.builder();
+        Ok(tensors.into_iter().map(|t| builder.constant(t)).collect())
     }
 
     /// [`Self::push_all`] for an op of one result.

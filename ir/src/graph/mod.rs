@@ -247,10 +247,20 @@ impl Graph {
 ///
 /// `None` if it is neither, if a result is large, or if the operands are not what the op takes.
 pub fn fold(graph: &Graph, op: &Op, ins: &[Value]) -> Option<Vec<Tensor>> {
+    fold_known(graph, op, ins, |value| graph.as_constant(value))
+}
+
+/// Like [`fold`], with what is known of values otherwise than by constants.
+pub fn fold_known<'t>(
+    graph: &Graph,
+    op: &Op,
+    ins: &[Value],
+    known: impl Fn(Value) -> Option<&'t Tensor>,
+) -> Option<Vec<Tensor>> {
     if let Op::ShapeOf(op) = op {
         return Some(vec![op.of(&graph.ty(*ins.first()?).as_shape()?)]);
     }
-    let small = |&v: &Value| graph.as_constant(v).filter(|t| t.len() <= SHAPE_ARITHMETIC_ELEMENTS).cloned();
+    let small = |&v: &Value| known(v).filter(|t| t.len() <= SHAPE_ARITHMETIC_ELEMENTS).cloned();
     let values: Vec<Tensor> = ins.iter().map(small).collect::<Option<_>>()?;
     if matches!(op, Op::Constant(_)) || !op.is_pure() || has_graphs(op) {
         return None;

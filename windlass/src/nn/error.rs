@@ -63,6 +63,16 @@ pub enum TrainingError {
         /// Its type.
         ty: windlass_ir::TensorType,
     },
+    /// An input with examples along another dimension than the first.
+    #[error("input `{input}` is {ty}: examples are taken along the first dimension, not along `{dim}`")]
+    NotFirst {
+        /// The input.
+        input: String,
+        /// Its type.
+        ty: windlass_ir::TensorType,
+        /// The dimension that seems to be that of the examples.
+        dim: String,
+    },
     /// A graph without anything to train.
     #[error("the graph has no weights: no constant that has a name, float elements and a dimension")]
     NoWeights,

@@ -2,7 +2,9 @@
 //!
 //! A [`Model`] is a [`Network`] (layers one after another, or a function of a [`Net`]) with its weights. [`Model::compile`]
 //! gives it a loss and an optimizer, [`Model::fit`] trains it: each step, forward, backward and update, is one compiled
-//! program. What the layers are is in [`layers`].
+//! program. What the layers are is in [`layers`]. A network may also be a graph, such as an ONNX file's
+//! ([`Network::open`]), whose weights are then trained; it may have several inputs and outputs, with data by their names
+//! ([`Examples`]) and a loss each ([`Model::compile_outputs`]).
 //!
 //! Hard data has answers of its own: metrics over whole evaluations ([`Model::compile_with`]), rare classes ([`sampling`]),
 //! masks ([`Loss::masked`]), augmentation ([`Augment`]), missing values ([`layers::Imputer`], [`NanPolicy`]), attacks

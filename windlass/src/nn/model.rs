@@ -297,7 +297,10 @@ impl Model {
         let mut values = Vec::new();
         for (name, value) in graph.inputs() {
             values.push(match self.variables.iter().position(|v| v.name == *name) {
-                Some(at) => b.constant(self.pruned(at)),
+                Some(at) => {
+                    let op = windlass_ir::ops::Constant { value: self.pruned(at) };
+                    b.push(op, &[], Some(name.as_str().into()))?[0]
+                }
                 None => b.input(name, graph.ty(*value).clone()),
             });
         }

@@ -74,14 +74,24 @@ impl Network {
     /// A graph, whose weights are trained under their own names ([`GraphBody`] says which constants are weights).
     ///
     /// The first dimension of each input is that of the examples: named, it takes batches of any size; fixed, of that size
-    /// only. Everything is computed as in inference: running statistics of a `batch_norm` stay as they are, unless
+    /// only. A graph that has them along another one is refused. Everything is computed as in inference: running statistics of a `batch_norm` stay as they are, unless
     /// [`Self::with_batch_statistics`] asks for those of the batches, and dropout is none.
     pub fn from_graph(graph: &Graph) -> Result<Network, crate::Error> {
         let body = GraphBody::new(graph)?;
         let mut inputs = Vec::new();
+        let first: Vec<&Dim> = body.inputs().filter_map(|(_, ty)| ty.dims.first()).collect();
+        let is_batch = |dim: &&Dim| match dim {
+            Dim::Named(name) => first.contains(dim) || name.to_ascii_lowercase().contains("batch"),
+            Dim::Fixed(_) | Dim::Unknown => false,
+        };
         for (name, ty) in body.inputs() {
+            let input = || name.to_string();
             if ty.rank() == 0 {
-                return Err(TrainingError::NoExamples { input: name.to_string(), ty: ty.clone() }.into());
+                return Err(TrainingError::NoExamples { input: input(), ty: ty.clone() }.into());
+            }
+            if let Some(dim) = ty.dims[1..].iter().find(is_batch) {
+                let dim = dim.to_string();
+                return Err(TrainingError::NotFirst { input: input(), ty: ty.clone(), dim }.into());
             }
             let dims = ty.dims.to_vec();
             inputs.push(Input { name: name.to_string(), dtype: Some(ty.dtype), dims });

@@ -26,6 +26,7 @@ use crate::train::ahead::StepArgs;
 /// with the system's `cc`). The header goes beside it, named after it. Every size is fixed: a named
 /// dimension is what --dim says, else 1. The code needs nothing but its caller: no libc, libm or runtime.
 /// For x86-64 it may have variants for processors of several levels, of which its first call chooses one.
+/// With --train it is a training step, which updates a state that the caller keeps.
 #[derive(Args)]
 pub struct Compile {
     /// The model: .onnx or .wir
@@ -54,9 +55,9 @@ pub struct Compile {
     #[arg(long)]
     separate_weights: bool,
     #[command(flatten)]
-    step: StepArgs,
-    #[command(flatten)]
     session: SessionArgs,
+    #[command(flatten)]
+    step: StepArgs,
 }
 
 impl Compile {

@@ -11,6 +11,7 @@ use crate::failure::Failure;
 
 /// Whether a training step is compiled, and which.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Training step")]
 pub struct StepArgs {
     /// Compile a step that trains the model, in place of the model: NAME_init begins its state (weights, what the
     /// optimizer keeps of each, the number of steps), and NAME_step runs a step on it

@@ -54,8 +54,6 @@ pub struct Train {
     /// Multiply an input's array, of integers too, by a number such as 1/255
     #[arg(long = "scale", value_name = "NAME=FACTOR", value_parser = parse_scale)]
     scales: Vec<(String, f64)>,
-    #[command(flatten)]
-    goal: GoalArgs,
     /// How often every example is seen, epochs before --resume included
     #[arg(long, value_name = "N", default_value_t = 1)]
     epochs: usize,
@@ -74,8 +72,6 @@ pub struct Train {
     /// The array of a weight for each example
     #[arg(long, value_name = "ARRAY")]
     sample_weight: Option<String>,
-    #[command(flatten)]
-    trainable: TrainableArgs,
     /// Keep everything that training needs to go on, after each epoch
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -93,6 +89,11 @@ pub struct Train {
     loss_curve: Option<PathBuf>,
     #[command(flatten)]
     session: SessionArgs,
+    // What has a heading of its own comes last, for what follows would stand below it.
+    #[command(flatten)]
+    goal: GoalArgs,
+    #[command(flatten)]
+    trainable: TrainableArgs,
 }
 
 impl Train {

@@ -11,7 +11,8 @@ use crate::failure::Failure;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Weights")]
 pub struct TrainableArgs {
-    /// Do not train weights whose names match a pattern with `*` and `?`
+    /// Do not train weights whose names match a pattern with `*` and `?`, such as those behind an operator that has no
+    /// gradient
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
     /// Train only weights whose names match a pattern

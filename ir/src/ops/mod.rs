@@ -264,6 +264,7 @@ mod formula;
 mod gather;
 mod gelu;
 mod grid_sample;
+mod grid_sample_vjp;
 mod group_norm;
 mod hardmax;
 mod if_op;
@@ -295,6 +296,7 @@ mod resize;
 mod resize_lower;
 mod reverse_sequence;
 mod roi_align;
+mod roi_align_vjp;
 mod scan;
 mod scan_vjp;
 mod scan_vmap;
@@ -305,6 +307,7 @@ mod softmax;
 mod stop_gradient;
 #[cfg(test)]
 mod testing;
+mod threefry;
 mod tile;
 mod top_k;
 mod transpose;
@@ -374,6 +377,7 @@ define_ops! {
     slice::Slice,
     softmax::Softmax,
     stop_gradient::StopGradient,
+    threefry::Threefry,
     tile::Tile,
     top_k::TopK,
     transpose::Transpose,

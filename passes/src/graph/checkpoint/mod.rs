@@ -21,6 +21,7 @@ use windlass_ir::{Builder, Graph, Value};
 use crate::cx::PassCx;
 use crate::error::Error;
 use crate::manager::Pass;
+pub use liveness::peak;
 use liveness::{Turn, Version};
 
 /// The pass.

@@ -37,6 +37,7 @@ const FLAT: &[&str] = &[
     "dot2",
     "dot4",
     "hardmax",
+    "threefry",
     "stop_gradient",
     "ceil",
     "floor",
@@ -50,8 +51,6 @@ const REFUSED: &[&str] = &[
     // The size of the result depends on the data; loops of a known number of iterations have a test of their own.
     "compress",
     "loop",
-    // Not yet.
-    "deform_conv",
     // Its operands belong together; it is checked as the gradient of `max_pool`, and with its own gradient.
     "max_pool_grad",
     // Made by passes that run after differentiation.
@@ -61,7 +60,7 @@ const REFUSED: &[&str] = &[
 ];
 
 /// Ops that have a gradient with some of their attributes only.
-const PARTLY: &[&str] = &["roi_align"];
+const PARTLY: &[&str] = &["roi_align", "deform_conv"];
 
 /// How many graphs of each op are checked, and how many are tried for that.
 const GRAPHS: usize = 8;

@@ -10,14 +10,14 @@ use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
 use crate::types::Shape;
 
-/// A sum of gathered elements under construction.
-struct Gathers<'g> {
-    /// The spatial sizes, and the taps along each, as `[N, 1, area]`.
-    spatial: &'g [usize],
-    taps: Vec<Vec<Place<Value>>>,
-    /// The elements, `[N, C, volume]`, and the shape of what is gathered, `[N, C, area]`.
-    elements: Value,
-    gathered: Shape,
+/// A sum of gathered elements.
+pub(super) struct Gathers<'g> {
+    /// The spatial sizes, and the taps along each, as `[.., 1, area]`.
+    pub spatial: &'g [usize],
+    pub taps: Vec<Vec<Place<Value>>>,
+    /// The elements, `[.., C, volume]`, and the shape of what is gathered, `[.., C, area]`.
+    pub elements: Value,
+    pub gathered: Shape,
 }
 
 impl GridSample {
@@ -39,16 +39,20 @@ impl GridSample {
         let elements = cx.builder.cast(x, wide)?;
         let elements = cx.reshape(elements, &[shape[0], shape[1], spatial.iter().product()])?;
         let gathered = Shape::from_slice(&[shape[0], shape[1], area]);
-        let gathers = Gathers { spatial, taps, elements, gathered };
-        let sum = gathers.sum(cx, 0, None, None)?;
+        let sum = Gathers { spatial, taps, elements, gathered }.sum(cx)?;
         let sum = cx.builder.cast(sum, cx.builder.ty(x).dtype)?;
         cx.reshape(sum, &result)
     }
 }
 
 impl Gathers<'_> {
+    /// The sum over all taps.
+    pub fn sum(&self, cx: &mut VjpCx<'_>) -> Result<Value, Error> {
+        self.sum_from(cx, 0, None, None)
+    }
+
     /// The sum over the taps of dimensions from one on, at a place among those before and where that lies inside.
-    fn sum(
+    fn sum_from(
         &self,
         cx: &mut VjpCx<'_>,
         dimension: usize,
@@ -58,7 +62,7 @@ impl Gathers<'_> {
         let Some(taps) = self.taps.get(dimension) else {
             let at = at.expect("there is a spatial dimension");
             let at = cx.broadcast(at, &self.gathered)?;
-            let value = cx.push(GatherElements { axis: 2 }, &[self.elements, at])?;
+            let value = cx.push(GatherElements { axis: -1 }, &[self.elements, at])?;
             return match inside {
                 Some(inside) => cx.masked(inside, value),
                 None => Ok(value),
@@ -79,7 +83,7 @@ impl Gathers<'_> {
                 (Some(a), Some(b)) => Some(cx.map(ScalarFn::And, &[a, b])?),
                 (a, b) => a.or(b),
             };
-            let mut value = self.sum(cx, dimension + 1, Some(place), both)?;
+            let mut value = self.sum_from(cx, dimension + 1, Some(place), both)?;
             if let Some(weight) = tap.weight {
                 value = cx.map(ScalarFn::Mul, &[weight, value])?;
             }

@@ -251,6 +251,7 @@ mod conv_transpose;
 mod conv_vjp;
 mod cumulative;
 mod deform_conv;
+mod deform_conv_vjp;
 mod derivative;
 mod det;
 mod dft;

@@ -41,11 +41,7 @@ fn examples(generated: &Generated, mapped: &[bool], rng: &mut Rng) -> Vec<Genera
     while all.len() < BATCH {
         let pairs = generated.inputs.iter().zip(mapped);
         let inputs: Vec<Tensor> = pairs
-            .map(
-                |(tensor, &mapped)| {
-                    if mapped { rolled(tensor, rng.below(7)) } else { tensor.clone() }
-                },
-            )
+            .map(|(tensor, &mapped)| if mapped { rolled(tensor, rng.below(7)) } else { tensor.clone() })
             .collect();
         let outputs = interpret(&generated.graph, &inputs);
         let finite = |outputs: &Vec<Tensor>| {

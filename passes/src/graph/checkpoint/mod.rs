@@ -3,7 +3,7 @@
 //! A training step keeps most of what its forward part computes until the backward part, in the opposite order, needs
 //! it. Where that is more than [`Options::memory_limit`](crate::Options::memory_limit), only the values between
 //! segments of the forward part are kept, and a segment is computed again right before what needs it. Which values are
-//! kept is decided in [`plan`]; the results have the same bits.
+//! kept is decided in `plan.rs`; the results have the same bits.
 //!
 //! What is computed again reads a kept value through `recompute`, which waits for the node before: so the copies are
 //! equal to nothing else for `cse`, and stand where they are needed.

@@ -2,8 +2,8 @@
 
 use crate::error::Error;
 use crate::graph::{
-    PASSES, choose_layout, cse, dce, fold, fold_batch_norm, integer_products, propagate_shapes,
-    recognize_composites, simplify, sink_transposes, sub_pixel, winograd,
+    PASSES, choose_layout, cse, dce, early_outputs, fold, fold_batch_norm, integer_products,
+    propagate_shapes, recognize_composites, simplify, sink_transposes, sub_pixel, winograd,
 };
 use crate::manager::Pass;
 
@@ -72,6 +72,8 @@ pub const PIPELINES: &[Pipeline] = &[
             CLEAN,
             // Where channels stand, and which are few, is settled now.
             Stage::Pass(&winograd::PASS),
+            // Changes nothing but the order.
+            Stage::Pass(&early_outputs::PASS),
         ],
     },
 ];

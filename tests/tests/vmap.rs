@@ -41,11 +41,7 @@ fn examples(generated: &Generated, mapped: &[bool], rng: &mut Rng) -> Vec<Genera
     while all.len() < BATCH {
         let pairs = generated.inputs.iter().zip(mapped);
         let inputs: Vec<Tensor> = pairs
-            .map(
-                |(tensor, &mapped)| {
-                    if mapped { rolled(tensor, rng.below(7) as usize) } else { tensor.clone() }
-                },
-            )
+            .map(|(tensor, &mapped)| if mapped { rolled(tensor, rng.below(7)) } else { tensor.clone() })
             .collect();
         let outputs = interpret(&generated.graph, &inputs);
         let finite = |outputs: &Vec<Tensor>| {
@@ -95,10 +91,13 @@ fn check(generated: &Generated, rng: &mut Rng, compiled: bool) -> Result<Option<
     }
     for found in ways {
         for (at, one) in examples.iter().enumerate() {
+            let found: Vec<Tensor> = found.iter().map(|whole| example(whole, at)).collect();
+            if found == one.outputs {
+                continue;
+            }
             for ((found, expected), bounds) in found.iter().zip(&one.outputs).zip(bounds(one)) {
-                let name = format!("example {at} of {mapped:?}");
-                compare_elements(&example(found, at), expected, &bounds)
-                    .map_err(|e| fail(format!("{name}: {e}")))?;
+                compare_elements(found, expected, &bounds)
+                    .map_err(|e| fail(format!("example {at} of {mapped:?}: {e}")))?;
             }
         }
     }

@@ -141,32 +141,31 @@ pub fn optimize(graph: &Graph, options: &Options) -> Result<Graph, Error> {
 /// How often a graph is made to take less memory, the first time included.
 const ATTEMPTS: usize = 4;
 
-/// The program of a graph, values computed again so that its arena stays within a limit, if there is one and it can. What
-/// is planned from the graph is an estimate, so it is corrected by what came of it.
-fn within(graph: &Graph, limit: Option<u64>, lowering: &LowerOptions) -> Result<Program, Error> {
-    let mut best = lower(graph, lowering)?;
-    let Some(limit) = limit else { return Ok(best) };
-    let mut target = limit;
+/// A graph whose values are computed again so that the arena of its program stays within a limit, as far as that is
+/// possible. What is planned from a graph is an estimate, so it is corrected by what came of it.
+fn within(graph: Graph, limit: u64, lowering: &LowerOptions) -> Result<Graph, Error> {
+    let (mut least, mut target) = (lower(&graph, lowering)?.arena_bytes, limit);
+    let mut best: Option<Graph> = None;
     for _ in 0..ATTEMPTS {
-        if best.arena_bytes <= limit {
+        if least <= limit {
             break;
         }
         let passes =
             windlass_passes::Options { memory_limit: Some(target), ..windlass_passes::Options::default() };
-        let (less, _) = windlass_passes::run(graph, &[Stage::Pass(&checkpoint::PASS)], &passes)?;
-        let program = lower(&less, lowering)?;
-        target = (target as f64 * limit as f64 / program.arena_bytes.max(1) as f64 * 0.95) as u64;
-        if program.arena_bytes < best.arena_bytes {
-            best = program;
+        let (less, _) = windlass_passes::run(&graph, &[Stage::Pass(&checkpoint::PASS)], &passes)?;
+        let found = lower(&less, lowering)?.arena_bytes;
+        target = (target as f64 * limit as f64 / found.max(1) as f64 * 0.95) as u64;
+        if found < least {
+            (least, best) = (found, Some(less));
         }
     }
-    Ok(best)
+    Ok(best.unwrap_or(graph))
 }
 
 /// The kernels of a graph and how to run them. Every dimension must be fixed.
 pub fn program(graph: &Graph, options: &Options) -> Result<(Program, Report), Error> {
     let mut report = Report::default();
-    let graph = report.time("passes", || optimize(graph, options))?;
+    let mut graph = report.time("passes", || optimize(graph, options))?;
     let bits = match options.vector_bits {
         Some(bits) => bits,
         None => Target::host().vector_bits()?,
@@ -179,8 +178,11 @@ pub fn program(graph: &Graph, options: &Options) -> Result<(Program, Report), Er
         Machine { little_endian: options.little_endian, byte_products, ..Machine::with_vectors(bits) };
     let in_place = options.in_place.clone();
     let lowering = LowerOptions { fuse: options.opt_level > 0, machine, in_place };
+    if let Some(limit) = options.memory_limit {
+        graph = report.time("checkpoint", || within(graph, limit, &lowering))?;
+    }
     let program = match Tuner::new(options, machine) {
-        None => report.time("lower", || within(&graph, options.memory_limit, &lowering))?,
+        None => report.time("lower", || lower(&graph, &lowering))?,
         Some(mut tuner) => report.time("tune", || {
             let program = lower_choosing(&graph, &lowering, &mut |nest| tuner.choose(nest));
             // What cannot be remembered is found again.

@@ -25,6 +25,8 @@ pub struct Accountant {
     orders: Vec<f64>,
     divergences: Vec<f64>,
     steps: usize,
+    /// The last step's noise and rate, and what it gave away.
+    last: Option<((f64, f64), Vec<f64>)>,
 }
 
 impl Default for Accountant {
@@ -40,15 +42,21 @@ impl Accountant {
     /// At these orders, of which those above 1 count.
     pub fn at(orders: impl IntoIterator<Item = f64>) -> Accountant {
         let orders: Vec<f64> = orders.into_iter().filter(|&order| order > 1.0).collect();
-        Accountant { divergences: vec![0.0; orders.len()], orders, steps: 0 }
+        Accountant { divergences: vec![0.0; orders.len()], orders, steps: 0, last: None }
     }
 
     /// Adds steps of noise of a deviation on samples of a rate.
     pub fn add(&mut self, noise_multiplier: f64, sample_rate: f64, steps: usize) {
         self.steps += steps;
-        for (total, &order) in self.divergences.iter_mut().zip(&self.orders) {
-            *total += steps as f64 * divergence(sample_rate, noise_multiplier, order);
+        let step = (noise_multiplier, sample_rate);
+        let each = match self.last.take() {
+            Some((known, each)) if known == step => each,
+            _ => self.orders.iter().map(|&order| divergence(sample_rate, noise_multiplier, order)).collect(),
+        };
+        for (total, each) in self.divergences.iter_mut().zip(&each) {
+            *total += steps as f64 * each;
         }
+        self.last = Some((step, each));
     }
 
     /// How many steps were added.
@@ -58,6 +66,9 @@ impl Accountant {
 
     /// The least epsilon for a delta, and the order that gives it; infinite if no order does.
     pub fn epsilon(&self, delta: f64) -> (f64, f64) {
+        if self.divergences.iter().all(|&divergence| divergence == 0.0) {
+            return (0.0, f64::INFINITY);
+        }
         let at = |(&order, &divergence): (&f64, &f64)| {
             let epsilon =
                 divergence - (delta.ln() + order.ln()) / (order - 1.0) + ((order - 1.0) / order).ln();

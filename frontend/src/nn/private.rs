@@ -2,7 +2,8 @@
 //!
 //! The gradient of every example is scaled to a norm of at most `l2_norm_clip`, and to their sum is added noise of
 //! `noise_multiplier` times that. So what any one example changes is hidden, by how much [`super::accountant`] says.
-//! Gradients of single examples are those of the graph of one, vectorized ([`windlass_ir::vmap`]).
+//! Gradients of single examples are those of the graph of one, vectorized ([`windlass_ir::vmap`]). What a layer draws at
+//! random, as dropout does, is the same for every example of a step.
 
 use windlass_ir::ops::Slice;
 use windlass_ir::{Builder, Error, ScalarFn, TensorType, Value, vmap_into};

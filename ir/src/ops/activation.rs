@@ -4,10 +4,10 @@ use std::convert::Infallible;
 
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Value};
-use crate::loops::{KernelBuilder, Val};
+use crate::loops::{KernelBuilder, NestBuilder, Val};
 use crate::scalar::ScalarFn;
 
-/// What scalar functions are applied in: a kernel's loops or a graph.
+/// What scalar functions are applied in: a kernel's loops, a formula or a graph.
 pub(crate) trait Formulas {
     type Value: Copy;
     /// Why a function cannot be applied.
@@ -28,6 +28,20 @@ impl Formulas for KernelBuilder {
 
     fn apply(&mut self, f: ScalarFn, args: &[Val]) -> Result<Val, Infallible> {
         Ok(KernelBuilder::apply(self, f, args))
+    }
+}
+
+impl Formulas for NestBuilder {
+    type Value = Val;
+    type Failure = Infallible;
+
+    fn constant_like(&mut self, like: Val, value: f64) -> Val {
+        let dtype = self.dtype(like);
+        self.constant(dtype, value)
+    }
+
+    fn apply(&mut self, f: ScalarFn, args: &[Val]) -> Result<Val, Infallible> {
+        Ok(NestBuilder::apply(self, f, args))
     }
 }
 

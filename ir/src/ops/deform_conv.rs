@@ -2,8 +2,9 @@
 
 use super::formula::with_constant;
 use super::movement::clamped_index;
+use super::vjp;
 use super::window::Window;
-use super::{Lowered, OpDef, Vmap, VmapCx, arity};
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -52,7 +53,7 @@ impl DeformConv {
     }
 
     /// The operands that bias and mask are.
-    fn places(&self) -> (Option<usize>, Option<usize>, usize) {
+    pub(super) fn places(&self) -> (Option<usize>, Option<usize>, usize) {
         let bias = self.bias.then_some(3);
         let mask = self.mask.then_some(3 + usize::from(self.bias));
         (bias, mask, 3 + usize::from(self.bias) + usize::from(self.mask))
@@ -175,6 +176,15 @@ impl OpDef for DeformConv {
             result.push(sum);
         }
         Ok(vec![Tensor::from_f64s(ins[0].dtype(), &out, &result)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (x, result) = (cx.shape(cx.ins[0]), cx.shape(cx.outs[0]));
+        if x.contains(&0) || result.contains(&0) {
+            return Ok(Vjp::Undefined);
+        }
+        let window = self.window(x.len() - 2).expect("infer accepted the window");
+        vjp::through(self.as_gathers(cx, &window)?)
     }
 
     fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {

@@ -1,8 +1,10 @@
 //! `det`: the determinant of square matrices.
 
-use super::{OpDef, Vmap, VmapCx, arity};
+use super::vjp;
+use super::{Gather, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::error::{Error, Violation};
 use crate::require;
+use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
 use crate::types::TensorType;
 
@@ -63,6 +65,30 @@ impl OpDef for Det {
         };
         let results: Vec<f64> = (0..count).map(determinant).collect();
         Ok(vec![Tensor::from_f64s(x.dtype(), batch, &results)])
+    }
+
+    /// By cofactors, the determinants of what is left without a row and a column, which are right for singular matrices
+    /// too.
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let (x, g) = (cx.ins[0], cx.dout(0));
+        let shape = cx.shape(x);
+        let (batch, n) = (shape.len() - 2, shape[shape.len() - 1]);
+        let others: Vec<i64> =
+            (0..n).flat_map(|i| (0..n).filter(move |&j| j != i)).map(|j| j as i64).collect();
+        let others = cx.builder.constant(Tensor::new(&[n, n.saturating_sub(1)], &others));
+        // [.., i, other rows, columns], then [.., i, other rows, j, other columns].
+        let rows = cx.push(Gather { axis: batch as i64 }, &[x, others])?;
+        let minors = cx.push(Gather { axis: batch as i64 + 2 }, &[rows, others])?;
+        let perm: Vec<usize> = (0..batch).chain([0, 2, 1, 3].map(|d| batch + d)).collect();
+        let minors = cx.transpose(minors, &perm)?;
+        let minors = cx.push(Det, &[minors])?;
+        let signs: Vec<f64> = (0..n * n).map(|i| if (i / n + i % n) % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        let signs = cx.builder.constant(Tensor::from_f64s(cx.dtype(x), &[n, n], &signs));
+        let cofactors = cx.map(ScalarFn::Mul, &[minors, signs])?;
+        let mut each = shape.clone();
+        each[batch..].fill(1);
+        let g = cx.reshape(g, &each)?;
+        vjp::one(cx.map(ScalarFn::Mul, &[cofactors, g])?)
     }
 
     fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {

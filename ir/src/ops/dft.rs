@@ -1,6 +1,6 @@
 //! `dft`: the discrete Fourier transform along an axis.
 
-use super::{Lowered, OpDef, Vmap, VmapCx, arity, dft_lower};
+use super::{Gradients, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity, dft_lower};
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::error::{Error, Violation};
 use crate::ops::movement::around;
@@ -160,6 +160,18 @@ impl OpDef for Dft {
             }
         }
         Ok(vec![Tensor::from_f64s(x.dtype(), &out, &result)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let types: Vec<TensorType> =
+            cx.ins.iter().chain(cx.outs).map(|&v| cx.builder.ty(v).clone()).collect();
+        let (ins, outs) = types.split_at(cx.ins.len());
+        Ok(match self.lower(ins, outs)? {
+            Lowered::Graph(body) => Vjp::Through(cx.builder.inline(&body, cx.ins)?),
+            // There is nothing to flow back.
+            _ if outs[0].as_len() == Some(0) => Vjp::Gradients(Gradients::from_elem(None, cx.ins.len())),
+            _ => Vjp::Undefined,
+        })
     }
 
     fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {

@@ -1,11 +1,13 @@
 //! `dft_pass`: one pass of a mixed-radix Fourier transform, the unit that `dft` lowers to.
 
 use super::dft_butterfly::kernel;
-use super::{Lowered, OpDef, Vmap, VmapCx, arity};
+use super::{Concat, Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
+use crate::graph::{Value, Values};
 use crate::require;
+use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
 use crate::types::{Dim, TensorType};
 
@@ -99,6 +101,38 @@ impl OpDef for DftPass {
         }
         let shape = [outer, turns, radix, inner];
         Ok([re, im].map(|part| Tensor::from_f64s(ins[0].dtype(), &shape, &part)).to_vec())
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let swapped = |cx: &mut VjpCx<'_>, part: Value| cx.transpose(part, &[0, 2, 1, 3]);
+        if let &[re, im, cos, sin] = cx.ins {
+            // A pass that does not turn, and then the turn; row 0 stays.
+            let pass = cx.builder.push(self.clone(), &[re, im], None)?;
+            let (re, im, mut turn) = (pass[0], pass[1], [cos, sin]);
+            for (part, first) in turn.iter_mut().zip([1.0, 0.0]) {
+                let turns = cx.shape(*part)[1];
+                let row = cx.builder.scalar_like(*part, first);
+                let row = cx.broadcast(row, &[1, turns])?;
+                let all = cx.push(Concat { axis: 0 }, &[row, *part])?;
+                let all = cx.transpose(all, &[1, 0])?;
+                let shape = cx.shape(all);
+                *part = cx.reshape(all, &[shape[0], shape[1], 1])?;
+            }
+            let [c, s] = turn;
+            let mut products = Vec::new();
+            for (part, by) in [(re, c), (im, s), (re, s), (im, c)] {
+                products.push(cx.map(ScalarFn::Mul, &[part, by])?);
+            }
+            let re = cx.map(ScalarFn::Sub, &[products[0], products[1]])?;
+            let im = cx.map(ScalarFn::Add, &[products[2], products[3]])?;
+            return Ok(Vjp::Through(Values::from_slice(&[re, im])));
+        }
+        // The matrix of a transform is symmetric, and its conjugate is that of the inverse one.
+        let (re, im) = (cx.dout(0), cx.dout(1));
+        let (re, im) = (swapped(cx, re)?, swapped(cx, im)?);
+        let flows = cx.builder.push(DftPass { inverse: !self.inverse }, &[re, im], None)?;
+        let flows = [swapped(cx, flows[0])?, swapped(cx, flows[1])?];
+        Ok(Vjp::Gradients(flows.into_iter().map(Some).collect()))
     }
 
     fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {

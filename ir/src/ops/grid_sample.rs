@@ -1,8 +1,9 @@
 //! `grid_sample`: a tensor read at positions that another tensor gives.
 
-use super::formula::with_constant;
+use super::activation::Formulas;
 use super::movement::clamped_index;
-use super::{Lowered, OpDef, Vmap, VmapCx, arity};
+use super::vjp;
+use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
@@ -134,6 +135,11 @@ impl OpDef for GridSample {
         Ok(vec![Tensor::from_f64s(x.dtype(), &shape, &result)])
     }
 
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        let wide = coordinate_type(cx.dtype(cx.ins[0]), cx.dtype(cx.ins[1]));
+        vjp::through(self.as_gathers(cx, wide)?)
+    }
+
     fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {
         cx.merged(self.clone(), &[Some(0); 2], &[0])
     }
@@ -155,7 +161,13 @@ impl OpDef for GridSample {
                 index.push(Index::constant((spatial.len() - 1 - d) as i64));
                 let g = n.load(op_grid, &index);
                 let g = n.cast(g, wide);
-                self.emit_taps(&mut n, g, size)
+                let Ok(places) = self.emit_taps(&mut n, g, size);
+                let tap = |Place { weight, at, inside }| Tap {
+                    weight,
+                    index: clamped_index(&mut n, at, size),
+                    inside,
+                };
+                places.into_iter().map(tap).collect()
             })
             .collect();
         let sum = interpolate(&mut n, &taps, &mut at[..2].to_vec(), None, &mut |n, index| {
@@ -177,6 +189,24 @@ struct Tap {
     weight: Option<Val>,
     index: Index,
     inside: Option<Val>,
+}
+
+/// A tap, its place along a dimension not yet within it.
+pub(super) struct Place<V> {
+    pub weight: Option<V>,
+    pub at: V,
+    pub inside: Option<V>,
+}
+
+/// `f(value, constant)`.
+fn with<F: Formulas>(
+    f: &mut F,
+    function: ScalarFn,
+    value: F::Value,
+    constant: f64,
+) -> Result<F::Value, F::Failure> {
+    let constant = f.constant_like(value, constant);
+    f.apply(function, &[value, constant])
 }
 
 /// The weighted sum over the taps of all dimensions.
@@ -269,94 +299,100 @@ impl GridSample {
         weights.into_iter().enumerate().map(|(k, weight)| (weight, place(start + k as f64))).collect()
     }
 
-    fn emit_reflect(&self, n: &mut NestBuilder, v: Val, size: usize) -> Val {
+    fn emit_reflect<F: Formulas>(&self, f: &mut F, v: F::Value, size: usize) -> Result<F::Value, F::Failure> {
         let (low, high) = self.borders(size);
         let span = high - low;
         if span == 0.0 {
-            return n.constant(n.dtype(v), low);
+            return Ok(f.constant_like(v, low));
         }
-        let distance = with_constant(n, ScalarFn::Sub, v, low);
-        let distance = n.apply(ScalarFn::Abs, &[distance]);
-        let rest = with_constant(n, ScalarFn::Rem, distance, 2.0 * span);
-        let period = n.constant(n.dtype(v), 2.0 * span);
-        let back = n.apply(ScalarFn::Sub, &[period, rest]);
-        let beyond = with_constant(n, ScalarFn::Gt, rest, span);
-        let folded = n.apply(ScalarFn::Select, &[beyond, back, rest]);
-        let reflected = with_constant(n, ScalarFn::Add, folded, low);
-        let below = with_constant(n, ScalarFn::Lt, v, low);
-        let above = with_constant(n, ScalarFn::Gt, v, high);
-        let outside = n.apply(ScalarFn::Or, &[below, above]);
-        n.apply(ScalarFn::Select, &[outside, reflected, v])
+        let distance = with(f, ScalarFn::Sub, v, low)?;
+        let distance = f.apply(ScalarFn::Abs, &[distance])?;
+        let rest = with(f, ScalarFn::Rem, distance, 2.0 * span)?;
+        let period = f.constant_like(v, 2.0 * span);
+        let back = f.apply(ScalarFn::Sub, &[period, rest])?;
+        let beyond = with(f, ScalarFn::Gt, rest, span)?;
+        let folded = f.apply(ScalarFn::Select, &[beyond, back, rest])?;
+        let reflected = with(f, ScalarFn::Add, folded, low)?;
+        let below = with(f, ScalarFn::Lt, v, low)?;
+        let above = with(f, ScalarFn::Gt, v, high)?;
+        let outside = f.apply(ScalarFn::Or, &[below, above])?;
+        f.apply(ScalarFn::Select, &[outside, reflected, v])
     }
 
-    fn emit_taps(&self, n: &mut NestBuilder, g: Val, size: usize) -> Vec<Tap> {
-        let shifted = with_constant(n, ScalarFn::Add, g, 1.0);
+    /// What the taps along a dimension are, for a coordinate.
+    pub(super) fn emit_taps<F: Formulas>(
+        &self,
+        f: &mut F,
+        g: F::Value,
+        size: usize,
+    ) -> Result<Vec<Place<F::Value>>, F::Failure> {
+        let shifted = with(f, ScalarFn::Add, g, 1.0)?;
         let mut v = match self.align_corners {
             true => {
-                let half = with_constant(n, ScalarFn::Div, shifted, 2.0);
-                with_constant(n, ScalarFn::Mul, half, size as f64 - 1.0)
+                let half = with(f, ScalarFn::Div, shifted, 2.0)?;
+                with(f, ScalarFn::Mul, half, size as f64 - 1.0)?
             }
             false => {
-                let scaled = with_constant(n, ScalarFn::Mul, shifted, size as f64);
-                let less = with_constant(n, ScalarFn::Sub, scaled, 1.0);
-                with_constant(n, ScalarFn::Div, less, 2.0)
+                let scaled = with(f, ScalarFn::Mul, shifted, size as f64)?;
+                let less = with(f, ScalarFn::Sub, scaled, 1.0)?;
+                with(f, ScalarFn::Div, less, 2.0)?
             }
         };
         if self.mode == SampleMode::Nearest {
-            v = n.apply(ScalarFn::Round, &[v]);
+            v = f.apply(ScalarFn::Round, &[v])?;
         }
         match self.padding_mode {
             SamplePadding::Zeros => {}
             SamplePadding::Border => {
-                let raised = with_constant(n, ScalarFn::Max, v, 0.0);
-                v = with_constant(n, ScalarFn::Min, raised, size as f64 - 1.0);
+                let raised = with(f, ScalarFn::Max, v, 0.0)?;
+                v = with(f, ScalarFn::Min, raised, size as f64 - 1.0)?;
             }
-            SamplePadding::Reflection => v = self.emit_reflect(n, v, size),
+            SamplePadding::Reflection => v = self.emit_reflect(f, v, size)?,
         }
-        let first = n.apply(ScalarFn::Floor, &[v]);
-        let t = n.apply(ScalarFn::Sub, &[v, first]);
-        let one = n.constant(n.dtype(v), 1.0);
-        let rest = n.apply(ScalarFn::Sub, &[one, t]);
+        let first = f.apply(ScalarFn::Floor, &[v])?;
+        let t = f.apply(ScalarFn::Sub, &[v, first])?;
+        let one = f.constant_like(v, 1.0);
+        let rest = f.apply(ScalarFn::Sub, &[one, t])?;
         let (start, weights) = match self.mode {
             SampleMode::Nearest => (v, vec![None]),
             SampleMode::Linear => (first, vec![Some(rest), Some(t)]),
             SampleMode::Cubic => {
-                let near = |n: &mut NestBuilder, x: Val| {
-                    let line = with_constant(n, ScalarFn::Mul, x, CUBIC + 2.0);
-                    let line = with_constant(n, ScalarFn::Sub, line, CUBIC + 3.0);
-                    let square = n.apply(ScalarFn::Mul, &[x, x]);
-                    let product = n.apply(ScalarFn::Mul, &[line, square]);
-                    with_constant(n, ScalarFn::Add, product, 1.0)
+                let near = |f: &mut F, x: F::Value| {
+                    let line = with(f, ScalarFn::Mul, x, CUBIC + 2.0)?;
+                    let line = with(f, ScalarFn::Sub, line, CUBIC + 3.0)?;
+                    let square = f.apply(ScalarFn::Mul, &[x, x])?;
+                    let product = f.apply(ScalarFn::Mul, &[line, square])?;
+                    with(f, ScalarFn::Add, product, 1.0)
                 };
-                let far = |n: &mut NestBuilder, x: Val| {
-                    let line = with_constant(n, ScalarFn::Mul, x, CUBIC);
-                    let line = with_constant(n, ScalarFn::Sub, line, 5.0 * CUBIC);
-                    let square = n.apply(ScalarFn::Mul, &[line, x]);
-                    let square = with_constant(n, ScalarFn::Add, square, 8.0 * CUBIC);
-                    let cube = n.apply(ScalarFn::Mul, &[square, x]);
-                    with_constant(n, ScalarFn::Sub, cube, 4.0 * CUBIC)
+                let far = |f: &mut F, x: F::Value| {
+                    let line = with(f, ScalarFn::Mul, x, CUBIC)?;
+                    let line = with(f, ScalarFn::Sub, line, 5.0 * CUBIC)?;
+                    let square = f.apply(ScalarFn::Mul, &[line, x])?;
+                    let square = with(f, ScalarFn::Add, square, 8.0 * CUBIC)?;
+                    let cube = f.apply(ScalarFn::Mul, &[square, x])?;
+                    with(f, ScalarFn::Sub, cube, 4.0 * CUBIC)
                 };
                 let (before, after) =
-                    (n.apply(ScalarFn::Add, &[t, one]), n.apply(ScalarFn::Add, &[rest, one]));
-                let weights = [far(n, before), near(n, t), near(n, rest), far(n, after)];
-                (n.apply(ScalarFn::Sub, &[first, one]), weights.map(Some).to_vec())
+                    (f.apply(ScalarFn::Add, &[t, one])?, f.apply(ScalarFn::Add, &[rest, one])?);
+                let weights = [far(f, before)?, near(f, t)?, near(f, rest)?, far(f, after)?];
+                (f.apply(ScalarFn::Sub, &[first, one])?, weights.map(Some).to_vec())
             }
         };
-        let mut taps = Vec::new();
+        let mut places = Vec::new();
         for (k, weight) in weights.into_iter().enumerate() {
-            let mut place = if k == 0 { start } else { with_constant(n, ScalarFn::Add, start, k as f64) };
-            let inside = (self.padding_mode == SamplePadding::Zeros).then(|| {
-                let after = with_constant(n, ScalarFn::Ge, place, 0.0);
-                let before = with_constant(n, ScalarFn::Lt, place, size as f64);
-                n.apply(ScalarFn::And, &[after, before])
-            });
-            if self.padding_mode == SamplePadding::Reflection {
-                place = self.emit_reflect(n, place, size);
+            let mut at = if k == 0 { start } else { with(f, ScalarFn::Add, start, k as f64)? };
+            let mut inside = None;
+            if self.padding_mode == SamplePadding::Zeros {
+                let after = with(f, ScalarFn::Ge, at, 0.0)?;
+                let before = with(f, ScalarFn::Lt, at, size as f64)?;
+                inside = Some(f.apply(ScalarFn::And, &[after, before])?);
             }
-            let place = n.cast(place, DType::I64);
-            taps.push(Tap { weight, index: clamped_index(n, place, size), inside });
+            if self.padding_mode == SamplePadding::Reflection {
+                at = self.emit_reflect(f, at, size)?;
+            }
+            places.push(Place { weight, at: f.apply(ScalarFn::Cast(DType::I64), &[at])?, inside });
         }
-        taps
+        Ok(places)
     }
 }
 

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::body::{infer_body, is_pure, join, placeholder, run_body, stack};
-use super::{OpDef, arity};
+use super::{Iota, OpDef, Scan, Vjp, VjpCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
-use crate::error::Violation;
-use crate::graph::Graph;
+use crate::error::{Error, Violation};
+use crate::graph::{Builder, Graph, Value, Values};
 use crate::limits::Limits;
 use crate::require;
 use crate::tensor::Tensor;
-use crate::types::{Dim, TensorType};
+use crate::types::{Dim, Shape, TensorType};
 
 /// Runs the body while the trip count is not reached and the condition holds.
 ///
@@ -67,6 +67,48 @@ impl Loop {
                 return Ok((types.split_off(2), outs));
             }
         }
+    }
+}
+
+impl Loop {
+    /// How often the body runs, if that is known: its condition is the one it is given, or always true.
+    fn trips(&self, b: &Builder, ins: &[Value]) -> Option<usize> {
+        let single = |graph: &Graph, value| graph.as_constant(value)?.to_ints().first().copied();
+        let (trips, condition) = (single(b.graph(), ins[0])?, single(b.graph(), ins[1])? != 0);
+        let next = self.body.outputs()[0].1;
+        let holds = next == self.body.inputs()[1].1 || single(&self.body, next).is_some_and(|c| c != 0);
+        match condition {
+            false => Some(0),
+            true => holds.then_some(usize::try_from(trips).unwrap_or(0)),
+        }
+    }
+
+    /// The last states as those of a scan over the iterations' numbers.
+    fn as_scan(&self, cx: &mut VjpCx<'_>, trips: usize) -> Result<Values, Error> {
+        let states = self.num_states as usize;
+        let single = |at: usize| Shape::from_elem(1, self.body.ty(self.body.inputs()[at].1).rank());
+        let mut b = Builder::new(&self.body.name);
+        let operand =
+            |b: &mut Builder, i: usize| b.input(&format!("in{i}"), cx.builder.ty(cx.ins[i]).clone());
+        let mut values: Vec<Value> = (2..2 + states).map(|i| operand(&mut b, i)).collect();
+        let number = b.input("number", TensorType::fixed(DType::I64, &[]));
+        let number = b.reshape(number, &single(0))?;
+        let condition = b.constant(Tensor::from_i128s(DType::Bool, &single(1), &[1]));
+        values.extend((2 + states..cx.ins.len()).map(|i| operand(&mut b, i)));
+        values.splice(0..0, [number, condition]);
+        let types: Vec<TensorType> = values.iter().map(|&v| b.ty(v).clone()).collect();
+        let outs = b.inline(&self.body.with_input_types(&types)?, &values)?;
+        outs[1..].iter().enumerate().for_each(|(i, &out)| b.output(&format!("out{i}"), out));
+        let numbers = Iota { shape: vec![trips as i64].into(), axis: 0, dtype: DType::I64 };
+        let mut ins = cx.ins[2..2 + states].to_vec();
+        ins.push(cx.push(numbers, &[])?);
+        ins.extend(&cx.ins[2 + states..]);
+        let scan = Scan {
+            body: Arc::new(b.finish()?),
+            num_captures: (ins.len() - states - 1) as i64,
+            ..Scan::with_name("scan")
+        };
+        cx.builder.push(scan, &ins, None)
     }
 }
 
@@ -131,6 +173,19 @@ impl OpDef for Loop {
             results.push(stack(parts, 0, like)?);
         }
         Ok(results)
+    }
+
+    /// That of a scan, if the number of iterations is known and nothing is stacked.
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        Ok(match self.trips(cx.builder, cx.ins) {
+            Some(0) => {
+                let state =
+                    |i: usize| i.checked_sub(2).and_then(|state| cx.douts.get(state).copied().flatten());
+                Vjp::Gradients((0..cx.ins.len()).map(state).collect())
+            }
+            Some(trips) => Vjp::Through(self.as_scan(cx, trips)?),
+            None => Vjp::Undefined,
+        })
     }
 
     fn is_pure(&self) -> bool {

@@ -257,6 +257,7 @@ mod conv_transpose;
 mod conv_vjp;
 mod cumulative;
 mod deform_conv;
+mod deform_conv_vjp;
 mod derivative;
 mod det;
 mod dft;
@@ -270,6 +271,7 @@ mod formula;
 mod gather;
 mod gelu;
 mod grid_sample;
+mod grid_sample_vjp;
 mod group_norm;
 mod hardmax;
 mod if_op;
@@ -301,6 +303,7 @@ mod resize;
 mod resize_lower;
 mod reverse_sequence;
 mod roi_align;
+mod roi_align_vjp;
 mod scan;
 mod scan_lower;
 mod scan_vjp;
@@ -312,6 +315,7 @@ mod softmax;
 mod stop_gradient;
 #[cfg(test)]
 mod testing;
+mod threefry;
 mod tile;
 mod top_k;
 mod transpose;
@@ -382,6 +386,7 @@ define_ops! {
     slice::Slice,
     softmax::Softmax,
     stop_gradient::StopGradient,
+    threefry::Threefry,
     tile::Tile,
     top_k::TopK,
     transpose::Transpose,

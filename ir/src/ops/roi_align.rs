@@ -1,6 +1,7 @@
 //! `roi_align`: regions of a feature map pooled to one size.
 
-use super::{OpDef, Vmap, VmapCx, arity};
+use super::vjp;
+use super::{OpDef, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -180,6 +181,14 @@ impl OpDef for RoiAlign {
         }
         let out = [images.len(), channels, bins[0], bins[1]];
         Ok(vec![Tensor::from_f64s(ins[0].dtype(), &out, &result)])
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        // How many samples there are would depend on data.
+        match self.sampling_ratio {
+            0 => Ok(Vjp::Undefined),
+            _ => vjp::through(self.as_gathers(cx)?),
+        }
     }
 
     fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {

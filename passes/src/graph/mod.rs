@@ -9,6 +9,7 @@ pub mod choose_layout;
 pub mod cse;
 pub mod dce;
 pub mod decompose;
+pub mod early_outputs;
 pub mod fold;
 pub mod fold_batch_norm;
 pub mod grad;
@@ -29,6 +30,7 @@ pub const PASSES: &[&Pass] = &[
     &cse::PASS,
     &dce::PASS,
     &decompose::PASS,
+    &early_outputs::PASS,
     &fold::PASS,
     &fold_batch_norm::PASS,
     &grad::PASS,

@@ -78,23 +78,34 @@ impl Stored {
 
     /// The most bytes that are in use at a time.
     pub fn peak(&self, graph: &Graph, turns: &[Turn]) -> u64 {
-        let mut last: [SecondaryMap<Value, usize>; 2] = [SecondaryMap::new(), SecondaryMap::new()];
+        // When the bytes of each value are made and read last; views have those of what they show, copy or not.
+        let mut owner: [SecondaryMap<Value, Option<usize>>; 2] = [SecondaryMap::new(), SecondaryMap::new()];
+        let mut spans: Vec<(usize, u64)> = Vec::new();
+        let mut made: Vec<u64> = vec![0; turns.len()];
         for (at, turn) in turns.iter().enumerate() {
             for &(value, version) in &turn.ins {
-                last[version as usize][self.of(value)] = at;
-            }
-        }
-        let (mut live, mut peak) = (0u64, 0u64);
-        let mut freed: Vec<u64> = vec![0; turns.len() + 1];
-        for (at, turn) in turns.iter().enumerate() {
-            for &out in &graph.node(turn.node).outs {
-                if self.root[out].is_none() {
-                    live += self.bytes[out];
-                    freed[last[turn.version as usize][out].max(at)] += self.bytes[out];
+                if let Some(span) = owner[version as usize][value] {
+                    spans[span].0 = at;
                 }
             }
+            for &out in &graph.node(turn.node).outs {
+                owner[turn.version as usize][out] = match self.root[out] {
+                    Some(_) => turn.ins.first().and_then(|&(value, version)| owner[version as usize][value]),
+                    None => {
+                        spans.push((at, self.bytes[out]));
+                        made[at] += self.bytes[out];
+                        Some(spans.len() - 1)
+                    }
+                };
+            }
+        }
+        let mut freed: Vec<u64> = vec![0; turns.len()];
+        spans.iter().for_each(|&(last, bytes)| freed[last] += bytes);
+        let (mut live, mut peak) = (0, 0);
+        for (made, freed) in made.into_iter().zip(freed) {
+            live += made;
             peak = peak.max(live);
-            live -= freed[at];
+            live -= freed;
         }
         peak
     }
@@ -109,8 +120,7 @@ pub fn in_order(graph: &Graph) -> Vec<Turn> {
     graph.nodes().map(turn).collect()
 }
 
-/// The most bytes that are in use at a time while a graph runs.
-#[cfg(test)]
+/// The most bytes that are in use at a time while a graph runs, as far as a graph shows it.
 pub fn peak(graph: &Graph) -> u64 {
     Stored::new(graph).peak(graph, &in_order(graph))
 }

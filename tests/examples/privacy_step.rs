@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use windlass::nn::layers::{Activation, Conv, Dense, Flatten, Layer, Padding, Pooling};
-use windlass::nn::{DpSgd, Examples, Loss, Net, Optimizer, Training, WeightedMean};
+use windlass::nn::{DpSgd, Loss, Microbatch, Net, Optimizer, Training, WeightedMean};
 use windlass::{DType, Options, Session, Tensor, TensorType};
 use windlass_ir::{Error, Value};
 
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let x = net.input("x", TensorType::fixed(DType::F32, &full));
                 let truth = net.input("y", TensorType::fixed(DType::I32, &[count]));
                 let prediction = body(&mut net, x)?;
-                Ok(Examples { net: net.build(), prediction, truth, weights: None })
+                Ok(Microbatch { net: net.build(), prediction, truth, weights: None })
             })?;
             let session = Session::new(step.graph, Options::default())?;
             let mut inputs = step.state.initial(1);

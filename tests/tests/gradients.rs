@@ -252,22 +252,28 @@ fn gradients_are_central_differences() {
 
 #[test]
 fn what_has_no_gradient_is_named_with_the_way_to_it() {
-    let text = r#"graph @g(%x: f64[3, 3], %w: f64[3, 3]) {
-  %0 = matmul %x, %w "product"
-  %1 = det %0 "determinant"
-  %2 = exp %1 "exponential"
-  return %2 as "y"
-}"#;
-    let graph = windlass_ir::text::parse_graph(text).unwrap();
     let mut b = Builder::new("g");
-    let ins: Vec<Value> =
-        graph.inputs().iter().map(|(name, value)| b.input(name, graph.ty(*value).clone())).collect();
-    let y = b.inline(&graph, &ins).unwrap()[0];
+    let ty = windlass_ir::TensorType::fixed(DType::F64, &[1, 1, 3, 3]);
+    let ins = [b.input("x", ty.clone()), b.input("w", ty)];
+    b.set_name(Some("product".into()));
+    let product = b.push1(ops::MatMul::default(), &ins).unwrap();
+    let region = b.constant(Tensor::new(&[1, 4], &[0f64, 0.0, 2.0, 2.0]));
+    let image = b.constant(Tensor::new(&[1], &[0i64]));
+    b.set_name(Some("regions".into()));
+    // How many samples there are depends on the regions.
+    let (mode, sampling_ratio, half_pixel) = (ops::RoiMode::Avg, 0, true);
+    let (output_height, output_width, spatial_scale) = (1, 1, 1.0);
+    let align =
+        ops::RoiAlign { mode, output_height, output_width, sampling_ratio, spatial_scale, half_pixel };
+    let regions = b.push1(align, &[product, region, image]).unwrap();
+    b.set_name(Some("exponential".into()));
+    let y = b.map(windlass_ir::ScalarFn::Exp, &[regions]).unwrap();
     let one = b.scalar_like(y, 1.0);
+    let one = b.broadcast(one, &[1, 1, 1, 1]).unwrap();
     let error = gradients(&mut b, &[(y, one)], &ins[1..]).unwrap_err();
-    let way = "exp `exponential` <- det `determinant` <- matmul `product` <- input `w`";
+    let way = "exp `exponential` <- roi_align `regions` <- matmul `product` <- input `w`";
     let expected =
-        format!("det `determinant` is not differentiable, and a gradient would flow through it: {way}");
+        format!("roi_align `regions` is not differentiable, and a gradient would flow through it: {way}");
     assert_eq!(error.to_string(), expected);
 }
 

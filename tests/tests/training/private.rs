@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use windlass::{DType, Options, Session, Tensor, TensorType};
-use windlass_frontend::nn::{DpSgd, Examples, Net, Noise, Optimizer, Training, WeightedMean};
+use windlass_frontend::nn::{DpSgd, Microbatch, Net, Noise, Optimizer, Training, WeightedMean};
 
 use super::{Golden, initial, loss, network, optimizer, run};
 
 /// A network of the file for so many examples.
-fn examples(golden: &Golden, dtype: DType, count: usize) -> Examples {
+fn examples(golden: &Golden, dtype: DType, count: usize) -> Microbatch {
     let mut net = Net::new(golden.word("name"), dtype, true);
     let typed = |key: &str| {
         let ty = golden.batch(key, 0, dtype).ty();
@@ -18,7 +18,7 @@ fn examples(golden: &Golden, dtype: DType, count: usize) -> Examples {
     };
     let (x, truth) = (net.input("x", typed("x")), net.input("y", typed("y")));
     let prediction = network(golden, &mut net, x).expect("the network is valid");
-    Examples { net: net.build(), prediction, truth, weights: None }
+    Microbatch { net: net.build(), prediction, truth, weights: None }
 }
 
 fn private(golden: &Golden, noise_multiplier: f64, noise: Noise) -> Training {
@@ -37,7 +37,9 @@ fn dpsgd() {
     let training = private(&golden, golden.number("/sigma"), Noise::Given);
     for dtype in [DType::F64, DType::F32] {
         let batch = golden.batch("x", 0, dtype).shape()[0];
-        let step = training.batch_step(batch, |count| Ok(examples(&golden, dtype, count))).expect("a step");
+        let step = training
+            .batch_step(batch, |count| Ok::<_, windlass_ir::Error>(examples(&golden, dtype, count)))
+            .expect("a step");
         let session = Session::new(step.graph.clone(), Options::default()).expect("the step compiles");
         let mut state = initial(&golden, &step, dtype);
         let before = state.clone();
@@ -89,7 +91,8 @@ fn private_steps_without_privacy_are_ordinary_ones() {
         let batch = golden.batch("x", 0, DType::F64).shape()[0];
         let mut expected: Option<Vec<Tensor>> = None;
         for microbatches in [None, Some(batch), Some(batch / 2), Some(1)] {
-            let step = training.batch_step(batch, |count| Ok(examples(&golden, DType::F64, count)));
+            let step = training
+                .batch_step(batch, |count| Ok::<_, windlass_ir::Error>(examples(&golden, DType::F64, count)));
             let step = step.unwrap_or_else(|e| panic!("{name}: {e}"));
             let session = Session::new(step.graph.clone(), Options::default()).expect("the step compiles");
             let mut inputs = initial(&golden, &step, DType::F64);
@@ -115,10 +118,14 @@ fn private_or_not(golden: &Golden, privacy: Option<DpSgd>) -> Training {
 fn statistics_of_a_batch_are_refused_by_name() {
     let golden = Golden::load("resnet_bn");
     let training = private_or_not(&golden, Some(DpSgd::new(1.0, 1.0, 0)));
-    let error = training.batch_step(2, |count| Ok(examples(&golden, DType::F32, count))).unwrap_err();
+    let error = training
+        .batch_step(2, |count| Ok::<_, windlass_ir::Error>(examples(&golden, DType::F32, count)))
+        .unwrap_err();
     assert!(error.to_string().contains("`stem.bn.mean` follows all examples of a batch"), "{error}");
     let privacy = DpSgd { microbatches: Some(3), ..DpSgd::new(1.0, 1.0, 0) };
     let training = private_or_not(&Golden::load("mlp"), Some(privacy));
-    let error = training.batch_step(4, |count| Ok(examples(&golden, DType::F32, count))).unwrap_err();
+    let error = training
+        .batch_step(4, |count| Ok::<_, windlass_ir::Error>(examples(&golden, DType::F32, count)))
+        .unwrap_err();
     assert!(error.to_string().contains("4 is not cut into 3"), "{error}");
 }

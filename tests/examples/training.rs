@@ -3,7 +3,7 @@
 //! `training steps DIR` writes each as IR text, and `training data DIR` seeded weights and a batch for it. `training run
 //! NET DATA.npz THREADS SECONDS` trains from such weights on such a batch, and prints as JSON how long the first step
 //! took, the median of the later ones, and the losses of the first: `tests/peers/training.py` does that in turn with
-//! other systems.
+//! other systems. `training fit NET DATA.npz EPOCHS` fits to all the examples of a file, and prints each epoch's loss.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use windlass::nn::layers::{
     Activation, BatchNormalization, Conv, Dense, Embedding, Flatten, GlobalPooling, Layer,
     LayerNormalization, Lstm, MultiHeadAttention, Padding, Pooling,
 };
-use windlass::nn::{Loss, Model, Net, Network, Optimizer, Training, WeightedMean};
+use windlass::nn::{Fit, Loss, Model, Net, Network, Optimizer, Order, Training, WeightedMean};
 use windlass::{DType, Options, Tensor};
 use windlass_frontend::npy::{read_npz, write_npz};
 use windlass_ir::{Error, Limits, ScalarFn, TensorType, Value, ops, text::print_graph};
@@ -163,17 +163,7 @@ fn write_data(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn run(name: &str, data: &Path, threads: usize, seconds: f64) -> Result<String, Box<dyn std::error::Error>> {
-    let subject = SUBJECTS.iter().find(|subject| subject.name == name).ok_or("no such network")?;
-    let mut model = subject.model(Options { threads, ..Options::default() })?;
-    let mut batch: [Option<Tensor>; 2] = [None, None];
-    for (key, tensor) in read_npz(data, &Limits::default())? {
-        match key.as_str() {
-            "x" => batch[0] = Some(tensor),
-            "y" => batch[1] = Some(tensor),
-            _ => model.set_variable(&key, tensor)?,
-        }
-    }
-    let [Some(x), Some(y)] = batch else { return Err("the file has no x or no y".into()) };
+    let (mut model, x, y) = loaded(name, data, threads)?;
     let begin = Instant::now();
     model.compile(Optimizer::adam(1e-3), loss());
     let mut losses = vec![model.train_on_batch(&x, &y)?];
@@ -195,10 +185,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["steps", folder] => write_steps(Path::new(folder)),
         ["data", folder] => write_data(Path::new(folder)),
+        ["fit", name, data, epochs] => {
+            println!("{}", fit(name, Path::new(data), epochs.parse()?)?);
+            Ok(())
+        }
         ["run", name, data, threads, seconds] => {
             println!("{}", run(name, Path::new(data), threads.parse()?, seconds.parse()?)?);
             Ok(())
         }
-        _ => Err("training steps|data DIR | training run NET DATA.npz THREADS SECONDS".into()),
+        _ => {
+            Err("training steps|data DIR | run NET DATA.npz THREADS SECONDS | fit NET DATA.npz EPOCHS".into())
+        }
     }
 }

@@ -115,8 +115,8 @@ pub fn object_of_variants(
 }
 
 /// Compiles variants of a training step to an object file. The first inputs of each program are the state, of which these
-/// tensors are the one before the first step; its last outputs are the state after a step. The object has functions that
-/// begin the state and that run a step, which updates it.
+/// tensors are the one before the first step; its last outputs, made in the memory of those, are the state after a step.
+/// The object has functions that begin the state and that run a step, which updates it.
 pub fn training_object(
     variants: &[Variant<'_>],
     state: &[Tensor],
@@ -125,9 +125,10 @@ pub fn training_object(
     let types: Vec<_> = state.iter().map(Tensor::ty).collect();
     for program in variants.iter().map(|variant| variant.program) {
         let first = program.inputs.iter().take(types.len()).map(|(_, ty)| ty);
-        let last =
-            program.outputs.iter().skip(program.outputs.len().saturating_sub(types.len())).map(|(_, ty)| ty);
-        if !first.eq(&types) || !last.eq(&types) {
+        let results = program.outputs.len().saturating_sub(types.len());
+        let last = program.outputs.iter().skip(results).map(|(_, ty)| ty);
+        let is_in_place = |at: usize| program.in_place.contains(&(at as u32, (results + at) as u32));
+        if !first.eq(&types) || !last.eq(&types) || !(0..types.len()).all(is_in_place) {
             return Err(Error::Output("the program does not keep such a state".to_string()));
         }
     }
@@ -178,10 +179,8 @@ fn make(
         state,
         inputs: inputs.len(),
         outputs: results.len(),
-        arena_bytes,
         little_endian,
     });
-    let arena_bytes = training.as_ref().map_or(arena_bytes, |training| training.layout().1);
     let main = if training.is_some() { "step" } else { "run" };
     let mut symbols = vec![format!("{name}_{main}"), format!("{name}_arena_bytes")];
     let bytes = match little_endian {
@@ -240,7 +239,7 @@ fn make(
         {
             for &run in entries {
                 let entry = entry::signature(&unit, options.separate_weights, parallel);
-                training.define_step(&mut unit, (run, entry), suffix, copy)?;
+                training.define_step(&mut unit, (run, entry), suffix)?;
             }
         }
     }

@@ -1,7 +1,6 @@
 //! The functions of a training step: one that begins its state, and one that runs the step and updates it.
 //!
-//! The program reads the state as its first inputs and gives the next one as its last outputs. In between, the next one
-//! is behind the program's own part of the arena, so that no kernel reads what is written already.
+//! The program reads the state as its first inputs and makes the next one in their memory, as its last outputs.
 
 use cranelift_codegen::cursor::{Cursor, FuncCursor};
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -11,7 +10,6 @@ use cranelift_codegen::ir::{
 };
 use cranelift_module::{FuncId, Linkage, Module};
 use windlass_ir::Tensor;
-use windlass_ir::loops::Program;
 
 use super::dispatch::address;
 use super::entry::begin;
@@ -28,23 +26,10 @@ pub(super) struct Training<'a> {
     /// How many inputs and outputs are not state.
     pub inputs: usize,
     pub outputs: usize,
-    /// The size of the program's own arena.
-    pub arena_bytes: u64,
     pub little_endian: bool,
 }
 
 impl Training<'_> {
-    /// Where each tensor of the next state is in the arena, and how large the arena is.
-    pub fn layout(&self) -> (Vec<u64>, u64) {
-        let mut end = self.arena_bytes.next_multiple_of(Program::ALIGN);
-        let mut places = Vec::with_capacity(self.state.len());
-        for tensor in self.state {
-            places.push(end);
-            end = (end + tensor.bytes().len() as u64).next_multiple_of(Program::ALIGN);
-        }
-        (places, end)
-    }
-
     /// Defines `void NAME_init(void *const *state)`.
     pub fn define_init(&self, unit: &mut Unit, copy: FuncId) -> Result<(), Error> {
         let mut bytes = vec![0; 8];
@@ -86,7 +71,6 @@ impl Training<'_> {
         unit: &mut Unit,
         (run, entry): (FuncId, Signature),
         suffix: &str,
-        copy: FuncId,
     ) -> Result<(), Error> {
         let mut signature = entry;
         signature.params.insert(0, AbiParam::new(types::I64));
@@ -98,23 +82,13 @@ impl Training<'_> {
         let entries = 2 * kept + self.inputs + self.outputs;
         let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, 8 * entries.max(1) as u32, 3);
         let slot = func.create_sized_stack_slot(slot);
-        let [done, failed] = [(); 2].map(|()| func.dfg.make_block());
         let mut cursor = FuncCursor::new(&mut func).at_bottom(block);
-        let (places, _) = self.layout();
-        let [state, inputs, outputs, arena] = [0, 1, 2, 3].map(|at| params[at]);
-        // Without an arena there is no place for the next state, but then the entry refuses.
-        let given = |table: ir::Value, count: usize| (0..count).map(move |at| (Some((table, at)), 0));
-        let next = places.iter().map(|&place| (None, place as i64));
-        let pointers =
-            given(state, kept).chain(given(inputs, self.inputs)).chain(given(outputs, self.outputs));
-        for (at, (given, place)) in pointers.chain(next).enumerate() {
-            let pointer = match given {
-                Some((table, at)) => {
-                    cursor.ins().load(types::I64, MemFlagsData::trusted(), table, 8 * at as i32)
-                }
-                None => cursor.ins().iadd_imm_s(arena, place),
-            };
-            cursor.ins().stack_store(types::I64, pointer, slot, 8 * at as i32);
+        let [state, inputs, outputs] = [0, 1, 2].map(|at| params[at]);
+        let tables = [(state, kept), (inputs, self.inputs), (outputs, self.outputs), (state, kept)];
+        let pointers = tables.into_iter().flat_map(|(table, count)| (0..count).map(move |at| (table, at)));
+        for (place, (table, at)) in pointers.enumerate() {
+            let pointer = cursor.ins().load(types::I64, MemFlagsData::trusted(), table, 8 * at as i32);
+            cursor.ins().stack_store(types::I64, pointer, slot, 8 * place as i32);
         }
         let all_inputs = cursor.ins().stack_addr(types::I64, slot, 0);
         let all_outputs = cursor.ins().stack_addr(types::I64, slot, 8 * (kept + self.inputs) as i32);
@@ -123,22 +97,7 @@ impl Training<'_> {
         let run = unit.module.declare_func_in_func(run, cursor.func);
         let call = cursor.ins().call(run, &arguments);
         let code = cursor.func.dfg.first_result(call);
-        cursor.ins().brif(code, failed, &[], done, &[]);
-        cursor.func.layout.append_block(failed);
-        cursor.goto_bottom(failed);
         cursor.ins().return_(&[code]);
-        cursor.func.layout.append_block(done);
-        cursor.goto_bottom(done);
-        let copy = unit.module.declare_func_in_func(copy, cursor.func);
-        for (at, (tensor, &place)) in self.state.iter().zip(&places).enumerate() {
-            let to = cursor.ins().load(types::I64, MemFlagsData::trusted(), state, 8 * at as i32);
-            let from = cursor.ins().iadd_imm_s(arena, place as i64);
-            let stride = cursor.ins().iconst(types::I64, 8);
-            let count = cursor.ins().iconst(types::I64, tensor.bytes().len() as i64);
-            cursor.ins().call(copy, &[to, from, stride, count]);
-        }
-        let zero = cursor.ins().iconst(types::I32, 0);
-        cursor.ins().return_(&[zero]);
         unit.define(id, func, &symbol)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The updates of a training step stand behind all gradients. Fused with its update, the product that makes a gradient
 //! would run there too, and everything it reads would be kept until then. The nodes stay the same; functions of single
-//! elements, and other views of them, whose results nothing but such functions and outputs read, get another place.
+//! elements, and other views of them, whose results nothing but such functions and outputs read, get another place: not
+//! before what else reads the inputs that they read, for an output may be made in the memory of an input.
 
 use cranelift_entity::{EntityRef, SecondaryMap};
 use windlass_ir::graph::Def;
@@ -54,11 +55,15 @@ fn order(graph: &Graph) -> Vec<Node> {
         let all = |out: &Value| users[*out].iter().all(|user| moves[user.index()]);
         moves[node.index()] = matches!(data.op, Op::Constant(_)) || (is_element && data.outs.iter().all(all));
     }
+    let last_reader = |value: Value| {
+        let readers = users[value].iter().map(|user| user.index());
+        readers.filter(|&user| !moves[user]).max()
+    };
     // The node that each comes right behind: itself, or the last that one of its operands needs.
     let mut behind: Vec<Option<usize>> = vec![None; count];
     for (node, data) in graph.nodes() {
         let needs = data.ins.iter().filter_map(|&value| match graph.def(value) {
-            Def::Input(_) => None,
+            Def::Input(_) => last_reader(value),
             Def::Output { node, .. } => behind[node.index()],
         });
         let at = if moves[node.index()] { needs.max() } else { Some(node.index()) };
@@ -111,5 +116,22 @@ mod tests {
         assert_eq!(names, ["constant", "matmul", "mul", "sub", "matmul", "mul", "sub"]);
         same_results(&graph, &early);
         assert_eq!(after(&early, &["early_outputs"]).0, early);
+    }
+
+    /// What an update replaces is read by a later product.
+    #[test]
+    fn updates_wait_for_readers_of_what_they_replace() {
+        let mut b = Builder::new("updates");
+        let ty = TensorType::fixed(DType::F32, &[4, 4]);
+        let inputs: Vec<Value> = (0..2).map(|i| b.input(&format!("w{i}"), ty.clone())).collect();
+        let first = b.push1(MatMul::default(), &[inputs[0], inputs[1]]).unwrap();
+        let second = b.push1(MatMul::default(), &[first, inputs[0]]).unwrap();
+        let third = b.push1(MatMul::default(), &[second, second]).unwrap();
+        let next = b.map(ScalarFn::Sub, &[inputs[0], first]).unwrap();
+        b.output("next", next);
+        b.output("third", third);
+        let (early, _) = after(&b.finish().unwrap(), &["early_outputs"]);
+        let names: Vec<&str> = early.nodes().map(|(_, data)| data.op.name()).collect();
+        assert_eq!(names, ["matmul", "matmul", "sub", "matmul"]);
     }
 }

@@ -1,7 +1,8 @@
 //! Fusion: merging a formula into the formulas that read it.
 //!
 //! One rule: a producer's formula may stand in place of a consumer's loads of it, at the loads' index
-//! maps. Whether it should is a matter of cost, and every reason not to is a [`Refusal`].
+//! maps. Whether it should is a matter of cost, and every reason not to is a [`Refusal`]. Where others read the producer
+//! too, the consumer may yield its result beside its own, if both are elementwise over one domain.
 
 use std::collections::BTreeSet;
 

@@ -81,6 +81,7 @@ impl Compile {
         progress.set_message("loading");
         let model = Model::load(&self.model, &options.limits)?;
         let step = self.step.step(&model.graph, &self.dims, &options)?;
+        options.in_place = step.as_ref().map_or(Vec::new(), |(step, _)| step.in_place());
         let graph = match &step {
             Some((step, _)) => step.graph.clone(),
             None => bind_all(&model.graph, &self.dims)?,

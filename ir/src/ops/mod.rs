@@ -284,6 +284,7 @@ mod reverse_sequence;
 mod roi_align;
 mod scan;
 mod scan_lower;
+mod scan_sums;
 mod scan_vjp;
 mod scatter;
 mod shape_of;

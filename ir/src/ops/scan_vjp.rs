@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cranelift_entity::SecondaryMap;
 
+use super::scan_sums::{factors, is_linear_in_products, sum_over_positions};
 use super::vjp::{Vjp, VjpCx};
 use super::{Broadcast, Concat, Gradients, Iota, Lowered, Op, Reshape, Scan, Slice};
 use crate::dtype::DType;
@@ -124,6 +125,15 @@ impl Scanned<'_> {
         let dear = dear_values(&self.body)?;
         let gradient = body_gradient(&self.body, &types, &results, &operands, &dear)?;
         let (gradient, kept) = with_values_kept(&gradient, operands.len(), &dear)?;
+        // Sums of products are taken of all positions at once, others are carried along.
+        let of_captures = &gradient.outputs()[states.len() + scanned.len()..][..captured.len()];
+        let (summed, carried): (Vec<_>, Vec<_>) = captured
+            .iter()
+            .copied()
+            .zip(of_captures.iter().map(|(_, v)| *v))
+            .partition(|&(_, flow)| is_linear_in_products(&gradient, flow));
+        let mut stacked = Vec::new();
+        summed.iter().for_each(|&(_, flow)| factors(&gradient, flow, &mut stacked));
         let reads = read_inputs(&gradient);
         let read = |range: std::ops::Range<usize>| -> Vec<usize> { range.filter(|&i| reads[i]).collect() };
         let [before, slices, constant] = [0..self.states, self.scanned.clone(), captures].map(read);
@@ -132,18 +142,17 @@ impl Scanned<'_> {
             flows: types.len(),
             count: results.len(),
             states: &states,
-            captured: &captured,
+            carried: &carried,
             scanned: scanned.len(),
             read: [&before, &slices, &constant],
         };
-        let body = back.body(&self.body.name)?;
 
         let (befores, kepts) = self.stacks(cx, &before, &kept)?;
         let mut ins = Vec::new();
         for &state in &states {
             ins.push(cx.dout(state));
         }
-        for &capture in &captured {
+        for &(capture, _) in &carried {
             let zero = cx.builder.scalar(types[capture].dtype, 0.0);
             ins.push(cx.push(Broadcast::to(&types[capture].shape()), &[zero])?);
         }
@@ -153,10 +162,20 @@ impl Scanned<'_> {
             ins.push(value);
             axes.push((axis, !backward));
         };
+        // What stands along first axes in the order of the scan needs no stacking.
+        let inputs = gradient.inputs();
+        let mut known: Vec<(Value, Value)> = Vec::new();
+        known.extend(before.iter().zip(&befores).map(|(&i, &value)| (inputs[i].1, value)));
+        known
+            .extend(inputs[types.len() + results.len()..].iter().map(|(_, v)| *v).zip(kepts.iter().copied()));
         befores.into_iter().for_each(|value| scan_one(value, 0, false));
         let is_back = |i: usize| Scan::is_backward(&self.scan.scan_input_directions, i);
         for part in slices.iter().map(|i| i - self.scanned.start) {
-            scan_one(cx.ins[self.scanned.start + part], self.axes[part], is_back(part));
+            let value = cx.ins[self.scanned.start + part];
+            scan_one(value, self.axes[part], is_back(part));
+            if (self.axes[part], is_back(part)) == (0, false) {
+                known.push((inputs[self.scanned.start + part].1, value));
+            }
         }
         kepts.into_iter().for_each(|value| scan_one(value, 0, false));
         for part in stacks.iter().map(|i| i - self.states) {
@@ -171,19 +190,45 @@ impl Scanned<'_> {
         }
         ins.extend(constant.iter().map(|&i| cx.ins[i]));
         let part = |&i: &usize| i - self.scanned.start;
+        let is_along_time = |i: usize| (self.axes[i - self.scanned.start], is_back(part(&i))) == (0, false);
+        // The gradients of slices are stacked anyway.
+        let of_scanned: Vec<(usize, Value)> = (0..scanned.len())
+            .filter(|&at| is_along_time(scanned[at]))
+            .map(|at| (at, gradient.outputs()[states.len() + at].1))
+            .collect();
+        stacked.retain(|value| {
+            known.iter().all(|(known, _)| known != value) && of_scanned.iter().all(|(_, v)| v != value)
+        });
+        let count = stacked.len();
         let scan = Scan {
-            body: Arc::new(body),
+            body: Arc::new(back.body(&self.body.name, &stacked)?),
             num_scan_inputs: axes.len() as i64,
             num_captures: constant.len() as i64,
             scan_input_axes: axes.iter().map(|(axis, _)| *axis as i64).collect(),
             scan_input_directions: axes.iter().map(|(_, backward)| i64::from(*backward)).collect(),
-            scan_output_axes: scanned.iter().map(|i| self.axes[part(i)] as i64).collect(),
-            scan_output_directions: scanned.iter().map(|i| i64::from(!is_back(part(i)))).collect(),
+            scan_output_axes: scanned
+                .iter()
+                .map(|i| self.axes[part(i)] as i64)
+                .chain(vec![0; count])
+                .collect(),
+            scan_output_directions: scanned
+                .iter()
+                .map(|i| i64::from(!is_back(part(i))))
+                .chain(vec![1; count])
+                .collect(),
         };
         let flows = cx.builder.push(scan, &ins, None)?;
         let mut gradients = Gradients::from_elem(None, cx.ins.len());
-        let order = states.iter().chain(&captured).chain(&scanned);
-        order.zip(flows).for_each(|(&operand, flow)| gradients[operand] = Some(flow));
+        let order = states.iter().copied().chain(carried.iter().map(|(i, _)| *i)).chain(scanned);
+        order.zip(&flows).for_each(|(operand, &flow)| gradients[operand] = Some(flow));
+        known.extend(stacked.into_iter().zip(flows[flows.len() - count..].iter().copied()));
+        known.extend(of_scanned.iter().map(|&(at, value)| (value, flows[states.len() + carried.len() + at])));
+        let mut find = |value: Value| {
+            known.iter().find(|(known, _)| *known == value).expect("all factors are stacked").1
+        };
+        for (capture, flow) in summed {
+            gradients[capture] = Some(sum_over_positions(cx, &gradient, flow, &mut find)?);
+        }
         Ok(Vjp::Gradients(gradients))
     }
 }
@@ -197,7 +242,8 @@ struct Backward<'g> {
     flows: usize,
     count: usize,
     states: &'g [usize],
-    captured: &'g [usize],
+    /// The captures whose gradients are summed up in turn, and these as values of the gradient.
+    carried: &'g [(usize, Value)],
     /// How many of the results are flows to slices.
     scanned: usize,
     /// The states, slices and captures that are read.
@@ -206,8 +252,8 @@ struct Backward<'g> {
 
 impl Backward<'_> {
     /// It carries the gradients of the states and the sums of those of the captures; it scans the states, slices and kept
-    /// values that are read, and the gradients of what was stacked.
-    fn body(&self, name: &str) -> Result<Graph, Error> {
+    /// values that are read, and the gradients of what was stacked. It also stacks some values of the gradient.
+    fn body(&self, name: &str, stacked: &[Value]) -> Result<Graph, Error> {
         let mut b = Builder::new(&format!("{name}_back"));
         let inputs = self.gradient.inputs();
         let add = |b: &mut Builder, i: usize| {
@@ -220,7 +266,7 @@ impl Backward<'_> {
         let [before, slices, constant] = self.read;
         let mut values: Vec<Option<Value>> = vec![None; inputs.len()];
         of_states.for_each(|i| values[i] = Some(add(&mut b, i)));
-        let sums: Vec<Value> = self.captured.iter().map(|&i| add(&mut b, i)).collect();
+        let sums: Vec<Value> = self.carried.iter().map(|&(i, _)| add(&mut b, i)).collect();
         let scanned: Vec<usize> = before.iter().chain(slices).copied().chain(kept).chain(of_stacks).collect();
         scanned.iter().for_each(|&i| values[i] = Some(add(&mut b, i)));
         if scanned.is_empty() {
@@ -233,10 +279,13 @@ impl Backward<'_> {
             let ty = self.gradient.ty(*input);
             ins.push(value.unwrap_or_else(|| b.constant(Tensor::zeros(ty.dtype, &ty.shape()))));
         }
-        let outs = b.inline(self.gradient, &ins)?;
-        let outs = &outs[..self.states.len() + self.captured.len() + self.scanned];
+        let results = self.gradient.outputs()[..self.states.len() + self.scanned].iter().map(|(_, v)| *v);
+        let carried = self.carried.iter().map(|(_, v)| *v);
+        let all: Vec<Value> = results.chain(carried).chain(stacked.iter().copied()).collect();
+        let outs = b.inline_values(self.gradient, &ins, &all)?;
         let (of_states, rest) = outs.split_at(self.states.len());
-        let (of_scanned, of_captures) = rest.split_at(self.scanned);
+        let (of_scanned, rest) = rest.split_at(self.scanned);
+        let (of_captures, of_stacked) = rest.split_at(self.carried.len());
         for (i, &out) in of_states.iter().enumerate() {
             b.output(&format!("d_state{i}"), out);
         }
@@ -246,6 +295,9 @@ impl Backward<'_> {
         }
         for (i, &out) in of_scanned.iter().enumerate() {
             b.output(&format!("d_scanned{i}"), out);
+        }
+        for (i, &out) in of_stacked.iter().enumerate() {
+            b.output(&format!("factor{i}"), out);
         }
         // A body has a result even where no gradient is asked for.
         if b.graph().outputs().is_empty() {

@@ -5,7 +5,8 @@
 //! ([`mod@pairs`]), right operands of contractions are packed ([`pack`]) or kept in few bits (`compact`), what depends on
 //! constants alone is set apart ([`mod@prepare`]), and results that are padded are written with their margins
 //! ([`margins`]). Formulas that hand windows of rows (`window`) or whole rows (`chain`) to each other become one kernel,
-//! other formulas become loops ([`mod@schedule`]), kernels that run in rounds become a repeat, and buffers get their places in memory ([`mod@place`]).
+//! other formulas become loops ([`mod@schedule`]), kernels that run in rounds become a repeat, and buffers get their
+//! places in memory ([`mod@place`]). The bodies of scans go the same way (`bodies`), and run in rounds.
 
 mod bodies;
 mod chain;

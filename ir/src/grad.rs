@@ -73,17 +73,21 @@ pub fn gradients(b: &mut Builder, of: &[(Value, Value)], wrt: &[Value]) -> Resul
 }
 
 /// The gradient of a body, as a body: it takes the operands of `body`, of these types, and then the gradients
-/// of some of its results, and gives those of some of its operands, zeros where nothing flows.
+/// of some of its results, and gives those of some of its operands, zeros where nothing flows, and then some of the
+/// body's values.
 pub(crate) fn body_gradient(
     body: &Graph,
     ins: &[TensorType],
     results: &[usize],
     operands: &[usize],
+    inner: &[Value],
 ) -> Result<Graph, Error> {
     let mut b = Builder::new(&format!("{}_grad", body.name));
     let values: Vec<Value> =
         ins.iter().enumerate().map(|(i, ty)| b.input(&format!("in{i}"), ty.clone())).collect();
-    let outs = b.inline(body, &values)?;
+    let all: Values = body.outputs().iter().map(|(_, v)| *v).chain(inner.iter().copied()).collect();
+    let made = b.inline_values(body, &values, &all)?;
+    let (outs, inner) = made.split_at(body.outputs().len());
     let mut of = Vec::new();
     for &result in results {
         let ty = b.ty(outs[result]).clone();
@@ -94,6 +98,9 @@ pub(crate) fn body_gradient(
     for (&i, flow) in operands.iter().zip(gradients(&mut b, &of, &wrt)?) {
         let flow = flow.unwrap_or_else(|| b.constant(Tensor::zeros(ins[i].dtype, &ins[i].shape())));
         b.output(&format!("d_in{i}"), flow);
+    }
+    for (i, &value) in inner.iter().enumerate() {
+        b.output(&format!("inner{i}"), value);
     }
     b.finish()
 }

@@ -255,12 +255,12 @@ impl Optimizer {
 
 /// The graph with these inputs first.
 fn reordered(b: Builder, first: &[Value]) -> Result<Graph, Error> {
+    let inputs: Vec<Value> = b.graph().inputs().iter().map(|(_, v)| *v).collect();
+    let own = first.iter().filter_map(|value| inputs.iter().position(|v| v == value));
+    let rest = (0..inputs.len()).filter(|&i| !first.contains(&inputs[i]));
     let graph = b.finish()?;
     let mut to = Builder::new(&graph.name);
-    let mut values = vec![None; graph.inputs().len()];
-    let place = |value: Value| graph.inputs().iter().position(|(_, v)| *v == value);
-    let own = first.iter().filter_map(|&value| place(value));
-    let rest = (0..values.len()).filter(|&i| !first.contains(&graph.inputs()[i].1));
+    let mut values = vec![None; inputs.len()];
     for i in own.chain(rest) {
         let (name, value) = &graph.inputs()[i];
         values[i] = Some(to.input(name, graph.ty(*value).clone()));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{PrimaryMap, SecondaryMap};
 
+use super::stand_ins::StandIns;
 use super::{Def, Graph, Node, NodeData, Value, ValueData, Values, late_operands, resolve_late};
 use crate::dtype::DType;
 use crate::error::Error;
@@ -33,6 +34,7 @@ pub struct Builder {
     limits: Limits,
     /// The name given to nodes pushed by the convenience methods.
     name: Option<Arc<str>>,
+    stand_ins: StandIns,
 }
 
 /// What errors call a node.
@@ -56,6 +58,7 @@ impl Builder {
             },
             limits: Limits::default(),
             name: None,
+            stand_ins: StandIns::default(),
         }
     }
 
@@ -204,8 +207,26 @@ impl Builder {
         }
     }
 
+    /// Lets another value, which equals it and does not depend on it, stand in for one: in the finished graph, whatever
+    /// reads the one reads the other.
+    pub fn stand_in(&mut self, value: Value, other: Value) {
+        debug_assert_eq!(self.ty(value), self.ty(other));
+        self.stand_ins.add(value, other);
+    }
+
     /// Copies another graph's nodes with `ins` for its inputs, and returns what stands for its outputs.
     pub fn inline(&mut self, graph: &Graph, ins: &[Value]) -> Result<Values, Error> {
+        let outputs: Values = graph.outputs.iter().map(|(_, v)| *v).collect();
+        self.inline_values(graph, ins, &outputs)
+    }
+
+    /// The same, for any values of the other graph.
+    pub(crate) fn inline_values(
+        &mut self,
+        graph: &Graph,
+        ins: &[Value],
+        values: &[Value],
+    ) -> Result<Values, Error> {
         if ins.len() != graph.inputs.len() {
             return Err(Error::InputCount { expected: graph.inputs.len(), found: ins.len() });
         }
@@ -224,7 +245,7 @@ impl Builder {
                 map[old] = new.into();
             }
         }
-        Ok(graph.outputs.iter().map(|(_, v)| at(&map, *v)).collect())
+        Ok(values.iter().map(|&v| at(&map, v)).collect())
     }
 
     /// The finished graph.
@@ -232,7 +253,7 @@ impl Builder {
         if self.graph.outputs.is_empty() {
             return Err(Error::NoOutputs { graph: self.graph.name });
         }
-        Ok(self.graph)
+        Ok(self.stand_ins.settle(self.graph))
     }
 
     /// The graph as it is, for code that adds outputs afterwards.

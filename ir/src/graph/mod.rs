@@ -6,6 +6,7 @@
 
 mod builder;
 mod edit;
+mod stand_ins;
 mod verify;
 mod visit;
 

@@ -12,6 +12,8 @@ use crate::types::TensorType;
 /// Kernels that together compute an op's results. Buffers are its operands, then its results, then scratch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rounds {
+    /// The kernels.
+    pub kernels: Vec<Kernel>,
     /// Types and lengths of buffers that nothing else uses.
     pub scratch: Vec<(DType, usize)>,
     /// What runs, one after another.
@@ -30,8 +32,8 @@ pub struct Stage {
 /// A kernel and what it is called with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
-    /// The kernel.
-    pub kernel: Kernel,
+    /// The number of the kernel.
+    pub kernel: usize,
     /// For each of its parameters, the part of a buffer that it is.
     pub args: Vec<Part>,
     /// The graph nodes it came from; none means the op's.
@@ -76,32 +78,33 @@ impl Part {
 }
 
 impl Rounds {
-    /// The calls in order.
-    pub fn calls(&self) -> impl Iterator<Item = &Call> {
-        self.stages.iter().flat_map(|stage| &stage.calls)
+    /// The nodes that a kernel's first call came from; none means the op's.
+    pub fn origin(&self, kernel: usize) -> &[String] {
+        let mut calls = self.stages.iter().flat_map(|stage| &stage.calls);
+        calls.find(|call| call.kernel == kernel).map_or(&[], |call| &call.origin)
     }
 
-    /// Adds the calls to a program: `kernels` are the numbers there of the kernels of [`Self::calls`], `places` where the
+    /// Adds the calls to a program: `kernels` are the numbers of [`Self::kernels`] there, `places` where the
     /// buffers are.
     pub fn add_to(&self, program: &mut Program, kernels: &[u32], places: &[Place], origin: &[String]) {
-        let mut kernels = kernels.iter();
         for stage in &self.stages {
             let first = program.steps.len();
             let mut moves = Vec::new();
-            for (call, &kernel) in stage.calls.iter().zip(&mut kernels) {
+            for call in &stage.calls {
                 let step = program.steps.len();
                 let mut args: Vec<Place> = call.args.iter().map(|part| places[part.buffer]).collect();
-                for (arg, (part, (_, param))) in call.args.iter().zip(call.kernel.params()).enumerate() {
+                let params = self.kernels[call.kernel].params();
+                for (arg, (part, (_, param))) in call.args.iter().zip(params).enumerate() {
                     let size = param.dtype.size();
                     let (start, stride) = ((part.start * size) as u64, part.stride * size as i64);
                     match &mut args[arg] {
-                        Place::Arena(at) if stride == 0 => *at += start,
+                        Place::Arena(at) if stride == 0 && start % Program::ALIGN == 0 => *at += start,
                         _ if (start, stride) == (0, 0) => {}
                         _ => moves.push(Move { step, arg, start, stride, period: part.period }),
                     }
                 }
                 program.steps.push(Step {
-                    work: Work::Kernel(kernel),
+                    work: Work::Kernel(kernels[call.kernel]),
                     args,
                     origin: if call.origin.is_empty() { origin } else { &call.origin }.to_vec(),
                     flops: call.flops,
@@ -119,7 +122,7 @@ impl Rounds {
             types.iter().enumerate().map(|(i, ty)| (format!("{name}{i}"), ty.clone())).collect()
         };
         let mut program = Program {
-            kernels: self.calls().map(|call| call.kernel.clone()).collect(),
+            kernels: self.kernels.clone(),
             inputs: ports("in", ins),
             outputs: ports("out", outs),
             ..Program::default()

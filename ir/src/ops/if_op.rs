@@ -72,7 +72,7 @@ impl OpDef for If {
         let types: Vec<TensorType> = cx.ins[1..].iter().map(|&v| cx.builder.ty(v).clone()).collect();
         let results: Vec<usize> = (0..cx.outs.len()).filter(|&i| cx.douts[i].is_some()).collect();
         let operands: Vec<usize> = (0..types.len()).filter(|&i| cx.wanted[i + 1]).collect();
-        let branch = |body: &Graph| body_gradient(body, &types, &results, &operands).map(Arc::new);
+        let branch = |body: &Graph| body_gradient(body, &types, &results, &operands, &[]).map(Arc::new);
         let op = If { then_branch: branch(&self.then_branch)?, else_branch: branch(&self.else_branch)? };
         let mut ins = cx.ins.to_vec();
         ins.extend(cx.douts.iter().flatten());

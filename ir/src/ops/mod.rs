@@ -306,6 +306,7 @@ mod roi_align;
 mod roi_align_vjp;
 mod scan;
 mod scan_lower;
+mod scan_sums;
 mod scan_vjp;
 mod scan_vmap;
 mod scatter;

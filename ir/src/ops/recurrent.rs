@@ -3,7 +3,8 @@
 use super::cell::{Cell, CellKind, Weights};
 use super::recurrent_steps::{panel_lanes, products};
 use super::{
-    Broadcast, Concat, Lowered, MatMul, OpDef, RecurrentSteps, Reshape, Slice, Transpose, Vmap, VmapCx, arity,
+    Broadcast, Concat, Lowered, MatMul, OpDef, RecurrentSteps, Reshape, Slice, Transpose, Vjp, VjpCx, Vmap,
+    VmapCx, arity,
 };
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
@@ -264,6 +265,16 @@ impl OpDef for Recurrent {
             outs.push(Tensor::from_f64s(dtype, &state, &c));
         }
         Ok(outs)
+    }
+
+    fn vjp(&self, cx: &mut VjpCx<'_>) -> Result<Vjp, Error> {
+        if cx.ins.iter().chain(cx.outs).any(|&v| cx.shape(v).contains(&0)) {
+            return Ok(Vjp::Undefined);
+        }
+        let values = self.decomposed(cx.builder, cx.ins)?;
+        // The steps of a gradient are of a scan that gives the results too.
+        cx.stand_in(&values);
+        Ok(Vjp::Through(values))
     }
 
     fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {

@@ -12,7 +12,7 @@ use super::cell::CellKind;
 use super::recurrent_steps::{Places, block_rows, products};
 use crate::dtype::DType;
 use crate::loops::{
-    Buffer, Call, Guard, Index, KernelBuilder, LoopKind, Part, Rhs, Role, Rounds, Stage, Val,
+    Buffer, Call, Guard, Index, Kernel, KernelBuilder, LoopKind, Part, Rhs, Role, Rounds, Stage, Val,
 };
 use crate::scalar::ScalarFn;
 use crate::types::TensorType;
@@ -40,10 +40,21 @@ pub(super) fn rounds(op: &RecurrentSteps, ins: &[TensorType]) -> Rounds {
     let lanes = |product: usize| ins[places.weights[product]].shape()[2] / products(&op.cell)[product];
     let panels = (0..places.weights.len()).map(lanes).collect();
     let layer = Layer { op, f, dtype, steps, batch, size, panels, places, results, h, c, numbers, between };
-    let once = |call: Call| Stage { times: 1, calls: vec![call] };
-    let calls = (0..layer.panels.len()).map(|product| layer.step(product)).collect();
-    let stages = vec![once(layer.start()), Stage { times: steps, calls }, once(layer.end())];
-    Rounds { scratch, stages }
+    let made = [
+        (1, vec![layer.start()]),
+        (steps, (0..layer.panels.len()).map(|product| layer.step(product)).collect()),
+        (1, vec![layer.end()]),
+    ];
+    let mut rounds = Rounds { kernels: Vec::new(), scratch, stages: Vec::new() };
+    for (times, made) in made {
+        let mut calls = Vec::new();
+        for Made { kernel, args, flops } in made {
+            calls.push(Call { kernel: rounds.kernels.len(), args, origin: Vec::new(), flops });
+            rounds.kernels.push(kernel);
+        }
+        rounds.stages.push(Stage { times, calls });
+    }
+    rounds
 }
 
 /// What all kernels know: sizes, and the numbers of buffers.
@@ -68,7 +79,14 @@ struct Layer<'a> {
     between: Option<(usize, usize)>,
 }
 
-/// A kernel and what it is called with.
+/// A kernel, what it is called with, and its arithmetic.
+struct Made {
+    kernel: Kernel,
+    args: Vec<Part>,
+    flops: u64,
+}
+
+/// A kernel under construction and what it is called with.
 struct Emit {
     b: KernelBuilder,
     args: Vec<Part>,
@@ -84,8 +102,8 @@ impl Emit {
         self.b.buffer(name, dtype, len, role)
     }
 
-    fn finish(self, flops: u64) -> Call {
-        Call { kernel: self.b.finish(), args: self.args, origin: Vec::new(), flops }
+    fn finish(self, flops: u64) -> Made {
+        Made { kernel: self.b.finish(), args: self.args, flops }
     }
 }
 
@@ -128,7 +146,7 @@ impl Layer<'_> {
     }
 
     /// Lays down the first states, and numbers the steps if they are asked for.
-    fn start(&self) -> Call {
+    fn start(&self) -> Made {
         let mut emit = Emit::new("start");
         let (states, dtype) = (self.states(), self.dtype);
         let pairs = [(Some(self.places.h), Some(self.h)), (self.places.c, self.c)];
@@ -152,7 +170,7 @@ impl Layer<'_> {
     }
 
     /// Copies the last states out.
-    fn end(&self) -> Call {
+    fn end(&self) -> Made {
         let mut emit = Emit::new("end");
         let (states, dtype) = (self.states(), self.dtype);
         for (at, from) in [Some(self.h), self.c].into_iter().flatten().enumerate() {
@@ -168,7 +186,7 @@ impl Layer<'_> {
     }
 
     /// One product of a step and what follows it.
-    fn step(&self, product: usize) -> Call {
+    fn step(&self, product: usize) -> Made {
         let mut emit = Emit::new("step");
         let (dtype, size, batch, states) = (self.dtype, self.size, self.batch, self.states());
         let gates = products(&self.op.cell);

@@ -112,6 +112,15 @@ impl Scan {
         Ok(outs)
     }
 
+    /// The body for slices of operands of these types.
+    pub(super) fn body_at(&self, parts: &Parts, ins: &[&TensorType]) -> Result<Graph, Error> {
+        let mut types: Vec<TensorType> = ins.iter().map(|ty| (*ty).clone()).collect();
+        for (ty, &axis) in types[parts.scanned.clone()].iter_mut().zip(&parts.axes) {
+            ty.dims.remove(axis);
+        }
+        self.body.with_input_types(&types)
+    }
+
     /// The axis along which a result is stacked.
     pub(super) fn stacked_axis(&self, i: usize, rank: usize) -> usize {
         let axis = self.scan_output_axes.get(i).copied().unwrap_or(0);
@@ -208,7 +217,8 @@ impl OpDef for Scan {
             .map(|i| self.stacked_axis(i - parts.states, cx.shape(cx.outs[i]).len() - 1))
             .collect();
         let (states, scanned, axes) = (parts.states, parts.scanned.clone(), &parts.axes[..]);
-        Scanned { scan: self, states, scanned, axes, length, stacked }.vjp(cx)
+        let body = self.body_at(&parts, &types)?;
+        Scanned { scan: self, body, states, scanned, axes, length, stacked }.vjp(cx)
     }
 
     fn vmap(&self, cx: &mut VmapCx<'_>) -> Result<Vmap, Error> {

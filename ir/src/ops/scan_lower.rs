@@ -50,11 +50,7 @@ impl Scan {
     }
 
     fn repeated(&self, ins: &[TensorType], parts: &Parts, times: usize) -> Result<Repeated, Error> {
-        let mut types = ins.to_vec();
-        for (ty, &axis) in types[parts.scanned.clone()].iter_mut().zip(&parts.axes) {
-            ty.dims.remove(axis);
-        }
-        let body = self.body.with_input_types(&types)?;
+        let body = self.body_at(parts, &ins.iter().collect::<Vec<_>>())?;
         let stacks = body.outputs().len() - parts.states;
         let backward = |list: &[i64], count| (0..count).map(|i| Scan::is_backward(list, i)).collect();
         Ok(Repeated {

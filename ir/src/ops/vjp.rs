@@ -55,6 +55,13 @@ impl VjpCx<'_> {
         }
     }
 
+    /// Lets values that the rule adds, which equal the results, stand in for them, so that they are not computed twice.
+    pub fn stand_in(&mut self, values: &[Value]) {
+        for (&out, &value) in self.outs.iter().zip(values) {
+            self.builder.stand_in(out, value);
+        }
+    }
+
     /// A value's element type.
     pub fn dtype(&self, value: Value) -> DType {
         self.builder.ty(value).dtype

@@ -2,9 +2,15 @@
 //!
 //! A body is units like any others: they are merged, packed and scheduled as if it were a program of its own. What
 //! needs nothing that differs from round to round, and so the packing of all weights, is taken out and runs once before.
-//! What is left becomes calls of kernels in [`Rounds`]. Slices are rows of whole tensors. A state that is overwritten
-//! where it is read stands in the result itself; another is read in one half of a buffer and written in the other, in
-//! turns. All that lives within a round shares one arena.
+//! What is left becomes calls of kernels in [`Rounds`]. Slices are rows of whole tensors, and all that lives within a
+//! round shares one arena. A state has one of four homes:
+//!
+//! - rows of a result that has it after each round: it is read one row behind, but for the first round;
+//! - rows of a result that has it before each round: it is written one row ahead, but for the last round;
+//! - the last state's buffer, where the unit that makes it overwrites the old one element by element;
+//! - else the halves of a buffer, read in one and written in the other, in turns.
+
+use std::ops::Range;
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::DType;
@@ -13,7 +19,7 @@ use windlass_ir::loops::{Call, Nest, NestBuilder, Part, Rounds, Stage};
 use super::place::{Lifetime, place};
 use super::prepare::known_bufs;
 use super::schedule::Machine;
-use super::units::{Body, Buf, BufData, Unit, UnitWork, Units};
+use super::units::{Body, Buf, BufData, Home, Unit, UnitWork, Units};
 use super::{
     LowerOptions, Run, aliases, fuse, give_outputs_buffers, join, kernels, merge, overwritable, pack,
 };
@@ -32,11 +38,52 @@ pub(super) fn shape(units: &mut Units, options: &LowerOptions, observe: &mut dyn
             units.units.extend(frame.hoist(body));
             frame.adopt_constants(body);
             join(&mut body.units, options);
-            let known = known_bufs(&body.units);
-            give_outputs_buffers(&mut body.units, &known, &options.machine);
+            give_results_buffers(body, &options.machine);
         }
         units.units.push(unit);
     }
+}
+
+/// Gives every result of a round a buffer of its own, but for states that are in rows of another result anyway.
+fn give_results_buffers(body: &mut Body, machine: &Machine) {
+    let outputs = std::mem::take(&mut body.units.outputs);
+    let mut taken = vec![false; outputs.len()];
+    for state in 0..body.states {
+        let (before, after) = (body.units.inputs[state].1, outputs[state].1);
+        let row_of = |buf: Buf, taken: &[bool]| {
+            (body.states..outputs.len()).find(|&i| !taken[i] && outputs[i].1 == buf)
+        };
+        let home = match (row_of(after, &taken), row_of(before, &taken)) {
+            _ if before == after => Home::Own,
+            (Some(row), _) => Home::After(row - body.states),
+            (None, Some(row)) => Home::Before(row - body.states),
+            (None, None) => Home::Own,
+        };
+        if let Home::After(stack) | Home::Before(stack) = home {
+            taken[body.states + stack] = true;
+        }
+        body.homes.push(home);
+    }
+    let has_own = |i: usize| match body.homes.get(i) {
+        Some(Home::After(_)) => false,
+        _ => !body.homes.contains(&Home::Before(i.wrapping_sub(body.states))),
+    };
+    body.units.outputs = (0..outputs.len()).filter(|&i| has_own(i)).map(|i| outputs[i].clone()).collect();
+    let known = known_bufs(&body.units);
+    if !body.units.outputs.is_empty() {
+        give_outputs_buffers(&mut body.units, &known, machine);
+    }
+    let mut own = std::mem::take(&mut body.units.outputs).into_iter();
+    let mut settled: Vec<(String, Buf)> = Vec::new();
+    for (i, output) in outputs.into_iter().enumerate() {
+        settled.push(if has_own(i) { own.next().expect("each has one") } else { output });
+    }
+    for state in 0..body.states {
+        if let Home::After(stack) = body.homes[state] {
+            settled[state].1 = settled[body.states + stack].1;
+        }
+    }
+    body.units.outputs = settled;
 }
 
 /// What is around a body: the buffers of the units that it is among, and which of them are its operands.
@@ -113,6 +160,39 @@ pub(super) fn plan(units: &mut Units, machine: &Machine, choose: &mut dyn FnMut(
     }
 }
 
+/// A part of a buffer, by round: where it is in round 0, even if it is not there then.
+#[derive(Clone, Copy)]
+struct Moving {
+    buffer: usize,
+    start: i64,
+    stride: i64,
+    period: usize,
+}
+
+impl Moving {
+    fn whole(buffer: usize) -> Moving {
+        Moving { buffer, start: 0, stride: 0, period: 0 }
+    }
+
+    /// The part in a round and those after it.
+    fn from(self, round: usize) -> Part {
+        let Moving { buffer, start, stride, period } = self;
+        let turn = if period == 0 { round } else { round % period };
+        let start = usize::try_from(start + stride * turn as i64).expect("it is inside the buffer");
+        let stride = if period == 2 && turn == 1 { -stride } else { stride };
+        Part { buffer, start, stride, period }
+    }
+}
+
+/// Where a buffer is in each round.
+#[derive(Clone, Copy)]
+struct Where {
+    usual: Moving,
+    /// Where else it is in the first round, or in the last.
+    first: Option<Moving>,
+    last: Option<Moving>,
+}
+
 /// Where everything that a body reads and writes is.
 struct Plan<'b> {
     body: &'b Body,
@@ -120,9 +200,9 @@ struct Plan<'b> {
     operands: usize,
     scratch: Vec<(DType, usize)>,
     aliases: SecondaryMap<Buf, Option<Buf>>,
-    parts: SecondaryMap<Buf, Option<Part>>,
-    /// The states that are kept in two halves: where they are in scratch.
-    halves: Vec<Option<usize>>,
+    places: SecondaryMap<Buf, Option<Where>>,
+    /// Copies of states: before the rounds and after them.
+    copies: [Vec<(Unit, Vec<Part>)>; 2],
     work: Vec<Unit>,
 }
 
@@ -131,10 +211,10 @@ impl<'b> Plan<'b> {
         let aliases = aliases(&body.units, machine);
         let is_run = |unit: &&Unit| aliases[unit.outs[0]].is_none();
         let work: Vec<Unit> = body.units.units.iter().filter(is_run).cloned().collect();
-        let (scratch, parts) = (Vec::new(), SecondaryMap::new());
-        let mut plan = Plan { body, operands, scratch, aliases, parts, halves: Vec::new(), work };
+        let (scratch, places, copies) = (Vec::new(), SecondaryMap::new(), Default::default());
+        let mut plan = Plan { body, operands, scratch, aliases, places, copies, work };
         plan.place_slices();
-        plan.place_states();
+        (0..body.states).for_each(|state| plan.place_state(state));
         plan.place_others();
         plan
     }
@@ -152,46 +232,88 @@ impl<'b> Plan<'b> {
         self.root(self.body.units.outputs[i].1)
     }
 
-    fn len(&self, buf: Buf) -> usize {
-        self.body.units.bufs[buf].elements()
+    fn data(&self, buf: Buf) -> &BufData {
+        &self.body.units.bufs[buf]
+    }
+
+    fn put(&mut self, buf: Buf, usual: Moving) {
+        self.places[buf] = Some(Where { usual, first: None, last: None });
+    }
+
+    /// The rows of a buffer, one in each round.
+    fn rows(&self, buffer: usize, len: usize, backward: bool) -> Moving {
+        let Part { start, stride, .. } = Part::rows(buffer, len, backward.then_some(self.body.times));
+        Moving { start: start as i64, stride, ..Moving::whole(buffer) }
+    }
+
+    /// The rows of a stacked result.
+    fn stacked(&self, stack: usize, len: usize) -> Moving {
+        self.rows(self.operands + self.body.states + stack, len, self.body.stacked[stack])
     }
 
     /// Slices of operands and results, and captures.
     fn place_slices(&mut self) {
-        let Body { states, times, .. } = *self.body;
-        let rows =
-            |buffer: usize, len: usize, backward: bool| Part::rows(buffer, len, backward.then_some(times));
+        let states = self.body.states;
         for (i, &backward) in self.body.scanned.iter().enumerate() {
             let slice = self.input(states + i);
-            self.parts[slice] = Some(rows(states + i, self.len(slice), backward));
+            self.put(slice, self.rows(states + i, self.data(slice).elements(), backward));
         }
         for i in self.body.varying()..self.operands {
-            let capture = self.input(i);
-            self.parts[capture] = Some(Part::whole(i));
+            self.put(self.input(i), Moving::whole(i));
         }
-        for (i, &backward) in self.body.stacked.iter().enumerate() {
-            let slice = self.output(states + i);
-            self.parts[slice] = Some(rows(self.operands + states + i, self.len(slice), backward));
+        for stack in 0..self.body.stacked.len() {
+            let slice = self.output(states + stack);
+            self.put(slice, self.stacked(stack, self.data(slice).elements()));
         }
     }
 
-    fn place_states(&mut self) {
-        for state in 0..self.body.states {
-            let (old, new) = (self.input(state), self.output(state));
-            let len = self.len(old);
-            if self.is_overwritten(old, new) {
-                let result = Part::whole(self.operands + state);
-                (self.parts[old], self.parts[new]) = (Some(result), Some(result));
-                self.halves.push(None);
-                continue;
+    fn place_state(&mut self, state: usize) {
+        let (old, new, times) = (self.input(state), self.output(state), self.body.times);
+        let len = self.data(old).elements();
+        let (first, last) = (Moving::whole(state), Moving::whole(self.operands + state));
+        let behind = |row: Moving, by: i64| Moving { start: row.start - by * row.stride, ..row };
+        match self.body.homes[state] {
+            Home::After(stack) => {
+                let row = self.stacked(stack, len);
+                self.places[old] = Some(Where { usual: behind(row, 1), first: Some(first), last: None });
+                self.copy(1, old, row.from(times - 1), last);
             }
-            let at = self.add_scratch(self.body.units.bufs[old].dtype, 2 * len);
-            // From the half from which it comes to the first one in the end.
-            let first = self.body.times % 2;
-            self.parts[old] = Some(Part::halves(at, len, first));
-            self.parts[new] = Some(Part::halves(at, len, 1 - first));
-            self.halves.push(Some(at));
+            Home::Before(stack) => {
+                let row = self.stacked(stack, len);
+                self.put(old, row);
+                self.places[new] = Some(Where { usual: behind(row, -1), first: None, last: Some(last) });
+                self.copy(0, old, first.from(0), row);
+            }
+            Home::Own if self.is_overwritten(old, new) => {
+                self.put(old, last);
+                self.put(new, last);
+                self.copy(0, old, first.from(0), last);
+            }
+            Home::Own => {
+                let at = self.add_scratch(self.data(old).dtype, 2 * len);
+                // From the half from which it comes to the first one in the end.
+                let half = |half: usize| {
+                    let Part { start, stride, period, .. } = Part::halves(at, len, half);
+                    Moving { buffer: at, start: start as i64, stride, period }
+                };
+                self.put(old, half(times % 2));
+                self.put(new, half(1 - times % 2));
+                self.copy(0, old, first.from(0), Moving { stride: 0, period: 0, ..half(times % 2) });
+                self.copy(1, old, Part::whole(at), last);
+            }
         }
+    }
+
+    /// Copies a state before the rounds or after them.
+    fn copy(&mut self, end: usize, like: Buf, from: Part, to: Moving) {
+        let data = self.data(like);
+        let mut n = NestBuilder::new(&data.shape);
+        let operand = n.operand(data.dtype, &data.shape);
+        let element = n.load(operand, &n.domain());
+        let work = UnitWork::Copy(Box::new(n.finish(&[element])));
+        let unit = Unit { work, ins: Vec::new(), outs: Vec::new(), origin: Vec::new(), flops: 0 };
+        let from = Part { stride: 0, period: 0, ..from };
+        self.copies[end].push((unit, vec![from, to.from(0)]));
     }
 
     fn add_scratch(&mut self, dtype: DType, len: usize) -> usize {
@@ -219,8 +341,8 @@ impl<'b> Plan<'b> {
                     lives[life].1.last = number;
                 }
             }
-            for &buf in unit.outs.iter().filter(|&&buf| self.parts[buf].is_none()) {
-                let data = &self.body.units.bufs[buf];
+            for &buf in unit.outs.iter().filter(|&&buf| self.places[buf].is_none()) {
+                let data = self.data(buf);
                 let bytes = (data.elements() * data.dtype.size()) as u64;
                 life_of[buf] = Some(lives.len());
                 lives.push((buf, Lifetime { bytes, first: number, last: number }));
@@ -232,44 +354,45 @@ impl<'b> Plan<'b> {
         }
         let arena = self.add_scratch(DType::U8, bytes as usize);
         for ((buf, _), offset) in lives.into_iter().zip(offsets) {
-            let start = offset as usize / self.body.units.bufs[buf].dtype.size();
-            self.parts[buf] = Some(Part { start, ..Part::whole(arena) });
+            let start = (offset / self.data(buf).dtype.size() as u64) as i64;
+            self.put(buf, Moving { start, ..Moving::whole(arena) });
         }
     }
 
+    /// The rounds, in ranges within which everything moves evenly.
+    fn ranges(&self) -> Vec<Range<usize>> {
+        let times = self.body.times;
+        let has = |edge: fn(&Where) -> bool| self.places.values().flatten().any(edge);
+        let first = if has(|place| place.first.is_some()) { 1.min(times) } else { 0 };
+        let last = if has(|place| place.last.is_some()) { (times - 1).max(first) } else { times };
+        [0..first, first..last, last..times].into_iter().filter(|range| !range.is_empty()).collect()
+    }
+
     /// The calls: states are laid down, the rounds run, and the last states are copied out.
-    fn rounds(self, choose: &mut dyn FnMut(&Nest) -> Machine) -> Rounds {
-        let Body { states, times, .. } = *self.body;
-        let mut copies = [Vec::new(), Vec::new()];
-        for state in 0..states {
-            let data = &self.body.units.bufs[self.input(state)];
-            let result = Part::whole(self.operands + state);
-            let mut copy = |end: usize, from: Part, to: Part| copies[end].push((data.copy(), vec![from, to]));
-            match self.halves[state] {
-                None => copy(0, Part::whole(state), result),
-                Some(at) => {
-                    let first = Part { start: times % 2 * data.elements(), ..Part::whole(at) };
-                    copy(0, Part::whole(state), first);
-                    copy(1, Part::whole(at), result);
-                }
-            }
+    fn rounds(mut self, choose: &mut dyn FnMut(&Nest) -> Machine) -> Rounds {
+        let part = |buf: Buf, range: &Range<usize>| {
+            let place = self.places[self.root(buf)].expect("a buffer is read that something writes");
+            let first = place.first.filter(|_| range.start == 0);
+            let edge = first.or(place.last.filter(|_| range.end == self.body.times));
+            edge.unwrap_or(place.usual).from(range.start)
+        };
+        let mut stages: Vec<(usize, Vec<(Unit, Vec<Part>)>)> = Vec::new();
+        for range in self.ranges() {
+            let args = |unit: &Unit| unit.ins.iter().chain(&unit.outs).map(|&b| part(b, &range)).collect();
+            let calls = self.work.iter().map(|unit| (unit.clone(), args(unit))).collect();
+            stages.push((range.len(), calls));
         }
-        let part = |buf: &Buf| self.parts[self.root(*buf)].expect("a buffer is read that something writes");
-        let of = |unit: &Unit| unit.ins.iter().chain(&unit.outs).map(part).collect();
-        let inner = self.work.iter().map(|unit| (unit.clone(), of(unit))).collect();
-        let [start, end] = copies;
-        let stages: Vec<(usize, Vec<(Unit, Vec<Part>)>)> = [(1, start), (times, inner), (1, end)]
-            .into_iter()
-            .filter(|(_, calls)| !calls.is_empty())
-            .collect();
+        let [start, end] = std::mem::take(&mut self.copies);
+        stages.insert(0, (1, start));
+        stages.push((1, end));
+        stages.retain(|(_, calls)| !calls.is_empty());
         let units: Vec<Unit> =
             stages.iter().flat_map(|(_, calls)| calls).map(|(unit, _)| unit.clone()).collect();
         let (kernels, runs) = kernels(&units, choose);
         let mut runs = runs.iter();
         let mut call = |(unit, args): (Unit, Vec<Part>)| match runs.next() {
             Some(Run::Kernel(kernel)) => {
-                let kernel = kernels[*kernel as usize].clone();
-                Call { kernel, args, origin: unit.origin, flops: unit.flops }
+                Call { kernel: *kernel as usize, args, origin: unit.origin, flops: unit.flops }
             }
             _ => unreachable!("a body is formulas and kernels"),
         };
@@ -277,17 +400,6 @@ impl<'b> Plan<'b> {
             .into_iter()
             .map(|(times, calls)| Stage { times, calls: calls.into_iter().map(&mut call).collect() })
             .collect();
-        Rounds { scratch: self.scratch, stages }
-    }
-}
-
-impl BufData {
-    /// A copy of such a buffer, its operands and results not yet said.
-    fn copy(&self) -> Unit {
-        let mut n = NestBuilder::new(&self.shape);
-        let operand = n.operand(self.dtype, &self.shape);
-        let element = n.load(operand, &n.domain());
-        let work = UnitWork::Copy(Box::new(n.finish(&[element])));
-        Unit { work, ins: Vec::new(), outs: Vec::new(), origin: Vec::new(), flops: 0 }
+        Rounds { kernels, scratch: self.scratch, stages }
     }
 }

@@ -6,7 +6,8 @@
 //! constants alone is set apart ([`mod@prepare`]), and results that are padded are written with their margins
 //! ([`margins`]). Formulas that hand windows of rows (`window`) or whole rows (`chain`) to each other become one kernel,
 //! other formulas become loops ([`mod@schedule`]), kernels that run in rounds become a repeat, and buffers get their
-//! places in memory ([`mod@place`]), outputs those of inputs that they replace (`in_place`).
+//! places in memory ([`mod@place`]), outputs those of inputs that they replace (`in_place`). The bodies of scans go the
+//! same way (`bodies`), and run in rounds.
 
 mod bodies;
 mod chain;
@@ -27,9 +28,7 @@ mod window;
 
 use cranelift_entity::SecondaryMap;
 use rustc_hash::FxHashMap;
-use windlass_ir::loops::{
-    Call, Expr, Index, Kernel, Nest, NestBuilder, Place, Program, Rounds, Step, Val, Work,
-};
+use windlass_ir::loops::{Expr, Index, Kernel, Nest, NestBuilder, Place, Program, Rounds, Step, Val, Work};
 use windlass_ir::{Error, Graph, Op, Tensor};
 
 use crate::lower::formula::{as_identity, flatten_operands};
@@ -330,9 +329,13 @@ fn kernels<'u>(work: &'u [Unit], choose: &mut dyn FnMut(&Nest) -> Machine) -> (V
             }
             (UnitWork::Kernel(kernel), None) => Run::Kernel(add(Source::Written(kernel))),
             (UnitWork::Rounds(rounds), None) => {
-                let own = |call: &'u Call| if call.origin.is_empty() { &unit.origin } else { &call.origin };
-                let calls = rounds.calls().map(|call| add_from(own(call), Source::Written(&call.kernel)));
-                Run::Rounds(rounds, calls.collect())
+                let own = |kernel: usize| match rounds.origin(kernel) {
+                    [] => &unit.origin,
+                    origin => origin,
+                };
+                let kernels = rounds.kernels.iter().enumerate();
+                let added = kernels.map(|(i, kernel)| add_from(own(i), Source::Written(kernel)));
+                Run::Rounds(rounds, added.collect())
             }
             (UnitWork::Interpret(op), None) => Run::Interpret(op),
             (UnitWork::Nest(_) | UnitWork::Copy(_) | UnitWork::Padded(..) | UnitWork::Body(_), None) => {

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 
 use windlass_ir::Error;
-use windlass_ir::loops::{Block, Buffer, Guard, Index, Let, Place, Program, Rhs, Role, Stmt, Var, Work};
+use windlass_ir::loops::{
+    Block, Buffer, Guard, Index, Let, Place, Program, Repeat, Rhs, Role, Stmt, Var, Work,
+};
 
 /// A buffer to be placed: its size in bytes, and its first and last step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,15 +56,24 @@ fn round_up(bytes: u64) -> u64 {
     bytes.div_ceil(Program::ALIGN).max(1) * Program::ALIGN
 }
 
+/// Who filled an interval of the arena.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// A step, by one of its arguments.
+    Step(usize, usize),
+    /// Repeats that follow each other from this step on, by arguments that move from this byte.
+    Rows(usize, u64),
+}
+
 /// Follows the bytes of the arena through the program: whatever a step reads there was written by one
 /// earlier step, whole, and not overwritten since; and no step reads what it writes itself, unless each
-/// element is read only where it is about to be overwritten. Every round of a repeat is followed. What one step of it
-/// writes in several rounds counts as one buffer, of as many bytes as it has written so far. An input in whose memory an
-/// output is counts as a part of the arena that is no longer read once the output is written.
+/// element is read only where it is about to be overwritten. Every round of a repeat is followed. What arguments that
+/// move in one buffer fill in several rounds, or in repeats right after each other, counts as written by one step. An
+/// input in whose memory an output is counts as a part of the arena that is no longer read once the output is written.
 pub fn check(program: &Program) -> Result<(), Error> {
     let fail = |message: String| Err(Error::Verify { invariant: "P1", message });
-    // Start of an interval -> (end, what filled it: a step, and which of its arguments).
-    let mut owners: BTreeMap<u64, (u64, (usize, usize))> = BTreeMap::new();
+    // Start of an interval -> (end, what filled it).
+    let mut owners: BTreeMap<u64, (u64, Owner)> = BTreeMap::new();
     let mut replaced: Vec<bool> = vec![false; program.in_place.len()];
     for (number, round) in program.order() {
         let step = &program.steps[number];
@@ -131,7 +142,11 @@ pub fn check(program: &Program) -> Result<(), Error> {
             if !reads.iter().filter(overlaps).all(in_place) {
                 return fail(format!("step {number} reads bytes {start}..{end} while it writes them"));
             }
-            let by = (number, arg);
+            let is_moved = |repeat: &&Repeat| repeat.moves.iter().any(|m| (m.step, m.arg) == (number, arg));
+            let by = match (program.repeat_of(number).filter(is_moved), step.args[arg]) {
+                (Some(repeat), Place::Arena(base)) => Owner::Rows(chain(program, repeat), base),
+                _ => Owner::Step(number, arg),
+            };
             let (mut first, mut last) = (start, end);
             let hit: Vec<u64> = owners
                 .range(..=end)
@@ -141,7 +156,7 @@ pub fn check(program: &Program) -> Result<(), Error> {
                 .collect();
             for at in hit {
                 let (owned, owner) = owners[&at];
-                // What other rounds of this one repeat wrote, here or beside it, is of the same buffer. What is left of
+                // What other rounds wrote, here or beside it, is of the same buffer. What is left of
                 // another one that is overwritten can no longer be read whole.
                 if owner == by {
                     (first, last) = (first.min(at), last.max(owned));
@@ -154,6 +169,15 @@ pub fn check(program: &Program) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The first step of the repeats right after each other of which this is one.
+fn chain(program: &Program, repeat: &Repeat) -> usize {
+    let mut first = repeat.first;
+    while let Some(before) = first.checked_sub(1).and_then(|step| program.repeat_of(step)) {
+        first = before.first;
+    }
+    first
 }
 
 /// Whether the kernel of a step reads each element of the operands at `from` only in the iteration that overwrites it by
@@ -233,7 +257,7 @@ fn is_injective(index: &Index, vars: &[Var]) -> bool {
 #[cfg(test)]
 mod tests {
     use windlass_ir::DType;
-    use windlass_ir::loops::{KernelBuilder, LoopKind, Move, Repeat, Step};
+    use windlass_ir::loops::{KernelBuilder, LoopKind, Move, Step};
 
     use super::*;
 

@@ -83,6 +83,19 @@ pub struct Body {
     pub scanned: Vec<bool>,
     /// For each result that is written slice by slice, whether from its end.
     pub stacked: Vec<bool>,
+    /// Where each state is kept, once that is settled.
+    pub homes: Vec<Home>,
+}
+
+/// Where a state is kept from one round to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// In the rows of this stacked result, which has it after each round.
+    After(usize),
+    /// In the rows of this stacked result, which has it before each round.
+    Before(usize),
+    /// In memory of its own.
+    Own,
 }
 
 impl Body {
@@ -99,7 +112,7 @@ impl Body {
         let (times, states) = (repeated.times, repeated.states);
         let (scanned, stacked) = (repeated.scanned.clone(), repeated.stacked.clone());
         units.captured = units.inputs[states + scanned.len()..].iter().map(|(_, buf)| *buf).collect();
-        Ok(Some(Body { units, times, states, scanned, stacked }))
+        Ok(Some(Body { units, times, states, scanned, stacked, homes: Vec::new() }))
     }
 
     /// How many of the inputs differ from round to round; those after them are captures.

@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let x = net.input("x", TensorType::fixed(DType::F32, &full));
                 let truth = net.input("y", TensorType::fixed(DType::I32, &[count]));
                 let prediction = body(&mut net, x)?;
-                Ok::<_, windlass_ir::Error>(Microbatch { net: net.build(), prediction, truth, weights: None })
+                Ok::<_, Error>(Microbatch { net: net.build(), prediction, truth, weights: None })
             })?;
             let session = Session::new(step.graph, Options::default())?;
             let mut inputs = step.state.initial(1);

@@ -162,6 +162,33 @@ fn write_data(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// A model with the weights of a file, and the file's examples.
+fn loaded(
+    name: &str,
+    data: &Path,
+    threads: usize,
+) -> Result<(Model, Tensor, Tensor), Box<dyn std::error::Error>> {
+    let subject = SUBJECTS.iter().find(|subject| subject.name == name).ok_or("no such network")?;
+    let mut model = subject.model(Options { threads, ..Options::default() })?;
+    let mut batch: [Option<Tensor>; 2] = [None, None];
+    for (key, tensor) in read_npz(data, &Limits::default())? {
+        match key.as_str() {
+            "x" => batch[0] = Some(tensor),
+            "y" => batch[1] = Some(tensor),
+            _ => model.set_variable(&key, tensor)?,
+        }
+    }
+    let [Some(x), Some(y)] = batch else { return Err("the file has no x or no y".into()) };
+    Ok((model, x, y))
+}
+
+fn fit(name: &str, data: &Path, epochs: usize) -> Result<String, Box<dyn std::error::Error>> {
+    let (mut model, x, y) = loaded(name, data, 1)?;
+    model.compile(Optimizer::adam(1e-3), loss());
+    let history = model.fit(&x, &y, &Fit { epochs, order: Order::Given, ..Fit::default() })?;
+    Ok(format!("{:?}", history.loss))
+}
+
 fn run(name: &str, data: &Path, threads: usize, seconds: f64) -> Result<String, Box<dyn std::error::Error>> {
     let (mut model, x, y) = loaded(name, data, threads)?;
     let begin = Instant::now();

@@ -14,8 +14,8 @@ use super::units::{Buf, Unit, UnitWork, Units};
 use super::{aliases, copy_of};
 use crate::lower::schedule::Machine;
 
-/// Copies outputs at the end whose units cannot write to where they belong.
-pub fn settle(units: &mut Units, machine: &Machine) {
+/// Copies outputs at the end whose units cannot write to where they belong, or all of them.
+pub fn settle(units: &mut Units, machine: &Machine, all: bool) {
     let aliases = aliases(units, machine);
     let root = |buf: Buf| aliases[buf].unwrap_or(buf);
     let (mut writer, mut last): (Positions, Positions) = (SecondaryMap::new(), SecondaryMap::new());
@@ -27,6 +27,7 @@ pub fn settle(units: &mut Units, machine: &Machine) {
         let (from, to) = (units.inputs[input].1, root(units.outputs[output].1));
         from != to
             && match (writer[to], last[from]) {
+                _ if all => true,
                 (Some(writer), Some(last)) if last == writer => {
                     !reads_own_elements(&units.units[writer], |buf| root(buf) == from)
                 }

@@ -88,6 +88,22 @@ fn lower_units(
     observe: &mut dyn FnMut(fuse::Decision),
     choose: &mut dyn FnMut(&Nest) -> Machine,
 ) -> Result<Program, Error> {
+    let made = lower_as(graph, options, observe, choose, false);
+    match made {
+        // Loops that the check does not see through make their outputs elsewhere.
+        Err(_) if !options.in_place.is_empty() => lower_as(graph, options, &mut |_| {}, choose, true),
+        made => made,
+    }
+}
+
+/// Lowers a graph; with `late` what stands in the memory of an input is copied there at the end.
+fn lower_as(
+    graph: &Graph,
+    options: &LowerOptions,
+    observe: &mut dyn FnMut(fuse::Decision),
+    choose: &mut dyn FnMut(&Nest) -> Machine,
+    late: bool,
+) -> Result<Program, Error> {
     let mut units = Units::lower(graph)?;
     units.keep_in_place(&options.in_place)?;
     bodies::shape(&mut units, options, observe);
@@ -110,7 +126,7 @@ fn lower_units(
         || prepare.map(|prepare| plan(prepare, machine, &mut |_| *machine)),
         || {
             join(&mut units, options);
-            in_place::settle(&mut units, machine);
+            in_place::settle(&mut units, machine, late);
             plan(units, machine, choose)
         },
     );

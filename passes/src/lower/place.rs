@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use windlass_ir::Error;
 use windlass_ir::loops::{
-    Block, Buffer, Guard, Index, Let, Place, Program, Repeat, Rhs, Role, Stmt, Var, Work,
+    Atom, Block, Buffer, Guard, Index, Let, Place, Program, Repeat, Rhs, Role, Stmt, Var, Work,
 };
 
 /// A buffer to be placed: its size in bytes, and its first and last step.
@@ -235,23 +235,54 @@ fn stores(block: &[Stmt], to: Buffer, at: &Index) -> bool {
     })
 }
 
-/// Whether no two points of these loops have the same index: each variable's steps are longer than all
-/// that those with shorter steps reach together.
+/// Whether no two points of these loops have the same index.
 fn is_injective(index: &Index, vars: &[Var]) -> bool {
+    let mut known = Vec::new();
+    determines(index, &mut known) && vars.iter().filter(|v| v.extent > 1).all(|var| known.contains(var))
+}
+
+/// Whether the value of an index tells those of its terms, each term's steps being longer than all that those with shorter
+/// steps reach together. Adds the variables that they tell: a quotient and its remainder tell what is divided.
+fn determines(index: &Index, known: &mut Vec<Var>) -> bool {
     let mut steps: Vec<(i64, i64)> = Vec::new();
-    for var in vars.iter().filter(|v| v.extent > 1) {
-        match index.coefficient(*var) {
-            Some(step) if step > 0 => steps.push((step, var.extent as i64 - 1)),
-            _ => return false,
+    for (atom, step) in index.terms() {
+        let (low, high) = match atom {
+            Atom::Var(var) => (0, var.extent as i64 - 1),
+            Atom::Div(x, by) => (x.range().0.div_euclid(*by), x.range().1.div_euclid(*by)),
+            Atom::Mod(x, by) => (0, if x.range().0 < 0 { by - 1 } else { x.range().1.min(by - 1) }),
+            Atom::Value(..) => return false,
+        };
+        if *step <= 0 || low < 0 {
+            return false;
         }
+        steps.push((*step, high));
     }
     steps.sort_unstable();
-    let mut reach = 0;
-    steps.into_iter().all(|(step, most)| {
+    let mut reach = 0i64;
+    let apart = steps.into_iter().all(|(step, most)| {
         let fine = step > reach;
-        reach += step * most;
+        reach = reach.saturating_add(step.saturating_mul(most));
         fine
-    })
+    });
+    if !apart {
+        return false;
+    }
+    for (atom, _) in index.terms() {
+        match atom {
+            Atom::Var(var) => known.push(*var),
+            Atom::Mod(x, by) => {
+                let whole = x.range().0 >= 0 && x.range().1 < *by;
+                let quotient =
+                    |(other, _): &(Atom, i64)| matches!(other, Atom::Div(y, d) if y == x && d == by);
+                if whole || index.terms().iter().any(quotient) {
+                    // What is divided may tell less than all of its variables.
+                    determines(x, known);
+                }
+            }
+            Atom::Div(..) | Atom::Value(..) => {}
+        }
+    }
+    true
 }
 
 #[cfg(test)]
@@ -310,6 +341,19 @@ mod tests {
         let mut once = repeated(128);
         once.repeats.clear();
         assert!(check(&once).is_err(), "nothing writes the other half");
+    }
+
+    #[test]
+    fn quotients_and_remainders_tell_what_is_divided() {
+        let [i, j] = [Var { id: 0, extent: 16 }, Var { id: 1, extent: 8 }];
+        let (x, y) = (Index::var(i), Index::var(j));
+        let swapped = x.div(4).add(&x.rem(4).mul(4));
+        assert!(is_injective(&swapped.mul(8).add(&y), &[i, j]));
+        // Half of what is divided, steps that overlap, a variable that does not count.
+        assert!(!is_injective(&x.div(4).mul(8).add(&y), &[i, j]));
+        assert!(!is_injective(&swapped.mul(4).add(&y), &[i, j]));
+        assert!(!is_injective(&swapped, &[i, j]));
+        assert!(is_injective(&swapped, &[i]));
     }
 
     #[test]

@@ -67,9 +67,15 @@ impl Plan {
 
     fn of_bound(graph: Graph, setup: &Setup) -> Result<Plan, Error> {
         let parts = Parts::of(&graph);
-        let head = match parts.head_outs.is_empty() {
-            true => None,
-            false => {
+        let is_head = parts.boundary.is_empty() && parts.rest.is_empty();
+        let values = |list: &[(String, Value)]| list.iter().map(|(_, value)| *value).collect();
+        let head = match (parts.head_outs.is_empty(), is_head) {
+            (true, _) => None,
+            (false, true) => {
+                let stage = Stage::new(&graph, &setup.options)?;
+                Some(Head { stage, ins: values(graph.inputs()), outs: values(graph.outputs()) })
+            }
+            (false, false) => {
                 let head = extract(&graph, &parts.head, &parts.head_ins, &parts.head_outs)?;
                 let stage = Stage::new(&head, &setup.options)?;
                 Some(Head { stage, ins: parts.head_ins, outs: parts.head_outs })
@@ -87,11 +93,6 @@ impl Plan {
                 })
             }
         };
-        let is_head = head.as_ref().is_some_and(|head| {
-            let inputs = graph.inputs().iter().map(|(_, v)| v);
-            let outputs = graph.outputs().iter().map(|(_, v)| v);
-            rest.is_none() && parts.boundary.is_empty() && inputs.eq(&head.ins) && outputs.eq(&head.outs)
-        });
         Ok(Plan { graph, head, boundary: parts.boundary, rest, is_head })
     }
 

@@ -179,7 +179,8 @@ fn drop_dead(units: &mut Units) {
     let mut kept: Vec<Unit> = Vec::new();
     for unit in std::mem::take(&mut units.units).into_iter().rev() {
         // A result is of the last unit that has it: those before are merged into that.
-        let is_live = unit.outs.iter().fold(false, |any, &b| std::mem::take(&mut live[b]) || any);
+        let is_live = unit.outs.iter().any(|&b| live[b]);
+        unit.outs.iter().for_each(|&b| live[b] = false);
         if is_live {
             unit.ins.iter().for_each(|&b| live[b] = true);
             kept.push(unit);

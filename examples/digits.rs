@@ -1,12 +1,12 @@
 //! Trains a network on scikit-learn's handwritten digits until 98.5 % of those held back are read right, and writes it
 //! as an ONNX file: `cargo run --release --example digits -- digits.onnx`.
 
-use std::path::Path;
+#[path = "digits/data.rs"]
+mod data;
 
 use windlass::nn::layers::{Activation, Conv, Dense, Flatten, Padding, Pooling};
 use windlass::nn::{Callback, Control, Epoch, Fit, Loss, Model, Network, Optimizer};
-use windlass::{Error, Limits, Options, Tensor};
-use windlass_frontend::npy::read_npz;
+use windlass::{Error, Options};
 
 /// Ends training once enough is right.
 struct Enough(f64);
@@ -19,20 +19,8 @@ impl Callback for Enough {
 }
 
 fn main() -> Result<(), Error> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/training");
-    let arrays = read_npz(folder.join("digits_data.npz"), &Limits::default())?;
-    let array = |key: &str| arrays.iter().find(|(name, _)| name == key).map(|(_, array)| array.to_f64s());
-    let (images, labels) = (array("images").unwrap_or_default(), array("labels").unwrap_or_default());
-    // Images of 8 x 8 numbers from 0 to 1, and their classes.
-    let digits = |key: &str| -> (Tensor, Tensor) {
-        let rows: Vec<usize> = array(key).unwrap_or_default().into_iter().map(|row| row as usize).collect();
-        let pixels: Vec<f32> =
-            rows.iter().flat_map(|&r| &images[r * 64..][..64]).map(|&x| x as f32 / 16.0).collect();
-        let classes: Vec<i32> = rows.iter().map(|&r| labels[r] as i32).collect();
-        (Tensor::new(&[rows.len(), 8, 8, 1], &pixels), Tensor::new(&[rows.len()], &classes))
-    };
-    let (x, y) = digits("train_idx");
-    let held_back = digits("test_idx");
+    let (x, y) = data::digits(false)?;
+    let held_back = data::digits(true)?;
 
     let conv =
         |filters: usize| Conv::new(filters, &[3, 3]).padding(Padding::Same).activation(Activation::Relu);

@@ -143,11 +143,11 @@ fn pairs_must_fit() {
     for (pairs, message) in [
         (
             vec![("c", "next.a")],
-            "output `next.a` cannot stand in the memory of input `c`: there is no such input",
+            "output `next.a` cannot stand in the memory of input `c`: there is no such input, or a pair before has it",
         ),
         (
             vec![("a", "next.a"), ("a", "next.b")],
-            "output `next.b` cannot stand in the memory of input `a`: one of them stands in a pair before",
+            "output `next.b` cannot stand in the memory of input `a`: there is no such input, or a pair before has it",
         ),
     ] {
         let in_place = pairs.iter().map(|(i, o)| (i.to_string(), o.to_string())).collect();

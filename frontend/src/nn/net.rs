@@ -129,44 +129,34 @@ impl Net {
         initializer: &Initializer,
         trainable: bool,
     ) -> Result<Value, Error> {
-        let at = self.stored(layer, name, shape, initializer, trainable)?;
-        let value = self.wide[at];
-        if !self.masked || !trainable || shape.len() < 2 {
-            return Ok(value);
+        let name = format!("{layer}.{name}");
+        let arithmetic = self.dtype;
+        let of = |dtype: DType| TensorType::fixed(dtype, shape);
+        let mask = (self.masked && trainable && shape.len() >= 2).then(|| Variable {
+            name: format!("{name}.mask"),
+            ty: of(arithmetic),
+            arithmetic,
+            initializer: Initializer::Constant(1.0),
+            trainable: false,
+        });
+        let ty = of(if trainable { self.storage } else { arithmetic });
+        let initializer = initializer.clone();
+        let value = self.add_variable(Variable { name, ty, arithmetic, initializer, trainable })?;
+        match mask {
+            None => Ok(value),
+            Some(mask) => {
+                let mask = self.add_variable(mask)?;
+                self.map(ScalarFn::Mul, &[value, mask])
+            }
         }
-        let mask = self.stored(layer, &format!("{name}.mask"), shape, &Initializer::Constant(1.0), false)?;
-        self.map(ScalarFn::Mul, &[value, self.wide[mask]])
     }
 
-    /// The number of the variable of this name.
-    fn stored(
-        &mut self,
-        layer: &str,
-        name: &str,
-        shape: &[usize],
-        initializer: &Initializer,
-        trainable: bool,
-    ) -> Result<usize, Error> {
-        self.add(Variable {
-            name: format!("{layer}.{name}"),
-            ty: TensorType::fixed(if trainable { self.storage } else { self.dtype }, shape),
-            arithmetic: self.dtype,
-            initializer: initializer.clone(),
-            trainable,
-        })
-    }
-
-    /// This variable, made if none is there of its name.
+    /// This variable, in the type that it is computed with; made if none is there of its name.
     pub fn add_variable(&mut self, variable: Variable) -> Result<Value, Error> {
-        let at = self.add(variable)?;
-        Ok(self.wide[at])
-    }
-
-    fn add(&mut self, variable: Variable) -> Result<usize, Error> {
         let Variable { name, ty, arithmetic, .. } = variable.clone();
         if let Some(i) = self.variables.iter().position(|v| v.name == name) {
             return match self.variables[i].ty == ty {
-                true => Ok(i),
+                true => Ok(self.wide[i]),
                 false => Err(Error::InputType { name, expected: self.variables[i].ty.clone(), found: ty }),
             };
         }
@@ -175,7 +165,7 @@ impl Net {
         self.values.push(value);
         let wide = self.builder.cast(value, arithmetic)?;
         self.wide.push(wide);
-        Ok(self.wide.len() - 1)
+        Ok(wide)
     }
 
     /// What a variable becomes after a training step.

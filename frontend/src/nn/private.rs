@@ -220,17 +220,10 @@ impl Training {
         let each = shape.remove(1);
         shape[0] *= each;
         let prediction = b.reshape(own_values[1], &shape)?;
-        self.optimizer.updated(Differentiated {
-            builder: b,
-            variables,
-            values,
-            wide,
-            updates,
-            step,
-            loss,
-            results: &[("prediction", prediction)],
-            gradients: gradients.into_iter().map(Some).collect(),
-        })
+        let net = Built { builder: b, variables, values, wide, updates, penalties: Vec::new() };
+        let gradients = gradients.into_iter().map(Some).collect();
+        let results = &[("prediction", prediction)];
+        self.optimizer.updated(Differentiated { net, step, loss, results, gradients })
     }
 }
 

@@ -121,12 +121,8 @@ impl State {
 
 /// A network with its loss differentiated: what an optimizer's update is made of.
 pub(super) struct Differentiated<'r> {
-    pub builder: Builder,
-    pub variables: Vec<Variable>,
-    pub values: Vec<Value>,
-    /// The variables in the type of arithmetic.
-    pub wide: Vec<Value>,
-    pub updates: Vec<(usize, Value)>,
+    /// The network; its penalties are in the loss.
+    pub net: Built,
     /// The number of steps done.
     pub step: Value,
     pub loss: Value,
@@ -184,36 +180,25 @@ impl Training {
 
 impl Optimizer {
     /// The step that makes a loss smaller, which is one number. Its graph gives these results too.
-    pub fn step(&self, net: Built, mut loss: Value, results: &[(&str, Value)]) -> Result<Step, Error> {
-        let Built { builder: mut b, variables, values, wide, updates, penalties } = net;
-        for penalty in penalties {
+    pub fn step(&self, mut net: Built, mut loss: Value, results: &[(&str, Value)]) -> Result<Step, Error> {
+        let b = &mut net.builder;
+        for &penalty in &net.penalties {
             loss = b.map(ScalarFn::Add, &[loss, penalty])?;
         }
-        let parameters: Vec<Value> = trained(&variables).iter().map(|&i| wide[i]).collect();
-        let gradients = flows(&mut b, loss, &parameters)?;
-        let step = step_input(&mut b);
-        let builder = b;
-        self.updated(Differentiated {
-            builder,
-            variables,
-            values,
-            wide,
-            updates,
-            step,
-            loss,
-            results,
-            gradients,
-        })
+        let parameters: Vec<Value> = trained(&net.variables).iter().map(|&i| net.wide[i]).collect();
+        let gradients = flows(b, loss, &parameters)?;
+        let step = step_input(b);
+        self.updated(Differentiated { net, step, loss, results, gradients })
     }
 
     /// The step that follows gradients. What the loss does not depend on stays, but for its decay.
     pub(super) fn updated(&self, differentiated: Differentiated<'_>) -> Result<Step, Error> {
-        let Differentiated { variables, values, wide, updates, step, loss, results, .. } = differentiated;
-        let mut b = differentiated.builder;
+        let Differentiated { net, step, loss, results, gradients: flows } = differentiated;
+        let Built { builder: mut b, variables, values, wide, updates, penalties: _ } = net;
         let trained = trained(&variables);
         let parameters: Vec<Value> = trained.iter().map(|&i| wide[i]).collect();
         let (mut gradients, mut unused) = (Vec::new(), Vec::new());
-        for ((&variable, &parameter), flow) in trained.iter().zip(&parameters).zip(differentiated.gradients) {
+        for ((&variable, &parameter), flow) in trained.iter().zip(&parameters).zip(flows) {
             if flow.is_none() {
                 unused.push(variables[variable].name.clone());
             }

@@ -8,11 +8,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use windlass_ir::{Builder, Graph, Limits, Op, Tensor, TensorType, Value, ops};
+use windlass_ir::{Builder, Graph, Limits, Tensor, TensorType, Value, ops};
 
 use super::declared::{check_declared, input_type};
 use super::external::Source;
 use super::four_bits::FourBits;
+use super::frame::{Binding, Frame, Names};
 use super::node::NodeCx;
 use super::problem::{Problem, invalid, unsupported};
 use super::proto::{
@@ -21,44 +22,6 @@ use super::proto::{
 use super::rewire::{with_inputs, without_dead_nodes};
 use super::{registry, tensor};
 use crate::error::{Error, Unsupported};
-
-/// What a name stands for.
-#[derive(Clone, Copy, Debug)]
-enum Binding {
-    Value(Value),
-    /// An operand that a call of a function leaves out.
-    Absent,
-    /// The result of something that cannot be imported.
-    Poisoned,
-    /// A result that its importer does not give. That matters only if something reads it.
-    Missing,
-}
-
-/// The names of one graph or function body.
-#[derive(Default)]
-struct Names {
-    map: HashMap<String, Binding>,
-    /// Whether names not found here are looked up in the graph outside: so in bodies of If, Loop and
-    /// Scan, not in functions.
-    open: bool,
-}
-
-/// A graph under construction.
-struct Frame {
-    builder: Builder,
-    names: Names,
-    /// Values of the graph outside that this one reads, with the inputs that stand for them.
-    captures: Vec<(Value, Value)>,
-    /// What values computed from weights are.
-    known: HashMap<Value, Tensor>,
-}
-
-impl Frame {
-    /// What a value is, if that is known.
-    fn known(&self, value: Value) -> Option<&Tensor> {
-        self.builder.graph().as_constant(value).or_else(|| self.known.get(&value))
-    }
-}
 
 /// The body of a control-flow node: closed, what it reads from outside being its last inputs.
 pub(crate) struct Body {
@@ -150,30 +113,17 @@ impl<'m> Importer<'m> {
 
     /// Notes what a value that is computed from weights is.
     pub fn learn(&mut self, value: Value, tensor: Tensor) {
-        let frame = self.frames.last_mut().expect("a graph is being imported");
-        frame.known.insert(value, tensor);
+        self.frames.last_mut().expect("a graph is being imported").learn(value, tensor);
     }
 
-    /// Whether a value may be trained: a constant of the model, of floats in some dimension, or computed from one.
+    /// Whether a value may be trained.
     pub fn is_weight(&self, value: Value) -> bool {
-        let Some(frame) = self.frames.last() else { return false };
-        let graph = frame.builder.graph();
-        let is_weight = |ty: &TensorType| ty.dtype.is_float() && ty.rank() > 0;
-        let constant = graph.def_node(value).filter(|data| matches!(data.op, Op::Constant(_)));
-        frame.known.contains_key(&value)
-            || constant.is_some_and(|data| data.name.is_some() && is_weight(graph.ty(value)))
+        self.frames.last().is_some_and(|frame| frame.is_weight(value))
     }
 
     /// Imports the main graph, with the inputs that are initializers too.
     pub fn import_main(mut self, graph: &'m GraphProto) -> Result<(Graph, Vec<(String, Tensor)>), Error> {
-        let limits = self.source.limits().clone();
-        let builder = Builder::new(graph.name()).with_limits(limits);
-        self.frames.push(Frame {
-            builder,
-            names: Names::default(),
-            captures: Vec::new(),
-            known: HashMap::new(),
-        });
+        self.frames.push(Frame::new(graph.name(), self.source.limits(), false));
         self.bind_initializers(graph)?;
         let mut defaults = Vec::new();
         let mut seen = HashSet::new();
@@ -452,9 +402,7 @@ impl<'m> Importer<'m> {
         if graph.input.len() != types.len() {
             invalid!("graph `{}` takes {} values, gets {}", graph.name(), graph.input.len(), types.len());
         }
-        let builder = Builder::new(graph.name()).with_limits(limits.clone());
-        let names = Names { map: HashMap::new(), open: true };
-        self.frames.push(Frame { builder, names, captures: Vec::new(), known: HashMap::new() });
+        self.frames.push(Frame::new(graph.name(), limits, true));
         let noted = self.unsupported.len();
         let result = self.fill_body(graph, types);
         let frame = self.frames.pop().expect("pushed above");
@@ -513,20 +461,8 @@ impl<'m> Importer<'m> {
             other => return Some(other),
         };
         let outside = &self.frames[level - 1];
-        let (constant, ty) = (outside.known(outer).cloned(), outside.builder.ty(outer).clone());
-        let frame = &mut self.frames[level];
-        let inner = match (constant, frame.captures.iter().find(|(captured, _)| *captured == outer)) {
-            (Some(tensor), _) => frame.builder.constant(tensor),
-            (None, Some((_, inner))) => *inner,
-            (None, None) => {
-                let inner = frame.builder.input(name, ty);
-                frame.captures.push((outer, inner));
-                inner
-            }
-        };
-        let binding = Binding::Value(inner);
-        frame.names.map.insert(name.to_string(), binding);
-        Some(binding)
+        let (known, ty) = (outside.known(outer).cloned(), outside.builder.ty(outer).clone());
+        Some(self.frames[level].capture(name, outer, known, ty))
     }
 
     fn bind(&mut self, name: &str, binding: Binding, subject: impl Fn() -> String) -> Result<(), Error> {

@@ -4,6 +4,7 @@ mod declared;
 mod export;
 mod external;
 mod four_bits;
+mod frame;
 mod import;
 mod node;
 mod ops;

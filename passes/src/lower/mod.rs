@@ -91,7 +91,9 @@ fn lower_units(
     let made = lower_as(graph, options, observe, choose, false);
     match made {
         // Loops that the check does not see through make their outputs elsewhere.
-        Err(_) if !options.in_place.is_empty() => lower_as(graph, options, &mut |_| {}, choose, true),
+        Err(Error::Verify { invariant: "P1", .. }) if !options.in_place.is_empty() => {
+            lower_as(graph, options, &mut |_| {}, choose, true)
+        }
         made => made,
     }
 }
@@ -399,4 +401,37 @@ fn kernel_name(number: usize, origin: &[String]) -> String {
         name.extend(op.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }));
     }
     name
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_ir::loops::interpret::run_program;
+    use windlass_ir::{Builder, DType, ScalarFn, TensorType, interpret};
+
+    use super::*;
+
+    /// The states `w`, from which a product is subtracted, and `v`, which stays.
+    #[test]
+    fn states_can_be_copied_at_the_end() {
+        let mut b = Builder::new("states");
+        let ty = TensorType::fixed(DType::F32, &[3, 3]);
+        let [w, v] = ["w", "v"].map(|name| b.input(name, ty.clone()));
+        let product = b.push1(windlass_ir::ops::MatMul::default(), &[w, v]).unwrap();
+        let next = b.map(ScalarFn::Sub, &[w, product]).unwrap();
+        b.output("next.w", next);
+        b.output("next.v", v);
+        let graph = b.finish().unwrap();
+        let in_place = ["w", "v"].map(|name| (name.to_string(), format!("next.{name}"))).to_vec();
+        let options = LowerOptions { in_place, ..LowerOptions::default() };
+        let inputs = [1.5f32, -0.25].map(|step| Tensor::from_fn::<f32>(&[3, 3], |i| i as f32 * step - 2.0));
+        let expected = interpret(&graph, &inputs).unwrap();
+        for late in [false, true] {
+            let program = lower_as(&graph, &options, &mut |_| {}, &mut |_| options.machine, late).unwrap();
+            assert_eq!(program.in_place, [(0, 0), (1, 1)]);
+            assert_eq!(run_program(&program, &inputs).unwrap(), expected);
+            // What writes `next.w` copies it, or has read `w` and the product.
+            let writer = program.steps.iter().find(|step| step.args.contains(&Place::Output(0))).unwrap();
+            assert_eq!(writer.args.contains(&Place::Input(0)), !late);
+        }
+    }
 }

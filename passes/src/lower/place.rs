@@ -74,7 +74,11 @@ pub fn check(program: &Program) -> Result<(), Error> {
     let fail = |message: String| Err(Error::Verify { invariant: "P1", message });
     // Start of an interval -> (end, what filled it).
     let mut owners: BTreeMap<u64, (u64, Owner)> = BTreeMap::new();
-    let mut replaced: Vec<bool> = vec![false; program.in_place.len()];
+    // The output in the memory of an input, and whether it is written yet.
+    let mut replaced: BTreeMap<u32, (u32, bool)> =
+        program.in_place.iter().map(|&(input, output)| (input, (output, false))).collect();
+    let replaces: BTreeMap<u32, u32> =
+        program.in_place.iter().map(|&(input, output)| (output, input)).collect();
     for (number, round) in program.order() {
         let step = &program.steps[number];
         let params: Vec<(u64, bool, bool)> = match &step.work {
@@ -96,14 +100,21 @@ pub fn check(program: &Program) -> Result<(), Error> {
         if params.len() != step.args.len() {
             return fail(format!("step {number} passes {} buffers, takes {}", step.args.len(), params.len()));
         }
-        for (&(input, output), replaced) in program.in_place.iter().zip(&mut replaced) {
-            let (from, to) = (Place::Input(input), Place::Output(output));
-            let (reads, writes) = (step.args.contains(&from), step.args.contains(&to));
-            if reads && (*replaced || writes && !is_in_place(program, step, from, to)) {
-                let name = &program.inputs[input as usize].0;
+        for place in &step.args {
+            let Place::Input(input) = place else { continue };
+            let Some(&(output, written)) = replaced.get(input) else { continue };
+            let to = Place::Output(output);
+            if written || step.args.contains(&to) && !is_in_place(program, step, *place, to) {
+                let name = &program.inputs[*input as usize].0;
                 return fail(format!("step {number} reads input `{name}` where an output has replaced it"));
             }
-            *replaced |= writes;
+        }
+        for place in &step.args {
+            if let Place::Output(output) = place
+                && let Some((_, written)) = replaces.get(output).and_then(|input| replaced.get_mut(input))
+            {
+                *written = true;
+            }
         }
         let moved = program.starts(number, round);
         let moved = &moved;

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use cranelift_entity::{PrimaryMap, SecondaryMap, entity_impl};
+use rustc_hash::FxHashMap;
 use windlass_ir::graph::NodeData;
 use windlass_ir::loops::{Kernel, Nest, Rounds};
 use windlass_ir::ops::{Lowered, Op, Repeated};
@@ -184,17 +185,17 @@ impl Units {
 
     /// Lets outputs stand in the memory of inputs, by their names, where there are both.
     pub fn keep_in_place(&mut self, pairs: &[(String, String)]) -> Result<(), Error> {
-        let at = |list: &[(String, Buf)], name: &str| list.iter().position(|(own, _)| own == name);
+        let numbered = |list: &[(String, Buf)]| -> FxHashMap<String, usize> {
+            list.iter().enumerate().map(|(at, (name, _))| (name.clone(), at)).collect()
+        };
+        // Each name is taken out by the pair that has it.
+        let (mut inputs, mut outputs) = (numbered(&self.inputs), numbered(&self.outputs));
         for (input, output) in pairs {
-            let (Some(from), Some(to)) = (at(&self.inputs, input), at(&self.outputs, output)) else {
-                continue;
-            };
+            let (Some(from), Some(to)) = (inputs.remove(input), outputs.remove(output)) else { continue };
             let [own, made] = [self.inputs[from].1, self.outputs[to].1].map(|buf| self.bufs[buf].ty());
-            let taken = self.in_place.iter().any(|&(other, output)| other == from || output == to);
-            if own != made || taken {
-                let reason =
-                    if taken { "one of them has another".to_string() } else { format!("{own}, {made}") };
-                let message = format!("output `{output}` cannot stand in the memory of `{input}`: {reason}");
+            if own != made {
+                let message =
+                    format!("output `{output}`, {made}, cannot stand in the memory of `{input}`, {own}");
                 return Err(Error::Verify { invariant: "U2", message });
             }
             self.in_place.push((from, to));

@@ -17,9 +17,6 @@ use crate::files::write_whole;
 /// The key of what a file says about itself.
 const KEY: &str = "windlass.checkpoint";
 
-/// The columns of a history that are no metrics.
-const OWN: [&str; 4] = ["loss", "accuracy", "validation_loss", "validation_accuracy"];
-
 /// How far training was.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checkpoint {
@@ -33,31 +30,35 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     fn to_text(&self) -> String {
-        let history: BTreeMap<&str, &[f64]> = self.history.columns().collect();
+        let History { loss, accuracy, validation_loss, validation_accuracy, metrics } = &self.history;
+        let history = json!({
+            "loss": loss,
+            "accuracy": accuracy,
+            "validation_loss": validation_loss,
+            "validation_accuracy": validation_accuracy,
+            "metrics": metrics,
+        });
         json!({ "epochs": self.epochs, "history": history, "settings": self.settings }).to_string()
     }
 
     fn from_text(text: &str) -> Option<Checkpoint> {
         let value: Value = serde_json::from_str(text).ok()?;
         // What is not a number is written as null.
-        let column = |name: &str| {
-            let numbers = value["history"][name].as_array();
-            let numbers = numbers.into_iter().flatten().map(|x| x.as_f64().unwrap_or(f64::NAN));
-            numbers.collect::<Vec<f64>>()
+        let column = |numbers: &Value| {
+            let numbers = numbers.as_array().into_iter().flatten();
+            numbers.map(|x| x.as_f64().unwrap_or(f64::NAN)).collect::<Vec<f64>>()
         };
-        let names = value["history"].as_object().into_iter().flat_map(|columns| columns.keys());
+        let history = &value["history"];
+        let metrics = history["metrics"].as_object().into_iter().flatten();
         let setting = |(key, text): (&String, &Value)| Some((key.clone(), text.as_str()?.to_string()));
         Some(Checkpoint {
             epochs: usize::try_from(value["epochs"].as_u64()?).ok()?,
             history: History {
-                loss: column("loss"),
-                accuracy: column("accuracy"),
-                validation_loss: column("validation_loss"),
-                validation_accuracy: column("validation_accuracy"),
-                metrics: names
-                    .filter(|name| !OWN.contains(&name.as_str()))
-                    .map(|name| (name.clone(), column(name)))
-                    .collect(),
+                loss: column(&history["loss"]),
+                accuracy: column(&history["accuracy"]),
+                validation_loss: column(&history["validation_loss"]),
+                validation_accuracy: column(&history["validation_accuracy"]),
+                metrics: metrics.map(|(name, numbers)| (name.clone(), column(numbers))).collect(),
             },
             settings: value["settings"].as_object()?.iter().map(setting).collect::<Option<_>>()?,
         })
@@ -101,5 +102,30 @@ impl Model {
     /// What training keeps.
     fn state(&self) -> Result<State, Error> {
         Ok(State::new(self.variables.clone(), &self.compiled()?.optimizer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{Epoch, Evaluation};
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let metrics = |x: f64| vec![("accuracy".to_string(), x), ("f1".to_string(), x / 2.0)];
+        let mut done = Checkpoint { epochs: 2, ..Checkpoint::default() };
+        done.settings.insert("--seed".to_string(), "7".to_string());
+        // Classes by number have an accuracy of their own beside the metric, others have not.
+        for accuracy in [Some(0.5), None] {
+            done.history = History::default();
+            for number in 0..2 {
+                let validation = Some(Evaluation { loss: 0.25, accuracy, metrics: metrics(0.75) });
+                done.history.push(&Epoch { number, loss: 0.5, accuracy, metrics: metrics(0.5), validation });
+            }
+            assert_eq!(Checkpoint::from_text(&done.to_text()), Some(done.clone()));
+            assert_eq!(done.history.named("val_accuracy").map(<[f64]>::len), Some(2));
+            let names: Vec<&str> = done.history.columns().map(|(name, _)| name).collect();
+            assert_eq!(names.iter().filter(|name| **name == "accuracy").count(), 1, "{names:?}");
+        }
     }
 }

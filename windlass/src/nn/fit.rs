@@ -139,10 +139,10 @@ impl History {
             self.validation_loss.push(validation.loss);
             self.validation_accuracy.extend(validation.accuracy);
         }
-        for (name, value) in epoch.by_name() {
-            if !matches!(name.as_str(), "loss" | "val_loss") {
-                self.metrics.entry(name).or_default().push(value);
-            }
+        let validation = epoch.validation.iter().flat_map(|validation| &validation.metrics);
+        let validation = validation.map(|(name, value)| (format!("val_{name}"), *value));
+        for (name, value) in epoch.metrics.iter().cloned().chain(validation) {
+            self.metrics.entry(name).or_default().push(value);
         }
     }
 
@@ -154,9 +154,11 @@ impl History {
             ("validation_loss", &self.validation_loss),
             ("validation_accuracy", &self.validation_accuracy),
         ];
-        let known = all.map(|(name, _)| name);
+        // The metric of that name is the same.
+        let has_accuracy = !self.accuracy.is_empty();
         let metrics = self.metrics.iter().map(|(name, column)| (name.as_str(), column.as_slice()));
-        let others = metrics.filter(move |(name, _)| !known.contains(name) && *name != "val_accuracy");
+        let others =
+            metrics.filter(move |(name, _)| !has_accuracy || !matches!(*name, "accuracy" | "val_accuracy"));
         all.into_iter().chain(others).filter(|(_, column)| !column.is_empty())
     }
 }

@@ -66,10 +66,10 @@ pub fn stratified_split(y: &Tensor, share: f64, seed: u64) -> Result<Split, Erro
     Ok(Split { train, test })
 }
 
-/// `n / (k * count)` for each of `k` classes of `n` examples: with it, all classes weigh the same. A class without
-/// examples has 0.
+/// `n / (k * count)` for each of `k` classes of `n` examples, or positions of them: with it, all classes weigh the same. A
+/// class without examples has 0.
 pub fn balanced_class_weight(y: &Tensor) -> Result<Vec<f64>, Error> {
-    let counts: Vec<usize> = by_class(y)?.iter().map(Vec::len).collect();
+    let counts: Vec<usize> = by_class(&y.reshaped(&[y.len()]))?.iter().map(Vec::len).collect();
     let (examples, classes) = (counts.iter().sum::<usize>(), counts.iter().filter(|&&n| n > 0).count());
     let weight = |&n: &usize| if n > 0 { examples as f64 / (classes * n) as f64 } else { 0.0 };
     Ok(counts.iter().map(weight).collect())

@@ -9,6 +9,7 @@ mod parts;
 mod plan;
 mod stage;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ use crate::values::{Inputs, Outputs};
 /// A model ready to run. It can be shared by threads; runs do not wait for each other.
 pub struct Session {
     graph: Graph,
+    /// The positions of the inputs and outputs of [`Options::in_place`].
+    in_place: Vec<(usize, usize)>,
     setup: Setup,
     plans: Cache<Vec<TensorType>, Plan>,
 }
@@ -58,9 +61,9 @@ impl Session {
         }
         let graph = model.graph;
         windlass_ir::verify(&graph)?;
-        check_in_place(&graph, &options.in_place)?;
+        let in_place = in_place(&graph, &options.in_place)?;
         let plans = Cache::new(options.cache);
-        Ok(Session { graph, setup: Setup { options, pool }, plans })
+        Ok(Session { graph, in_place, setup: Setup { options, pool }, plans })
     }
 
     /// A session for a model file: `.onnx` or `.wir`.
@@ -96,7 +99,8 @@ impl Session {
 
     /// Runs a model that has a state: `state` holds its inputs that [`Options::in_place`] names, in that order, and holds
     /// what the model makes of them afterwards, in the same memory if nothing else holds it. The other inputs are given in
-    /// their order, and the other outputs returned in theirs. After an error the state is what it was.
+    /// their order, and the other outputs returned in theirs. After an error that is found before the model runs the state
+    /// is what it was; one within the run may leave a part of it replaced.
     ///
     /// ```
     /// use windlass::{Builder, DType, Options, ScalarFn, Session, Tensor, TensorType};
@@ -115,37 +119,28 @@ impl Session {
     /// # Ok::<(), windlass::Error>(())
     /// ```
     pub fn run_in_place(&self, state: &mut [Tensor], inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
-        let pairs = &self.setup.options.in_place;
-        let kept = |name: &str| pairs.iter().position(|(input, _)| input == name);
-        let made = |name: &str| pairs.iter().position(|(_, output)| output == name);
-        let (graph, count) = (&self.graph, state.len() + inputs.len());
-        if state.len() != pairs.len() || count != graph.inputs().len() {
-            return Err(
-                windlass_ir::Error::InputCount { expected: graph.inputs().len(), found: count }.into()
-            );
+        let (expected, count) = (self.graph.inputs().len(), state.len() + inputs.len());
+        if state.len() != self.in_place.len() || count != expected {
+            return Err(windlass_ir::Error::InputCount { expected, found: count }.into());
+        }
+        let mut all: Vec<Option<Tensor>> = vec![None; count];
+        for (tensor, &(input, _)) in state.iter_mut().zip(&self.in_place) {
+            all[input] = Some(tensor.take());
         }
         let mut others = inputs.iter().cloned();
-        let mut all: Vec<Tensor> = Vec::with_capacity(count);
-        for (name, _) in graph.inputs() {
-            all.extend(match kept(name) {
-                Some(at) => Some(state[at].take()),
-                None => others.next(),
-            });
-        }
+        let mut all: Vec<Tensor> =
+            all.into_iter().filter_map(|kept| kept.or_else(|| others.next())).collect();
         let (result, _) = self.run_on(&mut all);
-        for ((name, _), tensor) in graph.inputs().iter().zip(all) {
-            if let Some(at) = kept(name) {
-                state[at] = tensor;
+        for (tensor, &(input, _)) in state.iter_mut().zip(&self.in_place) {
+            *tensor = all[input].take();
+        }
+        let mut results: Vec<Option<Tensor>> = result?.into_iter().map(Some).collect();
+        for (tensor, &(_, output)) in state.iter_mut().zip(&self.in_place) {
+            if let Some(made) = results[output].take() {
+                *tensor = made;
             }
         }
-        let mut results = Vec::new();
-        for ((name, _), tensor) in graph.outputs().iter().zip(result?) {
-            match made(name) {
-                Some(at) => state[at] = tensor,
-                None => results.push(tensor),
-            }
-        }
-        Ok(results)
+        Ok(results.into_iter().flatten().collect())
     }
 
     /// Runs the model and says how its nodes were run.
@@ -210,22 +205,30 @@ impl Session {
     }
 }
 
-/// Fails unless the model has these inputs and outputs, of the same types, each once.
-fn check_in_place(graph: &Graph, pairs: &[(String, String)]) -> Result<(), Error> {
-    let find = |list: &[(String, Value)], name: &str| {
-        list.iter().find(|(own, _)| own == name).map(|(_, value)| graph.ty(*value).clone())
+/// The positions of these inputs and outputs, if the model has them, of the same types, and each is named once.
+fn in_place(graph: &Graph, pairs: &[(String, String)]) -> Result<Vec<(usize, usize)>, Error> {
+    let numbered = |list: &[(String, Value)]| -> HashMap<String, usize> {
+        list.iter().enumerate().map(|(at, (name, _))| (name.clone(), at)).collect()
     };
-    for (at, (input, output)) in pairs.iter().enumerate() {
-        let reason = match (find(graph.inputs(), input), find(graph.outputs(), output)) {
-            (None, _) => "there is no such input".to_string(),
-            (_, None) => "there is no such output".to_string(),
-            _ if pairs[..at].iter().any(|(i, o)| i == input || o == output) => {
-                "one of them stands in a pair before".to_string()
-            }
-            (Some(own), Some(made)) if own != made => format!("they are {own} and {made}"),
-            _ => continue,
+    // Each name is taken out by the pair that has it.
+    let (mut inputs, mut outputs) = (numbered(graph.inputs()), numbered(graph.outputs()));
+    let mut found = Vec::with_capacity(pairs.len());
+    for (input, output) in pairs {
+        let refused = |reason: String| {
+            let (input, output) = (input.clone(), output.clone());
+            Err(Error::InPlace { input, output, reason })
         };
-        return Err(Error::InPlace { input: input.clone(), output: output.clone(), reason });
+        let Some(from) = inputs.remove(input) else {
+            return refused("there is no such input, or a pair before has it".to_string());
+        };
+        let Some(to) = outputs.remove(output) else {
+            return refused("there is no such output, or a pair before has it".to_string());
+        };
+        let (own, made) = (graph.ty(graph.inputs()[from].1), graph.ty(graph.outputs()[to].1));
+        if own != made {
+            return refused(format!("they are {own} and {made}"));
+        }
+        found.push((from, to));
     }
-    Ok(())
+    Ok(found)
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::loops::{KernelBuilder, Role};
 use crate::scalar::ScalarFn;
+use crate::tensor::Tensor;
 
 #[test]
 fn a_matrix_product_in_a_register_tile() {

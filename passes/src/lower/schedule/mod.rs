@@ -11,6 +11,7 @@
 //! Which one, and every number in it that changes the order of arithmetic, depends on the nest alone,
 //! never on the machine: the same model gives the same bits everywhere.
 
+mod ahead;
 mod blocks;
 pub mod contraction;
 mod depth;

@@ -23,6 +23,7 @@ use std::collections::BTreeSet;
 use windlass_ir::ScalarFn;
 use windlass_ir::loops::{Buffer, Expr, Guard, Index, LoopKind, Nest, Val, Var};
 
+use super::ahead::Ahead;
 use super::blocks::{Blocks, Footprint};
 use super::contraction::{Contraction, as_choice, as_product};
 use super::depth::{Depth, Part};
@@ -220,7 +221,8 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
             if let (Some(packed), 1..) = (plan.packed, blocks.ahead) {
                 let (panel, later) = blocks.next_panel(place, depth.is_cut());
                 let steps = depth.first_steps(part.as_ref(), &later);
-                Ahead { plan, packed, panel, steps, bytes: blocks.ahead }.emit(emit, place.own_tile);
+                let (lane, lanes, bytes) = (plan.lane, plan.lanes, blocks.ahead);
+                Ahead { lane, lanes, packed, panel, steps, bytes }.emit(emit, place.own_tile);
             }
             let part = part.clone().map(|part| part.at(blocks.number(place).mul(tile_len as i64)));
             let panel = place.panel;
@@ -233,35 +235,6 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
         });
     });
     emit.leave();
-}
-
-/// Bytes of a line of a cache.
-const LINE: usize = 64;
-
-/// What will be read next of the panels.
-struct Ahead<'p> {
-    plan: &'p Plan,
-    /// The load of the packed operand.
-    packed: Val,
-    /// Which panel.
-    panel: Index,
-    /// The variables of its steps, each with its first value.
-    steps: Vec<(Var, Index)>,
-    /// A tile's share of it.
-    bytes: usize,
-}
-
-impl Ahead<'_> {
-    /// Asks for the share of one of the tiles that pass over the panel before.
-    fn emit(self, emit: &mut Emit<'_>, tile: &Index) {
-        let lines = self.bytes.div_ceil(LINE);
-        let line = tile.mul(lines as i64).add(&emit.enter(LoopKind::Unroll, lines));
-        self.steps.into_iter().for_each(|(var, start)| emit.bind(var, start));
-        emit.bind(self.plan.lane, self.panel.mul(self.plan.lanes as i64));
-        let size = emit.nest.dtype(self.packed).size();
-        emit.prefetch(self.packed, &line.mul((LINE / size) as i64));
-        emit.leave();
-    }
 }
 
 /// What is done to a tile's sums in more operations than this is a loop over rows: written out for each row it would

@@ -210,16 +210,6 @@ fn fitted(tensor: &Tensor, ty: &TensorType, scale: Option<f64>) -> Option<Tensor
     (from.is_int() && to.is_int() && converted.to_i128s() == tensor.to_i128s()).then_some(converted)
 }
 
-/// Some rows.
-pub fn rows(tensor: &Tensor, from: usize, to: usize) -> Tensor {
-    let count = tensor.shape()[0].max(1);
-    let bytes = tensor.bytes().len() / count;
-    let mut shape = tensor.shape().to_vec();
-    shape[0] = to.min(shape[0]).saturating_sub(from);
-    let part = &tensor.bytes()[(from * bytes).min(tensor.bytes().len())..][..shape[0] * bytes];
-    Tensor::from_bytes(tensor.dtype(), &shape, part).expect("the bytes are those of the rows")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,11 +9,13 @@ mod trainable;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use windlass::Tensor;
 use windlass::files::write_whole;
+use windlass::nn::sampling::{balanced_class_weight, take};
 use windlass::nn::{Checkpoint, Examples, Fit, History, Model, Order};
 
 use self::arrays::{Arrays, Choice, parse_choice, parse_scale};
@@ -117,10 +119,10 @@ impl Train {
                 let inputs = arrays.inputs(&network, &self.inputs, &self.scales)?;
                 Some((inputs, arrays.targets(&network, &losses, &self.targets)?))
             }
-            None if held_back > 0 => Some((cut(&inputs, trained, count), cut(&targets, trained, count))),
+            None if held_back > 0 => Some((cut(&inputs, trained..count)?, cut(&targets, trained..count)?)),
             None => None,
         };
-        let (x, y) = (cut(&inputs, 0, trained), cut(&targets, 0, trained));
+        let (x, y) = (cut(&inputs, 0..trained)?, cut(&targets, 0..trained)?);
         let steps = trained.div_ceil(self.batch_size) * self.epochs;
         let optimizer = self.goal.optimizer(steps)?;
 
@@ -203,16 +205,10 @@ impl Train {
         if classes.iter().any(|&class| class < 0) || count > classes.len().max(1 << 16) {
             return Err(Failure::Message(format!("target `{}`: not numbers of classes", y[at].0)));
         }
-        let mut weights = vec![1.0; count];
         if text == "balanced" {
-            let mut found = vec![0usize; count];
-            classes.iter().for_each(|&class| found[class as usize] += 1);
-            let present = found.iter().filter(|&&n| n > 0).count();
-            for (weight, &n) in weights.iter_mut().zip(&found) {
-                *weight = classes.len() as f64 / (present * n.max(1)) as f64;
-            }
-            return Ok(Some(weights));
+            return Ok(Some(balanced_class_weight(&y[at].1)?));
         }
+        let mut weights = vec![1.0; count];
         for part in text.split(',') {
             let pair = part.split_once('=').and_then(|(class, weight)| {
                 Some((class.trim().parse::<usize>().ok()?, weight.trim().parse::<f64>().ok()?))
@@ -293,9 +289,9 @@ impl Train {
 }
 
 /// Rows of each tensor.
-fn cut(tensors: &[(String, Tensor)], from: usize, to: usize) -> Vec<(String, Tensor)> {
-    let part = |(name, tensor): &(String, Tensor)| (name.clone(), arrays::rows(tensor, from, to));
-    tensors.iter().map(part).collect()
+fn cut(tensors: &[(String, Tensor)], rows: Range<usize>) -> Result<Vec<(String, Tensor)>, Failure> {
+    let rows: Vec<usize> = rows.collect();
+    tensors.iter().map(|(name, tensor)| Ok((name.clone(), take(tensor, &rows)?))).collect()
 }
 
 fn epochs(count: usize) -> String {

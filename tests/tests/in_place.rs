@@ -155,3 +155,17 @@ fn pairs_must_fit() {
         assert_eq!(result.err().expect("refused").to_string(), message);
     }
 }
+
+/// A run that is checked looks for the first value that is not a number in a graph of other outputs.
+#[test]
+fn what_is_not_a_number_is_found_beside_a_state() {
+    let graph = exchange(|b, x, y| {
+        let root = b.map(ScalarFn::Sqrt, &[x]).expect("valid");
+        [root, y]
+    });
+    let in_place = vec![("a".to_string(), "next.a".to_string())];
+    let session = Session::new(graph, Options { in_place, ..Options::default() }).expect("compiles");
+    let states = [Tensor::new(&[5, 5], &[-1f32; 25]), Tensor::new(&[5, 5], &[0f32; 25])];
+    let error = session.run_checked(states.to_vec(), windlass::NanPolicy::Stop).err().expect("refused");
+    assert!(error.to_string().contains("sqrt"), "{error}");
+}

@@ -1,7 +1,7 @@
 //! Private training as a whole: it learns, gives away what the accountant says, and depends on its seed alone.
 
 use windlass::nn::accountant::Accountant;
-use windlass::nn::layers::{Activation, BatchNormalization, Dense};
+use windlass::nn::layers::{Activation, BatchNormalization, Dense, Lstm};
 use windlass::nn::{DpSgd, Loss, Model, Network, Optimizer, PrivateFit, PrivateHistory};
 use windlass::{DType, Options, Tensor};
 
@@ -55,4 +55,17 @@ fn what_cannot_be_private_is_refused() {
     let error = model.fit_private(&x, &y, &fit, &mut accountant).unwrap_err();
     assert!(error.to_string().contains("follows all examples of a batch"), "{error}");
     assert_eq!(accountant.steps(), 0);
+}
+
+/// The gradient of a recurrence lets one node stand in for another, so values get other numbers.
+#[test]
+fn recurrent_networks_can_be_private() {
+    let network = Network::sequential(&[24, 2]).add(Lstm::new(3)).add(Dense::new(4));
+    let mut model = Model::new(network, 1, Options::default()).unwrap();
+    model.compile_private(Optimizer::sgd(0.5), CROSSENTROPY, DpSgd::new(1.0, 0.0, 1));
+    let points: Vec<f32> = (0..8 * 24 * 2).map(|i| (i * 37 % 211) as f32 / 105.0 - 1.0).collect();
+    let (x, y) = (Tensor::new(&[8, 24, 2], &points), Tensor::new(&[8], &[0i32, 1, 2, 3, 3, 2, 1, 0]));
+    let fit = PrivateFit { steps: 30, batch_size: 8, ..PrivateFit::default() };
+    let history = model.fit_private(&x, &y, &fit, &mut Accountant::default()).unwrap();
+    assert!(history.loss[29] < history.loss[0], "{:?}", history.loss);
 }

@@ -124,8 +124,16 @@ pub(crate) fn origin(
     options: &Options,
 ) -> Result<NanOrigin, Error> {
     let (probed, values) = probed(graph)?;
-    let options =
-        Options { opt_level: 0, bf16_weights: false, profile: false, tune: None, ..options.clone() };
+    // The probed graph has other outputs, and every value is an end in itself.
+    let options = Options {
+        opt_level: 0,
+        bf16_weights: false,
+        in_place: Vec::new(),
+        memory_limit: None,
+        profile: false,
+        tune: None,
+        ..options.clone()
+    };
     let found = Session::new(probed, options)?.run(inputs.to_vec())?;
     let mut flags: SecondaryMap<Value, (bool, bool)> = SecondaryMap::with_capacity(graph.value_count());
     for (&value, counts) in values.iter().zip(found.into_tensors()) {

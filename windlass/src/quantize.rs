@@ -74,6 +74,8 @@ pub fn quantize(
         return Ok(graph.clone());
     }
     let values: Vec<Value> = found.keys().copied().collect();
+    // The graphs that are run for their ranges have other outputs.
+    let options = &Options { in_place: Vec::new(), ..options.clone() };
     let ends = copied(graph, &values, |b, x| {
         let axes: Vec<i64> = (0..b.ty(x).rank() as i64).collect();
         let end = |b: &mut Builder, kind| b.push1(Reduce::over(kind, &axes, false), &[x]);

@@ -171,7 +171,7 @@ impl Training {
         let values: Vec<Value> = (variables.iter())
             .filter_map(|v| single.inputs().iter().position(|(name, _)| *name == v.name).map(|i| ins[i]))
             .collect();
-        let widened = values.iter().zip(&wide).map(|(&value, &as_is)| b.cast(value, single.ty(as_is).dtype));
+        let widened = values.iter().zip(&variables).map(|(&value, v)| b.cast(value, v.arithmetic));
         let wide: Vec<Value> = widened.collect::<Result<_, _>>()?;
         let outs = vmap_into(&mut b, &single, &ins, &mapped, parts)?;
         for (&(variable, _), (_, batched)) in updates.iter().zip(&outs[own..]) {

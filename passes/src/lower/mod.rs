@@ -416,7 +416,7 @@ mod tests {
         let mut b = Builder::new("states");
         let ty = TensorType::fixed(DType::F32, &[3, 3]);
         let [w, v] = ["w", "v"].map(|name| b.input(name, ty.clone()));
-        let product = b.push1(windlass_ir::ops::MatMul::default(), &[w, v]).unwrap();
+        let product = b.push1(windlass_ir::ops::MatMul::default(), &[v, v]).unwrap();
         let next = b.map(ScalarFn::Sub, &[w, product]).unwrap();
         b.output("next.w", next);
         b.output("next.v", v);

@@ -166,6 +166,6 @@ fn what_is_not_a_number_is_found_beside_a_state() {
     let in_place = vec![("a".to_string(), "next.a".to_string())];
     let session = Session::new(graph, Options { in_place, ..Options::default() }).expect("compiles");
     let states = [Tensor::new(&[5, 5], &[-1f32; 25]), Tensor::new(&[5, 5], &[0f32; 25])];
-    let error = session.run_checked(states.to_vec(), windlass::NanPolicy::Stop).err().expect("refused");
+    let error = session.run_checked(states.to_vec(), windlass::NanPolicy::Stop).expect_err("refused");
     assert!(error.to_string().contains("sqrt"), "{error}");
 }

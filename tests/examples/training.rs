@@ -3,7 +3,8 @@
 //! `training steps DIR` writes each as IR text, and `training data DIR` seeded weights and a batch for it. `training run
 //! NET DATA.npz THREADS SECONDS` trains from such weights on such a batch, and prints as JSON how long the first step
 //! took, the median of the later ones, and the losses of the first: `tests/peers/training.py` does that in turn with
-//! other systems. `training fit NET DATA.npz EPOCHS` fits to all the examples of a file, and prints each epoch's loss.
+//! other systems. `training fit NET DATA.npz EPOCHS` fits to all the examples of a file, in f64 if they are, and prints each
+//! epoch's loss.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -132,9 +133,11 @@ fn write_steps(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 impl Subject {
-    fn model(&self, options: Options) -> Result<Model, windlass::Error> {
-        let network = Network::functional(&self.shape[1..], self.body).with_input_type(self.dtype);
-        Model::new(network, 0, options)
+    /// The network with variables of `dtype`.
+    fn model(&self, dtype: DType, options: Options) -> Result<Model, windlass::Error> {
+        let input = if self.dtype == DType::I32 { DType::I32 } else { dtype };
+        let network = Network::functional(&self.shape[1..], self.body).with_input_type(input);
+        Model::with_dtype(network, 0, dtype, options)
     }
 
     /// Random examples and their classes.
@@ -152,7 +155,7 @@ impl Subject {
 
 fn write_data(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
     for subject in SUBJECTS {
-        let model = subject.model(Options::default())?;
+        let model = subject.model(DType::F32, Options::default())?;
         let variables = model.variables().map(|(name, value)| (name.to_string(), value.clone()));
         let (x, y) = subject.batch();
         let all: Vec<(String, Tensor)> =
@@ -169,9 +172,12 @@ fn loaded(
     threads: usize,
 ) -> Result<(Model, Tensor, Tensor), Box<dyn std::error::Error>> {
     let subject = SUBJECTS.iter().find(|subject| subject.name == name).ok_or("no such network")?;
-    let mut model = subject.model(Options { threads, ..Options::default() })?;
+    let arrays = read_npz(data, &Limits::default())?;
+    let is_double = arrays.iter().any(|(key, array)| key == "x" && array.dtype() == DType::F64);
+    let dtype = if is_double { DType::F64 } else { DType::F32 };
+    let mut model = subject.model(dtype, Options { threads, ..Options::default() })?;
     let mut batch: [Option<Tensor>; 2] = [None, None];
-    for (key, tensor) in read_npz(data, &Limits::default())? {
+    for (key, tensor) in arrays {
         match key.as_str() {
             "x" => batch[0] = Some(tensor),
             "y" => batch[1] = Some(tensor),

@@ -1,8 +1,10 @@
 //! Asking the cache for what will be read next.
 
-use windlass_ir::loops::{Index, LoopKind, Val, Var};
+use std::collections::BTreeSet;
 
-use super::Emit;
+use windlass_ir::loops::{Expr, Index, LoopKind, Nest, Val, Var};
+
+use super::{Emit, Machine};
 
 /// Bytes of a line of a cache.
 const LINE: usize = 64;
@@ -34,4 +36,36 @@ impl Ahead {
         emit.prefetch(self.packed, &line.mul((LINE / size) as i64));
         emit.leave();
     }
+}
+
+/// The loads of what is done to finished reductions that come from memory, each element once: of operands that the second
+/// cache does not hold, of neighbours along the lanes.
+pub fn streamed(nest: &Nest, lane: Var, machine: &Machine) -> Vec<Val> {
+    let (mut found, mut seen, mut left) = (Vec::new(), BTreeSet::new(), nest.roots.clone());
+    while let Some(val) = left.pop() {
+        if !seen.insert(val) {
+            continue;
+        }
+        match nest.expr(val) {
+            Expr::Reduce { .. } => {}
+            Expr::Load { operand, index, guards } => {
+                let len: usize = nest.operands[*operand as usize].shape.iter().product();
+                let is_large = len * nest.dtype(val).size() > machine.block_bytes;
+                if is_large && guards.is_empty() && index[0].coefficient(lane) == Some(1) {
+                    found.push(val);
+                }
+            }
+            expr => expr.visit_operands(&mut |operand| left.push(operand)),
+        }
+    }
+    found
+}
+
+/// Asks for what a load reads of a row of lanes, at whose start the variables are.
+pub fn row(emit: &mut Emit<'_>, load: Val, lanes: usize) {
+    let size = emit.nest.dtype(load).size();
+    let lines = (lanes * size).div_ceil(LINE);
+    let line = emit.enter(LoopKind::Unroll, lines);
+    emit.prefetch(load, &line.mul((LINE / size) as i64));
+    emit.leave();
 }

@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use windlass_ir::ScalarFn;
 use windlass_ir::loops::{Buffer, Expr, Guard, Index, LoopKind, Nest, Val, Var};
 
-use super::ahead::Ahead;
+use super::ahead::{self, Ahead};
 use super::blocks::{Blocks, Footprint};
 use super::contraction::{Contraction, as_choice, as_product};
 use super::depth::{Depth, Part};
@@ -56,6 +56,8 @@ pub struct Plan {
     computed: bool,
     /// The innermost variable of the reduction, if it chooses how a factor is made.
     choice: Option<Var>,
+    /// Loads of the epilogue that are asked for before the reduction.
+    streamed: Vec<Val>,
 }
 
 /// A variable of its own for lanes within a tile; no nest has as many variables.
@@ -112,8 +114,23 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     let batch = vars_outside(&in_rows);
     let tile_rows = if rows.is_empty() { 1 } else { machine.tile_rows };
     let packed = shared.filter(|&load| is_packed(nest, reductions[0], load, lane, lanes));
+    let is_streamed = machine.prefetches && inner.is_empty();
+    let streamed = if is_streamed { ahead::streamed(nest, lane, machine) } else { Vec::new() };
     let reductions = reductions.to_vec();
-    Some(Plan { reductions, lane, rows, batch, inner, tile_rows, lanes, packed, padded, computed, choice })
+    Some(Plan {
+        reductions,
+        lane,
+        rows,
+        batch,
+        inner,
+        tile_rows,
+        lanes,
+        packed,
+        padded,
+        computed,
+        choice,
+        streamed,
+    })
 }
 
 /// Below this many lanes, and as many rows, a tile is not worth it.
@@ -298,6 +315,7 @@ struct Tile<'p> {
 
 impl Tile<'_> {
     fn emit(&self, emit: &mut Emit<'_>) {
+        self.ask(emit);
         let mut done: Vec<(Val, Buffer)> = Vec::new();
         for &reduction in &self.plan.reductions {
             let acc = emit.register_tile(reduction, self.rows, self.lanes);
@@ -346,6 +364,23 @@ impl Tile<'_> {
             emit.leave();
         } else {
             self.results(emit, &done);
+        }
+    }
+
+    /// Asks for what the epilogue will read, so that it comes while sums are made.
+    fn ask(&self, emit: &mut Emit<'_>) {
+        if self.plan.streamed.is_empty() {
+            return;
+        }
+        if let Some(part) = self.part {
+            emit.enter_if(&part.last);
+        }
+        emit.bind(self.plan.lane, self.panel.mul(self.plan.lanes as i64));
+        for &load in &self.plan.streamed {
+            self.over_rows(emit, |emit, _| ahead::row(emit, load, self.stored));
+        }
+        if self.part.is_some() {
+            emit.leave();
         }
     }
 

@@ -7,7 +7,7 @@ use windlass_ir::loops::{Expr, Index, LoopKind, Nest, Val, Var};
 use super::{Emit, Machine};
 
 /// Bytes of a line of a cache.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 
 /// What will be read next of the panels.
 pub struct Ahead {

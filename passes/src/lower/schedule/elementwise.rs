@@ -1,11 +1,18 @@
 //! Elementwise nests: every result from loads alone.
 
-use windlass_ir::loops::{Guard, Index, LoopKind};
+use windlass_ir::loops::{Expr, Guard, Index, LoopKind, Nest, Var};
 
+use super::ahead::LINE;
 use super::{Emit, parallel_first};
 
 /// Elements of one parallel iteration of a one-dimensional domain.
 const CHUNK: usize = 8192;
+
+/// Lines of memory that lanes far apart are read from at a time. A cache holds no fewer that are a power of two apart.
+const LINES: usize = 8;
+
+/// Bytes of an operand that the first cache holds, in whatever order it is read.
+const CACHED: usize = 16 << 10;
 
 /// Loops over the domain, the last dimension as lanes.
 pub fn schedule(emit: &mut Emit<'_>) {
@@ -17,6 +24,9 @@ pub fn schedule(emit: &mut Emit<'_>) {
     if large && outer.is_empty() && lane.extent >= 2 * CHUNK {
         return in_chunks(emit);
     }
+    if let Some(along) = contiguous(nest, lane) {
+        return in_tiles(emit, lane, along);
+    }
     let outer = if large { parallel_first(outer.to_vec()) } else { outer.to_vec() };
     let parallel = large && !outer.is_empty();
     emit.over_all(&outer, parallel, &nest.roots, &mut |emit| {
@@ -24,6 +34,87 @@ pub fn schedule(emit: &mut Emit<'_>) {
             emit.over_lanes(lane, &nest.roots, &mut |emit| emit.store_results());
         });
     });
+}
+
+/// The variable along which the largest operand is contiguous that has each lane in a line of its own.
+fn contiguous(nest: &Nest, lane: Var) -> Option<Var> {
+    let transposed = |val| {
+        let Expr::Load { operand, index, .. } = nest.expr(val) else { return None };
+        let size = nest.dtype(val).size();
+        let bytes = size * nest.operands[*operand as usize].shape.iter().product::<usize>();
+        let apart = index[0].coefficient(lane)?.unsigned_abs() as usize * size;
+        let along = nest.domain.iter().find(|&&var| index[0].coefficient(var) == Some(1))?;
+        (apart >= LINE && bytes > CACHED && along.extent > 1).then_some((bytes, *along))
+    };
+    let found = nest.needed(&nest.roots).into_iter().filter_map(transposed);
+    found.max_by_key(|(bytes, _)| *bytes).map(|(_, along)| along)
+}
+
+/// Where lanes are far apart in an operand that is contiguous along another variable: a few lanes, all that one line of
+/// each holds, then the next lanes.
+fn in_tiles(emit: &mut Emit<'_>, lane: Var, along: Var) {
+    let nest = emit.nest;
+    let roots = &nest.roots;
+    let rest: Vec<Var> = nest.domain.iter().copied().filter(|var| ![lane, along].contains(var)).collect();
+    let shared = emit.is_shared();
+    let rest = if shared { parallel_first(rest) } else { rest };
+    let line = (LINE / nest.dtype(roots[0]).size().max(1)).max(1);
+    let (within, across) = (emit.cuts(along, roots), emit.cuts(lane, roots));
+    let kind = match shared && rest.is_empty() && within.len() == 2 {
+        true => LoopKind::Parallel,
+        false => LoopKind::Serial,
+    };
+    emit.over_all(&rest, shared && !rest.is_empty(), roots, &mut |emit| {
+        emit.unswitch(roots, &mut |emit| {
+            for stretch in within.windows(2) {
+                in_pieces(emit, kind, stretch, line, &mut |emit, first, count| {
+                    for stretch in across.windows(2) {
+                        in_pieces(emit, LoopKind::Serial, stretch, LINES, &mut |emit, start, lanes| {
+                            let index = emit.enter(LoopKind::Serial, count);
+                            emit.bind(along, first.add(&index));
+                            emit.unswitch(roots, &mut |emit| {
+                                let index = emit.enter(LoopKind::Vector, lanes);
+                                emit.bind(lane, start.add(&index));
+                                emit.store_results();
+                                emit.leave();
+                            });
+                            emit.leave();
+                        });
+                    }
+                });
+            }
+        });
+    });
+}
+
+/// Runs `body` with the start and the length of each piece of a stretch: those of `size`, then what is left.
+fn in_pieces<'n>(
+    emit: &mut Emit<'n>,
+    kind: LoopKind,
+    stretch: &[usize],
+    size: usize,
+    body: &mut dyn FnMut(&mut Emit<'n>, &Index, usize),
+) {
+    let (start, len) = (stretch[0], stretch[1] - stretch[0]);
+    let (whole, rest) = (len / size, len % size);
+    let pieces = if kind == LoopKind::Parallel { len.div_ceil(size) } else { whole };
+    if pieces > 0 {
+        let piece = emit.enter(kind, pieces);
+        let first = piece.mul(size as i64).add_const(start as i64);
+        if pieces > whole {
+            emit.enter_if(&[Guard::new(piece.clone(), whole)]);
+            body(emit, &first, size);
+            emit.enter_else();
+            body(emit, &first, rest);
+            emit.leave();
+        } else {
+            body(emit, &first, size);
+        }
+        emit.leave();
+    }
+    if rest > 0 && pieces == whole {
+        body(emit, &Index::constant((start + len - rest) as i64), rest);
+    }
 }
 
 /// One dimension, cut into chunks for the threads.

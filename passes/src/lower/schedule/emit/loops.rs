@@ -68,7 +68,7 @@ impl<'n> Emit<'n> {
     }
 
     /// Where guards on `var` alone begin or cease to hold, with 0 and its extent.
-    fn cuts(&mut self, var: Var, roots: &[Val]) -> Vec<usize> {
+    pub fn cuts(&mut self, var: Var, roots: &[Val]) -> Vec<usize> {
         let mut cuts = BTreeSet::from([0, var.extent]);
         self.visit_guards(roots, &mut |guard| {
             let Some(step @ (1 | -1)) = guard.index.coefficient(var) else { return };

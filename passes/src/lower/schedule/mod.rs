@@ -28,7 +28,7 @@ use windlass_ir::loops::{Expr, Kernel, Nest, Val, Var};
 
 pub use emit::Emit;
 
-use crate::lower::formula::{flatten_operands, free_vars, merge_loops, point_cost};
+use crate::lower::formula::{flatten_operands, free_vars, merge_loops, point_cost, split_loops};
 use crate::lower::margins::Margins;
 
 /// What schedules may assume about the machine. Nothing here changes the bits of results.
@@ -89,7 +89,7 @@ const PARALLEL_ITERATIONS: usize = 16;
 /// The form of a nest that is scheduled: operands flat, loops merged. Nests with one such form have one
 /// kernel.
 pub fn normalize(nest: &Nest) -> Nest {
-    merge_loops(flatten_operands(nest))
+    merge_loops(split_loops(flatten_operands(nest)))
 }
 
 /// The loops for a normalized formula, whose result may stand inside a padded array.

@@ -1,9 +1,10 @@
 //! What models cost and how they are made to cost less: int8 after training, pruning.
 
 use windlass::nn::layers::{Activation, Conv, Dense, Flatten, Padding, Pooling};
-use windlass::nn::{Fit, Loss, Model, Network, Optimizer, sampling};
+use windlass::nn::{Fit, Loss, LossScale, Model, Net, Network, Optimizer, Training, WeightedMean, sampling};
 use windlass::quantize::Ranges;
 use windlass::{DType, Options, Session, Tensor};
+use windlass_ir::TensorType;
 
 const CROSSENTROPY: Loss = Loss::SparseCategoricalCrossentropy { from_logits: true };
 
@@ -172,4 +173,75 @@ fn parameters_in_few_bits_are_trained() {
     assert!(
         classifier(0).with_storage(DType::F64).is_err() && classifier(0).with_storage(DType::I8).is_err()
     );
+}
+
+/// A product in f16 whose gradients are below its least number.
+fn product_in_halves(dtype: &str) -> (Network, Tensor, Tensor) {
+    let text = format!(
+        "graph @g(%x: {dtype}[batch, 2]) {{
+           %0 = constant {{value = {dtype}[2, 3] [0, 0, 0, 0, 0, 0]}} \"w\"
+           %1 = matmul %x, %0
+           return %1 as \"y\"
+         }}"
+    );
+    let network = Network::from_graph(&windlass_ir::text::parse_graph(&text).unwrap()).unwrap();
+    let dtype: DType = dtype.parse().unwrap();
+    let all =
+        |shape: &[usize]| Tensor::from_f64s(dtype, shape, &vec![0.5f64.powi(13); shape.iter().product()]);
+    (network, all(&[8, 2]), all(&[8, 3]))
+}
+
+#[test]
+fn small_gradients_of_halves_are_kept_by_a_loss_scale() {
+    let trained = |dtype: &str, loss_scale: LossScale, epochs: usize| {
+        let (network, x, y) = product_in_halves(dtype);
+        let mut model = Model::new(network, 0, Options::default()).unwrap();
+        model.compile(Optimizer { loss_scale, ..Optimizer::sgd(1e4) }, Loss::MeanSquaredError);
+        model.fit(&x, &y, &Fit { batch_size: 8, epochs, ..Fit::default() }).unwrap();
+        model.variables().next().unwrap().1.to_f64s()
+    };
+    let exact = trained("f32", LossScale::None, 5);
+    assert_eq!(trained("f32", LossScale::Fixed(1024.0), 5), exact);
+    assert_eq!(trained("f16", LossScale::None, 5), [0.0; 6]);
+    for scale in [LossScale::Fixed(32768.0), LossScale::dynamic()] {
+        for (found, exact) in trained("f16", scale, 5).iter().zip(&exact) {
+            assert!((found - exact).abs() < 0.02 * exact.abs(), "{scale:?}: {found}, {exact}");
+        }
+    }
+    // A scale beyond the numbers of f16 is halved until it is one of them; meanwhile weights stay.
+    let large = LossScale::Dynamic { initial: 0.5f64.powi(-30), growth_steps: 1000 };
+    assert_eq!(trained("f16", large, 15), [0.0; 6]);
+    for (found, exact) in trained("f16", large, 15 + 5).iter().zip(&exact) {
+        assert!((found - exact).abs() < 0.02 * exact.abs(), "{found}, {exact}");
+    }
+}
+
+#[test]
+fn a_loss_scale_follows_what_gradients_are() {
+    let mut net = Net::new("scaled", DType::F32, true);
+    let x = net.input("x", TensorType::fixed(DType::F32, &[1, 2]));
+    let y = net.input("y", TensorType::fixed(DType::F32, &[1, 1]));
+    let prediction = Dense::new(1).use_bias(false).apply(&mut net, x).unwrap();
+    let loss_scale = LossScale::Dynamic { initial: 8.0, growth_steps: 2 };
+    let optimizer = Optimizer { loss_scale, ..Optimizer::adam(0.1) };
+    let (loss, weighted) = (Loss::MeanSquaredError, WeightedMean::Count);
+    let training = Training { loss, optimizer, weighted, privacy: None };
+    let step = training.step(net.build(), prediction, y, None).unwrap();
+    let names: Vec<&str> = step.state.tensors().map(|(name, _)| name).collect();
+    assert_eq!(names[3..], ["loss_scale", "loss_scale.steps", "step"]);
+    let mut state = step.state.initial(1);
+    let run = |state: &mut Vec<Tensor>, x: f32| {
+        let before = state.clone();
+        let data = [Tensor::new(&[1, 2], &[x, 1.0f32]), Tensor::zeros(DType::F32, &[1, 1])];
+        let inputs: Vec<Tensor> = state.iter().cloned().chain(data).collect();
+        let outputs = windlass_ir::interpret(&step.graph, &inputs).unwrap();
+        *state = outputs[outputs.len() - before.len()..].to_vec();
+        let numbers: Vec<f64> = state[3..].iter().flat_map(Tensor::to_f64s).collect();
+        (state[..3] == before[..3], numbers)
+    };
+    assert_eq!(run(&mut state, 1.0), (false, vec![8.0, 1.0, 1.0]));
+    assert_eq!(run(&mut state, 1.0), (false, vec![16.0, 0.0, 2.0]));
+    assert_eq!(run(&mut state, f32::INFINITY), (true, vec![8.0, 0.0, 2.0]));
+    assert_eq!(run(&mut state, f32::NAN), (true, vec![4.0, 0.0, 2.0]));
+    assert_eq!(run(&mut state, 1.0), (false, vec![4.0, 1.0, 3.0]));
 }

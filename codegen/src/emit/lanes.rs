@@ -19,6 +19,12 @@ use crate::vector::{Access, Body, Instr};
 /// Up to this many elements and instructions, a loop of known extent is written out.
 const WRITTEN_OUT: i64 = 64;
 
+/// A piece of more instructions than this waits for its own results, for the processor does not look so far ahead.
+const LONG: usize = 20;
+
+/// How many of those are done side by side.
+const COPIES: i64 = 2;
+
 /// One piece of a vector loop: a number of lanes that one set of instructions works on.
 struct Piece<'b, 'k> {
     body: &'b Body<'k>,
@@ -48,6 +54,12 @@ impl<'k> Emitter<'k> {
             self.whole_pieces(&body, end, step, widest, Some(done), block)?;
         } else if count as usize > registers::WRITTEN_OUT {
             return self.error(format!("a vector loop of {count} lanes over a register buffer"));
+        }
+        let side_by_side = widest * COPIES;
+        while body.instrs.len() > LONG && count - done >= side_by_side {
+            let firsts = (done..done + side_by_side).step_by(widest as usize);
+            self.pieces(&body, widest as usize, firsts.map(|offset| Binding { base: None, offset }))?;
+            done += side_by_side;
         }
         while done < count {
             let left = (count - done).min(widest);
@@ -83,9 +95,8 @@ impl<'k> Emitter<'k> {
         self.open_loop(zero, whole, step, None, block)?;
         self.uniforms(body)?;
         let iv = self.loop_region().iv;
-        for at in (0..step).step_by(widest as usize) {
-            self.piece(body, widest as usize, Binding { base: Some(iv), offset: at })?;
-        }
+        let firsts = (0..step).step_by(widest as usize).map(|offset| Binding { base: Some(iv), offset });
+        self.pieces(body, widest as usize, firsts)?;
         self.close_loop();
         self.open_loop(whole, count, 1, None, block)?;
         let iv = self.loop_region().iv;
@@ -107,10 +118,28 @@ impl<'k> Emitter<'k> {
         let zero = self.int(0);
         self.open_loop(zero, end, step, known, block)?;
         let iv = self.loop_region().iv;
-        for at in (0..step).step_by(lanes as usize) {
-            self.piece(body, lanes as usize, Binding { base: Some(iv), offset: at })?;
-        }
+        let firsts = (0..step).step_by(lanes as usize).map(|offset| Binding { base: Some(iv), offset });
+        self.pieces(body, lanes as usize, firsts)?;
         self.close_loop();
+        Ok(())
+    }
+
+    /// Several pieces, side by side if each is a long chain of instructions.
+    fn pieces(
+        &mut self,
+        body: &Body<'k>,
+        lanes: usize,
+        firsts: impl Iterator<Item = Binding>,
+    ) -> Result<(), Error> {
+        let block = self.top().block;
+        let mut starts = Vec::new();
+        for first in firsts {
+            starts.push(self.func.blocks[block].insts.len());
+            self.piece(body, lanes, first)?;
+        }
+        if body.instrs.len() > LONG && self.top().block == block {
+            self.func.interleave(block, &starts);
+        }
         Ok(())
     }
 
@@ -480,11 +509,11 @@ impl<'k> Emitter<'k> {
     }
 }
 
-/// How many copies of a piece one iteration holds: enough that counting and jumping do not show.
+/// How many copies of a piece one iteration holds: enough that counting and jumping do not show, and that the processor has
+/// another to go on with while it waits for one's results.
 fn copies(body: &Body<'_>) -> i64 {
     match body.instrs.len() {
         0..=6 => 4,
-        7..=20 => 2,
-        _ => 1,
+        _ => COPIES,
     }
 }

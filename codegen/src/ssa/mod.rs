@@ -12,7 +12,7 @@ mod text;
 mod types;
 
 use cranelift_entity::packed_option::PackedOption;
-use cranelift_entity::{EntityRef, PrimaryMap, entity_impl};
+use cranelift_entity::{EntityRef, EntitySet, PrimaryMap, entity_impl};
 use smallvec::SmallVec;
 
 pub use self::types::{Element, Type};
@@ -322,6 +322,34 @@ impl Function {
         let inst =
             self.insts.push(InstData { op, args: SmallVec::from_slice(args), result: None, line: self.line });
         self.blocks[block].insts.push(inst);
+    }
+
+    /// Reorders the instructions at a block's end, which are stretches that begin at `starts`: the first of each, the second
+    /// of each, and so on, so that a processor works on all of them at a time. A stretch may use values of those before
+    /// it, and does not care when they write to memory.
+    pub fn interleave(&mut self, block: Block, starts: &[usize]) {
+        let Some(&first) = starts.first() else { return };
+        let tail = self.blocks[block].insts.split_off(first);
+        let ends = starts[1..].iter().copied().chain([first + tail.len()]);
+        let mut stretches: Vec<&[Inst]> =
+            starts.iter().zip(ends).map(|(&start, end)| &tail[start - first..end - first]).collect();
+        let mut waiting: EntitySet<Value> = EntitySet::new();
+        tail.iter().filter_map(|&inst| self.insts[inst].result).for_each(|value| _ = waiting.insert(value));
+        let mut order = Vec::with_capacity(tail.len());
+        while stretches.iter().any(|stretch| !stretch.is_empty()) {
+            for at in 0..stretches.len() {
+                let Some((&inst, rest)) = stretches[at].split_first() else { continue };
+                let data = &self.insts[inst];
+                // The first stretch waits for none, so each round moves on.
+                if data.args.iter().any(|&arg| waiting.contains(arg)) {
+                    continue;
+                }
+                data.result.map(|result| waiting.remove(result));
+                order.push(inst);
+                stretches[at] = rest;
+            }
+        }
+        self.blocks[block].insts.append(&mut order);
     }
 
     /// Ends a block.

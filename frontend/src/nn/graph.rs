@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::graph::{Def, late_operands};
-use windlass_ir::{Builder, Error, Graph, Op, Tensor, TensorType, Value, ops};
+use windlass_ir::{Builder, DType, Error, Graph, Op, Tensor, TensorType, Value, ops};
 
 use super::initializers::Initializer;
 use super::layers::batch_normalized;
@@ -56,7 +56,11 @@ impl GraphBody {
             map[value] = Some(b.input(&name, ty.clone()));
             let (initializer, trainable) =
                 (Initializer::Tensor(constant.value.clone()), !statistics.contains(&value));
-            let arithmetic = ty.dtype;
+            // What a step changes of a parameter, its own last bit may not show.
+            let arithmetic = match ty.dtype {
+                DType::F16 | DType::BF16 if trainable => DType::F32,
+                dtype => dtype,
+            };
             variables.push(Variable { name, ty, arithmetic, initializer, trainable });
         }
         for (_, data) in graph.nodes() {
@@ -105,7 +109,8 @@ impl GraphBody {
     pub fn apply(&self, net: &mut Net, ins: &[Value]) -> Result<Vec<Value>, Error> {
         let mut values = ins.to_vec();
         for weight in &self.weights {
-            values.push(net.add_variable(weight.clone())?);
+            let wide = net.add_variable(weight.clone())?;
+            values.push(net.builder().cast(wide, weight.ty.dtype)?);
         }
         let types: Vec<TensorType> = values.iter().map(|&value| net.ty(value).clone()).collect();
         let bound = self.graph.with_input_types(&types)?;

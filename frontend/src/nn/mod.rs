@@ -53,7 +53,7 @@ pub use initializers::Initializer;
 pub use losses::{Loss, Mask, WeightedMean};
 pub use named::NameError;
 pub use net::{Built, Net, Variable};
-pub use optimizers::{Clip, Convention, Decay, Optimizer, Rule};
+pub use optimizers::{Clip, Convention, Decay, LossScale, Optimizer, Rule};
 pub use private::{DpSgd, Microbatch, Noise};
 pub use regularizers::Regularizer;
 pub use schedules::Schedule;

@@ -10,9 +10,10 @@ use windlass_ir::{Builder, Error, ScalarFn, TensorType, Value, vmap_into};
 
 use super::initializers::Random;
 use super::net::Built;
+use super::optimizers::LossScale;
 use super::per_example::PerExample;
 use super::random::normals;
-use super::step::{Differentiated, Step, Training, flows, or_zeros, step_input, trained};
+use super::step::{Differentiated, Step, Training, flows, number_input, or_zeros, trained};
 
 /// How gradients are clipped and hidden.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,6 +127,9 @@ impl Training {
 
     /// The step on so many microbatches like the one given.
     fn private_step(&self, privacy: &DpSgd, one: Microbatch, parts: usize) -> Result<Step, Error> {
+        if self.optimizer.loss_scale != LossScale::None {
+            return Err(refused("what is clipped and hidden is not scaled: a loss scale".to_string()));
+        }
         let Microbatch { net, prediction, truth, weights } = one;
         let Built { builder: mut b, variables, wide, updates, penalties, .. } = net;
         let trained = trained(&variables);
@@ -195,7 +199,7 @@ impl Training {
             }
             own_values.push(b.broadcast(value, &shape)?);
         }
-        let step = step_input(&mut b);
+        let step = number_input(&mut b, "step");
         let names: Vec<String> = trained.iter().map(|&i| variables[i].name.clone()).collect();
         let parameters: Vec<Value> = trained.iter().map(|&i| wide[i]).collect();
         let noise = privacy.noise(&mut b, (&names, &parameters), step)?;
@@ -223,7 +227,7 @@ impl Training {
         let net = Built { builder: b, variables, values, wide, updates, penalties: Vec::new() };
         let gradients = gradients.into_iter().map(Some).collect();
         let results = &[("prediction", prediction)];
-        self.optimizer.updated(Differentiated { net, step, loss, results, gradients })
+        self.optimizer.updated(Differentiated { net, step, shared: Vec::new(), loss, results, gradients })
     }
 }
 

@@ -87,6 +87,9 @@ impl State {
                 slots.push((name, TensorType::new(*arithmetic, ty.dims.clone()), optimizer.initial()));
             }
         }
+        for (slot, initial) in optimizer.shared_slots() {
+            slots.push((free_name(&mut names, slot), TensorType::fixed(DType::F64, &[]), initial));
+        }
         let step = free_name(&mut names, "step");
         slots.push((step, TensorType::fixed(DType::F64, &[]), 0.0));
         State { variables, slots }
@@ -125,6 +128,8 @@ pub(super) struct Differentiated<'r> {
     pub net: Built,
     /// The number of steps done.
     pub step: Value,
+    /// What the optimizer keeps for all parameters together.
+    pub shared: Vec<Value>,
     pub loss: Value,
     /// What the graph gives too.
     pub results: &'r [(&'r str, Value)],
@@ -137,10 +142,10 @@ pub(super) fn trained(variables: &[Variable]) -> Vec<usize> {
     (0..variables.len()).filter(|&i| variables[i].trainable).collect()
 }
 
-/// The number of steps done, as an input.
-pub(super) fn step_input(b: &mut Builder) -> Value {
+/// A number that is kept, as the number of steps done, as an input.
+pub(super) fn number_input(b: &mut Builder, name: &str) -> Value {
     let mut taken: BTreeSet<String> = b.graph().inputs().iter().map(|(name, _)| name.clone()).collect();
-    let name = free_name(&mut taken, "step");
+    let name = free_name(&mut taken, name);
     b.input(&name, TensorType::fixed(DType::F64, &[]))
 }
 
@@ -186,14 +191,27 @@ impl Optimizer {
             loss = b.map(ScalarFn::Add, &[loss, penalty])?;
         }
         let parameters: Vec<Value> = trained(&net.variables).iter().map(|&i| net.wide[i]).collect();
-        let gradients = flows(b, loss, &parameters)?;
-        let step = step_input(b);
-        self.updated(Differentiated { net, step, loss, results, gradients })
+        let shared: Vec<Value> = self.shared_slots().iter().map(|(name, _)| number_input(b, name)).collect();
+        let gradients = match self.loss_scale.factor(b, &shared) {
+            None => flows(b, loss, &parameters)?,
+            Some(factor) => {
+                let seed = b.cast(factor, b.ty(loss).dtype)?;
+                let flows = gradients(b, &[(loss, seed)], &parameters)?;
+                let unscaled = |b: &mut Builder, flow: Value| {
+                    let factor = b.cast(factor, b.ty(flow).dtype)?;
+                    b.map(ScalarFn::Div, &[flow, factor])
+                };
+                let flows = flows.into_iter().map(|flow| flow.map(|flow| unscaled(b, flow)).transpose());
+                flows.collect::<Result<_, _>>()?
+            }
+        };
+        let step = number_input(b, "step");
+        self.updated(Differentiated { net, step, shared, loss, results, gradients })
     }
 
     /// The step that follows gradients. What the loss does not depend on stays, but for its decay.
     pub(super) fn updated(&self, differentiated: Differentiated<'_>) -> Result<Step, Error> {
-        let Differentiated { net, step, loss, results, gradients: flows } = differentiated;
+        let Differentiated { net, step, shared, loss, results, gradients: flows } = differentiated;
         let Built { builder: mut b, variables, values, wide, updates, penalties: _ } = net;
         let trained = trained(&variables);
         let parameters: Vec<Value> = trained.iter().map(|&i| wide[i]).collect();
@@ -207,8 +225,8 @@ impl Optimizer {
         let state = State::new(variables, self);
         let mut taken: BTreeSet<String> = b.graph().inputs().iter().map(|(name, _)| name.clone()).collect();
         let mut slots: Vec<Value> = Vec::new();
-        // The last is the number of steps.
-        for (name, ty, _) in &state.slots[..state.slots.len() - 1] {
+        // The last are the shared ones and the number of steps.
+        for (name, ty, _) in &state.slots[..state.slots.len() - 1 - shared.len()] {
             slots.push(b.input(&free_name(&mut taken, name), ty.clone()));
         }
         b.set_name(Some("optimizer".into()));
@@ -224,7 +242,19 @@ impl Optimizer {
         let one = b.scalar(DType::F64, 1.0);
         let next_step = b.map(ScalarFn::Add, &[step, one])?;
         kept.extend(next_slots);
-        kept.push(next_step);
+        let order: Vec<Value> = values.iter().chain(&slots).chain(&shared).chain([&step]).copied().collect();
+        match self.loss_scale.follow(&mut b, &gradients, &shared)? {
+            None => kept.extend(shared.iter().copied().chain([next_step])),
+            Some((finite, next_shared)) => {
+                kept.extend(&shared);
+                kept.push(next_step);
+                for (next, &old) in kept.iter_mut().zip(&order).filter(|(next, old)| next != old) {
+                    *next = b.map(ScalarFn::Select, &[finite, *next, old])?;
+                }
+                let before = kept.len() - 1 - shared.len();
+                kept[before..][..shared.len()].copy_from_slice(&next_shared);
+            }
+        }
         let mut taken: BTreeSet<String> = results.iter().map(|(name, _)| name.to_string()).collect();
         b.output(&free_name(&mut taken, "loss"), loss);
         for (name, value) in results {
@@ -233,7 +263,6 @@ impl Optimizer {
         for ((name, _), &value) in state.tensors().zip(&kept) {
             b.output(&free_name(&mut taken, &format!("next.{name}")), value);
         }
-        let order: Vec<Value> = values.iter().chain(&slots).chain([&step]).copied().collect();
         Ok(Step { graph: reordered(b, &order)?, state, unused })
     }
 }

@@ -5,6 +5,9 @@
 //! other operands are packed at each run, where the reuse pays for it. The contraction's index map
 //! changes accordingly, and nothing else needs to know.
 //!
+//! A left operand whose steps are whole pages apart is laid out anew too, step behind step: in a cache, numbers that far
+//! apart push each other out.
+//!
 //! A constant whose rows a single row of the left operand meets from the first element to the last is read best as it
 //! is. It is copied all the same: large pages of memory are read faster than the small ones of a file.
 
@@ -33,6 +36,15 @@ const VECTOR_BYTES: usize = 32;
 /// Rows that read a strided operand again before packing it while running pays.
 const ROWS_TO_TRANSPOSE: usize = 4;
 
+/// Bytes between steps that are in each other's way in a cache, or a multiple of them.
+const PAGE: usize = 4096;
+
+/// So many of them do not stay there.
+const STEPS_IN_THE_WAY: usize = 128;
+
+/// Columns that read a left operand again before laying it out while running pays.
+const COLUMNS_TO_TRANSPOSE: usize = 128;
+
 /// Packs where it pays, and counts the arithmetic of contractions.
 pub fn pack(units: &mut Units, machine: &Machine) {
     let known = known_bufs(units);
@@ -44,13 +56,19 @@ pub fn pack(units: &mut Units, machine: &Machine) {
         _ => None,
     });
     for (mut unit, contraction) in std::mem::take(&mut units.units).into_iter().zip(contractions) {
-        if let Some(nest) = contraction {
+        if let Some(mut nest) = contraction {
             unit.flops += contraction_flops(&nest);
             let compact = compact::plan(&nest, &unit, units, &result, &known, machine);
             if let Some(compact) = compact.filter(|_| !known[unit.outs[0]]) {
                 result.extend(compact.apply(&nest, &mut unit, units));
                 result.push(unit);
                 continue;
+            }
+            if let Some(packing) = plan_rows(&nest) {
+                result.extend(apply(&nest, &mut unit, packing, units, UnitWork::Nest));
+                if let UnitWork::Nest(changed) = &unit.work {
+                    nest = merge_loops(split_loops(flatten_operands(changed)));
+                }
             }
             match plan(&nest, &unit, units, &known, machine) {
                 Some(Layout::InOrder(operand)) => {
@@ -163,6 +181,31 @@ fn plan(
             Layout::Panels(Packing { factor, operand: *operand, lane, lanes, batch, steps: steps.clone() })
         }
     })
+}
+
+/// The left operand, if its steps are in each other's way: it becomes rows of steps.
+fn plan_rows(nest: &Nest) -> Option<Packing> {
+    let contraction = as_contraction(nest)?;
+    let free = free_vars(nest);
+    let columns = nest.domain.last()?;
+    let factor = contraction.factors.into_iter().find(|f| !free[*f].contains(columns))?;
+    let Expr::Load { operand, index, guards } = nest.expr(factor) else { return None };
+    let Expr::Reduce { vars: steps, .. } = nest.expr(contraction.reduce) else { return None };
+    let is_read = |v: &Val| matches!(nest.expr(*v), Expr::Load { operand: o, .. } if o == operand);
+    let once = nest.needed(&nest.roots).into_iter().filter(is_read).count() == 1;
+    let apart = |var: &Var| index[0].coefficient(*var).map(|step| step.unsigned_abs() as usize);
+    let rows: Vec<Var> = nest.domain.iter().copied().filter(|v| free[factor].contains(v)).collect();
+    let affine = index[0].values().is_empty() && rows.iter().chain(steps).all(|var| apart(var).is_some());
+    let last = steps.last()?;
+    let pages = apart(last)? * nest.dtype(factor).size();
+    let in_the_way = pages > 0 && pages.is_multiple_of(PAGE) && last.extent >= STEPS_IN_THE_WAY;
+    let lane = *rows.iter().find(|var| apart(var) == Some(1))?;
+    let others: usize = nest.domain.iter().filter(|v| !rows.contains(v)).map(|v| v.extent).product();
+    if !(once && affine && guards.is_empty() && in_the_way && others >= COLUMNS_TO_TRANSPOSE) {
+        return None;
+    }
+    let batch = rows.into_iter().filter(|var| *var != lane).collect();
+    Some(Packing { factor, operand: *operand, lane, lanes: 1, batch, steps: steps.clone() })
 }
 
 /// Reads a constant from memory of its own, whose pages are large, rather than from where the model has it.

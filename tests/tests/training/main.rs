@@ -15,7 +15,7 @@ use windlass_frontend::nn::layers::{
     LayerNormalization, Lstm, MultiHeadAttention, Padding, Pooling, SelfAttention, SimpleRnn,
 };
 use windlass_frontend::nn::{
-    Clip, Convention, Decay, Loss, Net, Optimizer, Rule, Schedule, Step, Training, WeightedMean,
+    Clip, Convention, Decay, Loss, LossScale, Net, Optimizer, Rule, Schedule, Step, Training, WeightedMean,
 };
 use windlass_ir::{Error, ScalarFn, Value, gradients, ops};
 
@@ -123,7 +123,7 @@ fn optimizer(golden: &Golden) -> Optimizer {
         Some(bound) => Clip::GlobalNorm(bound),
         None => Clip::None,
     };
-    Optimizer { rule, learning_rate, decay, clip, convention }
+    Optimizer { rule, learning_rate, decay, clip, convention, loss_scale: LossScale::None }
 }
 
 fn loss(golden: &Golden) -> Loss {

@@ -72,7 +72,7 @@ pub use private::{PrivateFit, PrivateHistory};
 pub use prune::MagnitudePruning;
 pub use run::Evaluation;
 pub use windlass_frontend::nn::{
-    Built, Clip, Convention, Decay, DpSgd, GraphBody, Initializer, Loss, Mask, Microbatch, NameError, Net,
-    Noise, Optimizer, Regularizer, Rule, Schedule, State, Step, Training, Variable, WeightedMean, accountant,
-    initializers, layers, losses, optimizers, schedules,
+    Built, Clip, Convention, Decay, DpSgd, GraphBody, Initializer, Loss, LossScale, Mask, Microbatch,
+    NameError, Net, Noise, Optimizer, Regularizer, Rule, Schedule, State, Step, Training, Variable,
+    WeightedMean, accountant, initializers, layers, losses, optimizers, schedules,
 };

@@ -28,6 +28,7 @@ use windlass_ir::loops::{Expr, Kernel, Nest, Val, Var};
 
 pub use emit::Emit;
 
+use self::contraction::as_product;
 use crate::lower::formula::{flatten_operands, free_vars, merge_loops, point_cost, split_loops};
 use crate::lower::margins::Margins;
 
@@ -89,7 +90,12 @@ const PARALLEL_ITERATIONS: usize = 16;
 /// The form of a nest that is scheduled: operands flat, loops merged. Nests with one such form have one
 /// kernel.
 pub fn normalize(nest: &Nest) -> Nest {
-    merge_loops(split_loops(flatten_operands(nest)))
+    let nest = flatten_operands(nest);
+    // The panels of a packed operand stay one variable with their lanes: blocks are made of them.
+    match as_product(&nest) {
+        Some(_) => merge_loops(nest),
+        None => merge_loops(split_loops(nest)),
+    }
 }
 
 /// The loops for a normalized formula, whose result may stand inside a padded array.

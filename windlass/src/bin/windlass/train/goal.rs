@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use windlass::nn::{Clip, Decay, Loss, Optimizer, OutputLoss, Schedule};
+use windlass::nn::{Clip, Decay, Loss, LossScale, Optimizer, OutputLoss, Schedule};
 
 use crate::failure::Failure;
 
@@ -37,6 +37,18 @@ pub struct GoalArgs {
     /// Draw weights to 0 by this part of the rate at each step, apart from the optimizer's rule
     #[arg(long, value_name = "DECAY")]
     weight_decay: Option<f64>,
+    /// Differentiate a multiple of the loss, so that small gradients of models in f16 are not 0: a number, or `dynamic`
+    #[arg(long, value_name = "FACTOR", value_parser = parse_loss_scale, default_value = "none")]
+    loss_scale: LossScale,
+}
+
+fn parse_loss_scale(text: &str) -> Result<LossScale, String> {
+    match (text, text.parse::<f64>()) {
+        ("none", _) => Ok(LossScale::None),
+        ("dynamic", _) => Ok(LossScale::dynamic()),
+        (_, Ok(factor)) if factor.is_finite() && factor > 0.0 => Ok(LossScale::Fixed(factor)),
+        _ => Err("not `none`, `dynamic` or a number above 0".to_string()),
+    }
 }
 
 impl GoalArgs {
@@ -102,6 +114,7 @@ impl GoalArgs {
             (None, Some(bound)) => Clip::Value(bound),
             (None, None) => Clip::None,
         };
+        optimizer.loss_scale = self.loss_scale;
         if let Some(decay) = self.weight_decay {
             if !(decay.is_finite() && decay >= 0.0) {
                 return Err(Failure::Usage("--weight-decay: a number from 0 on is expected".to_string()));
@@ -122,6 +135,7 @@ impl GoalArgs {
             ("--clip-norm", number(self.clip_norm)),
             ("--clip-value", number(self.clip_value)),
             ("--weight-decay", number(self.weight_decay)),
+            ("--loss-scale", format!("{:?}", self.loss_scale)),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_string(), value))

@@ -51,7 +51,8 @@ pub fn streamed(nest: &Nest, lane: Var, machine: &Machine) -> Vec<Val> {
             Expr::Load { operand, index, guards } => {
                 let len: usize = nest.operands[*operand as usize].shape.iter().product();
                 let is_large = len * nest.dtype(val).size() > machine.block_bytes;
-                if is_large && guards.is_empty() && index[0].coefficient(lane) == Some(1) {
+                let known = guards.is_empty() && index[0].values().is_empty();
+                if is_large && known && index[0].coefficient(lane) == Some(1) {
                     found.push(val);
                 }
             }

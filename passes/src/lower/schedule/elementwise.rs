@@ -3,7 +3,7 @@
 use windlass_ir::loops::{Expr, Guard, Index, LoopKind, Nest, Var};
 
 use super::ahead::LINE;
-use super::{Emit, parallel_first};
+use super::{Emit, PARALLEL_ITERATIONS, parallel_first};
 
 /// Elements of one parallel iteration of a one-dimensional domain.
 const CHUNK: usize = 8192;
@@ -24,8 +24,8 @@ pub fn schedule(emit: &mut Emit<'_>) {
     if large && outer.is_empty() && lane.extent >= 2 * CHUNK {
         return in_chunks(emit);
     }
-    if let Some(along) = contiguous(nest, lane) {
-        return in_tiles(emit, lane, along);
+    if let Some((along, line)) = contiguous(nest, lane) {
+        return in_tiles(emit, lane, along, line);
     }
     let outer = if large { parallel_first(outer.to_vec()) } else { outer.to_vec() };
     let parallel = large && !outer.is_empty();
@@ -36,15 +36,16 @@ pub fn schedule(emit: &mut Emit<'_>) {
     });
 }
 
-/// The variable along which the largest operand is contiguous that has each lane in a line of its own.
-fn contiguous(nest: &Nest, lane: Var) -> Option<Var> {
+/// The variable along which the largest operand is contiguous that has each lane in a line of its own, and how many of its
+/// elements a line holds.
+fn contiguous(nest: &Nest, lane: Var) -> Option<(Var, usize)> {
     let transposed = |val| {
         let Expr::Load { operand, index, .. } = nest.expr(val) else { return None };
         let size = nest.dtype(val).size();
         let bytes = size * nest.operands[*operand as usize].shape.iter().product::<usize>();
         let apart = index[0].coefficient(lane)?.unsigned_abs() as usize * size;
         let along = nest.domain.iter().find(|&&var| index[0].coefficient(var) == Some(1))?;
-        (apart >= LINE && bytes > CACHED && along.extent > 1).then_some((bytes, *along))
+        (apart >= LINE && bytes > CACHED && along.extent > 1).then_some((bytes, (*along, LINE / size)))
     };
     let found = nest.needed(&nest.roots).into_iter().filter_map(transposed);
     found.max_by_key(|(bytes, _)| *bytes).map(|(_, along)| along)
@@ -52,35 +53,42 @@ fn contiguous(nest: &Nest, lane: Var) -> Option<Var> {
 
 /// Where lanes are far apart in an operand that is contiguous along another variable: a few lanes, all that one line of
 /// each holds, then the next lanes.
-fn in_tiles(emit: &mut Emit<'_>, lane: Var, along: Var) {
+fn in_tiles(emit: &mut Emit<'_>, lane: Var, along: Var, line: usize) {
     let nest = emit.nest;
     let roots = &nest.roots;
     let rest: Vec<Var> = nest.domain.iter().copied().filter(|var| ![lane, along].contains(var)).collect();
-    let shared = emit.is_shared();
-    let rest = if shared { parallel_first(rest) } else { rest };
-    let line = (LINE / nest.dtype(roots[0]).size().max(1)).max(1);
     let (within, across) = (emit.cuts(along, roots), emit.cuts(lane, roots));
-    let kind = match shared && rest.is_empty() && within.len() == 2 {
-        true => LoopKind::Parallel,
-        false => LoopKind::Serial,
+    let tile = |emit: &mut Emit<'_>, first: &Index, count: usize| {
+        for stretch in across.windows(2) {
+            in_pieces(emit, LoopKind::Serial, stretch, LINES, &mut |emit, start, lanes| {
+                let index = emit.enter(LoopKind::Serial, count);
+                emit.bind(along, first.add(&index));
+                emit.unswitch(roots, &mut |emit| {
+                    let index = emit.enter(LoopKind::Vector, lanes);
+                    emit.bind(lane, start.add(&index));
+                    emit.store_results();
+                    emit.leave();
+                });
+                emit.leave();
+            });
+        }
     };
+    let shared = emit.is_shared();
+    let most = rest.iter().map(|var| var.extent).max().unwrap_or(1);
+    let lines = along.extent.div_ceil(line);
+    if shared && most < PARALLEL_ITERATIONS && most < lines && within.len() == 2 {
+        return in_pieces(emit, LoopKind::Parallel, &within, line, &mut |emit, first, count| {
+            emit.over_all(&rest, false, roots, &mut |emit| {
+                emit.unswitch(roots, &mut |emit| tile(emit, first, count));
+            });
+        });
+    }
+    let rest = if shared { parallel_first(rest) } else { rest };
     emit.over_all(&rest, shared && !rest.is_empty(), roots, &mut |emit| {
         emit.unswitch(roots, &mut |emit| {
             for stretch in within.windows(2) {
-                in_pieces(emit, kind, stretch, line, &mut |emit, first, count| {
-                    for stretch in across.windows(2) {
-                        in_pieces(emit, LoopKind::Serial, stretch, LINES, &mut |emit, start, lanes| {
-                            let index = emit.enter(LoopKind::Serial, count);
-                            emit.bind(along, first.add(&index));
-                            emit.unswitch(roots, &mut |emit| {
-                                let index = emit.enter(LoopKind::Vector, lanes);
-                                emit.bind(lane, start.add(&index));
-                                emit.store_results();
-                                emit.leave();
-                            });
-                            emit.leave();
-                        });
-                    }
+                in_pieces(emit, LoopKind::Serial, stretch, line, &mut |emit, first, count| {
+                    tile(emit, first, count);
                 });
             }
         });

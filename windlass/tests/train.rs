@@ -85,7 +85,8 @@ fn what_is_written_is_the_model_with_other_weights() {
     let (out, history, curve) = (folder.text("out.onnx"), folder.text("h.json"), folder.text("curve.svg"));
     let files = ["-o", &out, "--history", &history, "--loss-curve", &curve];
     let more = ["--epochs=3", "--validation-split=0.2", "--freeze=conv*", "--class-weight=balanced"];
-    let output = run(on_digits(&[&files[..], &more[..]].concat()), 0);
+    let metrics = ["--metric", "f1", "--metric=recall:class=8", "--loss-scale=1024"];
+    let output = run(on_digits(&[&files[..], &more[..], &metrics[..]].concat()), 0);
     let lines: Vec<&str> = text(&output.stderr).lines().collect();
     assert_eq!(lines.len(), 4, "{lines:?}");
     assert!(lines[0].starts_with("epoch 1/3: loss 0.") && lines[0].contains(", val_loss 0."), "{lines:?}");
@@ -100,7 +101,7 @@ fn what_is_written_is_the_model_with_other_weights() {
         assert_eq!(before == after, name.starts_with("conv"), "{name}");
     }
     let history: serde_json::Value = serde_json::from_slice(&folder.bytes("h.json")).unwrap();
-    for column in ["loss", "accuracy", "validation_loss", "validation_accuracy"] {
+    for column in ["loss", "accuracy", "validation_loss", "validation_accuracy", "f1", "val_recall_8"] {
         assert_eq!(history[column].as_array().unwrap().len(), 3, "{column}");
     }
     assert!(history["loss"][2].as_f64() < history["loss"][0].as_f64());
@@ -294,6 +295,9 @@ fn what_is_wrong_is_said_before_any_work_is_done() {
             "there is no loss `nothing`; there are mean_squared_error, ",
         ),
         (2, &["-o", &out, "--optimizer", "adm"], "there is no optimizer `adm`; there are sgd, "),
+        (2, &["-o", &out, "--metric", "f2"], "there is no metric `f2`; there are accuracy, "),
+        (2, &["-o", &out, "--metric", "recall:class=a"], "option `class` of `recall` takes a whole number"),
+        (2, &["-o", &out, "--loss-scale", "0"], "not `none`, `dynamic` or a number above 0"),
         (2, &["-o", &out, "--schedule", "line"], "there is no schedule `line`; there are constant, "),
         (2, &["-o", &out, "--learning-rate", "nan"], "--learning-rate"),
         (2, &["-o", &out, "--freeze", "x*"], "the weights: conv1.weight, "),

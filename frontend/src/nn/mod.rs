@@ -51,7 +51,7 @@ mod step;
 pub use graph::GraphBody;
 pub use initializers::Initializer;
 pub use losses::{Loss, Mask, WeightedMean};
-pub use named::NameError;
+pub use named::{NameError, Spec};
 pub use net::{Built, Net, Variable};
 pub use optimizers::{Clip, Convention, Decay, LossScale, Optimizer, Rule};
 pub use private::{DpSgd, Microbatch, Noise};

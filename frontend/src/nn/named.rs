@@ -44,16 +44,19 @@ pub enum NameError {
     },
 }
 
-/// A name and its options, as they are asked for.
-struct Spec<'t> {
-    name: &'t str,
+/// A name and its options, as they are asked for: what is read of a text that names one of several things.
+#[derive(Clone, Debug)]
+pub struct Spec<'t> {
+    /// The name.
+    pub name: &'t str,
     given: Vec<(&'t str, Option<&'t str>)>,
     known: Vec<&'static str>,
     error: Option<NameError>,
 }
 
 impl<'t> Spec<'t> {
-    fn new(text: &'t str) -> Spec<'t> {
+    /// What a text says.
+    pub fn new(text: &'t str) -> Spec<'t> {
         let (name, options) = text.split_once(':').unwrap_or((text, ""));
         let given = options.split(',').filter(|option| !option.is_empty());
         let given = given.map(|option| match option.split_once('=') {
@@ -69,7 +72,7 @@ impl<'t> Spec<'t> {
     }
 
     /// The number of an option, or what it is if it is not given.
-    fn number(&mut self, option: &'static str, default: f64) -> f64 {
+    pub fn number(&mut self, option: &'static str, default: f64) -> f64 {
         self.known.push(option);
         let Some(&(_, value)) = self.given.iter().find(|(key, _)| *key == option) else { return default };
         let value = value.unwrap_or("");
@@ -82,8 +85,19 @@ impl<'t> Spec<'t> {
         }
     }
 
+    /// The whole number from 0 on of an option, if it is given.
+    pub fn count(&mut self, option: &'static str) -> Option<usize> {
+        self.known.push(option);
+        let value = self.given.iter().find(|(key, _)| *key == option)?.1.unwrap_or("");
+        let count = value.parse::<usize>().ok();
+        if count.is_none() {
+            self.wrong(option, "a whole number", value);
+        }
+        count
+    }
+
     /// Whether an option is switched on.
-    fn flag(&mut self, option: &'static str) -> bool {
+    pub fn flag(&mut self, option: &'static str) -> bool {
         self.known.push(option);
         match self.given.iter().find(|(key, _)| *key == option) {
             None | Some((_, Some("false"))) => false,
@@ -96,7 +110,7 @@ impl<'t> Spec<'t> {
     }
 
     /// What was named, unless an option is wrong.
-    fn finish<T>(mut self, named: T) -> Result<T, NameError> {
+    pub fn finish<T>(mut self, named: T) -> Result<T, NameError> {
         let unknown = self.given.iter().find(|(key, _)| !self.known.contains(key));
         match (unknown, self.error.take()) {
             (Some((option, _)), _) => {
@@ -108,7 +122,8 @@ impl<'t> Spec<'t> {
         }
     }
 
-    fn unknown<T>(self, kind: &'static str, known: &[&'static str]) -> Result<T, NameError> {
+    /// The error that the name is none of those known.
+    pub fn unknown<T>(self, kind: &'static str, known: &[&'static str]) -> Result<T, NameError> {
         Err(NameError::Unknown { kind, name: self.name.to_string(), known: known.to_vec() })
     }
 }

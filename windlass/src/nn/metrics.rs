@@ -17,7 +17,9 @@
 //! assert_eq!(matrix.recall(Of::Class(2)), 2.0 / 3.0);
 //! ```
 
-use windlass_frontend::nn::{Loss, Mask};
+use std::str::FromStr;
+
+use windlass_frontend::nn::{Loss, Mask, NameError, Spec};
 use windlass_ir::Tensor;
 
 use super::confusion::ConfusionMatrix;
@@ -76,6 +78,42 @@ impl Metric {
             Metric::RootMeanSquaredError => "root_mean_squared_error".to_string(),
             Metric::MeanAbsoluteError => "mean_absolute_error".to_string(),
         }
+    }
+}
+
+impl Metric {
+    /// The names of all metrics.
+    pub const NAMES: [&'static str; 8] = [
+        "accuracy",
+        "top_k_accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "auc",
+        "root_mean_squared_error",
+        "mean_absolute_error",
+    ];
+}
+
+impl FromStr for Metric {
+    type Err = NameError;
+
+    /// Keras's names (`rmse` and `mae` too); options are those of the variants: `top_k_accuracy:k=3`, `recall:class=1`.
+    fn from_str(text: &str) -> Result<Metric, NameError> {
+        let mut spec = Spec::new(text);
+        let of = |spec: &mut Spec<'_>| spec.count("class").map_or(Of::Macro, Of::Class);
+        let metric = match spec.name {
+            "accuracy" => Metric::Accuracy,
+            "top_k_accuracy" => Metric::TopKAccuracy(spec.count("k").unwrap_or(5)),
+            "precision" => Metric::Precision(of(&mut spec)),
+            "recall" => Metric::Recall(of(&mut spec)),
+            "f1" => Metric::F1(of(&mut spec)),
+            "auc" => Metric::Auc,
+            "root_mean_squared_error" | "rmse" => Metric::RootMeanSquaredError,
+            "mean_absolute_error" | "mae" => Metric::MeanAbsoluteError,
+            _ => return spec.unknown("metric", &Metric::NAMES),
+        };
+        spec.finish(metric)
     }
 }
 

@@ -16,7 +16,7 @@ use clap::Args;
 use windlass::Tensor;
 use windlass::files::write_whole;
 use windlass::nn::sampling::{balanced_class_weight, take};
-use windlass::nn::{Checkpoint, Examples, Fit, History, Model, Order};
+use windlass::nn::{Checkpoint, Examples, Fit, History, Metric, Model, Order};
 
 use self::arrays::{Arrays, Choice, parse_choice, parse_scale};
 use self::goal::GoalArgs;
@@ -56,6 +56,10 @@ pub struct Train {
     /// Multiply an input's array, of integers too, by a number such as 1/255
     #[arg(long = "scale", value_name = "NAME=FACTOR", value_parser = parse_scale)]
     scales: Vec<(String, f64)>,
+    /// What to report of predictions, besides: accuracy, top_k_accuracy:k=N, precision, recall or f1 (each of a class with
+    /// :class=N), auc, root_mean_squared_error or mean_absolute_error; may be repeated
+    #[arg(long = "metric", value_name = "NAME")]
+    metrics: Vec<Metric>,
     /// How often every example is seen, epochs before --resume included
     #[arg(long, value_name = "N", default_value_t = 1)]
     epochs: usize,
@@ -128,6 +132,7 @@ impl Train {
 
         let mut model = Model::new(network, self.seed, options)?;
         model.compile_outputs(optimizer, &losses)?;
+        model.set_metrics(self.metrics.iter().copied());
         let mut done = Checkpoint { settings: self.settings(), ..Checkpoint::default() };
         if let Some(path) = &self.resume {
             let found = model.load_checkpoint(path)?;

@@ -337,8 +337,8 @@ impl Function {
         tail.iter().filter_map(|&inst| self.insts[inst].result).for_each(|value| _ = waiting.insert(value));
         let mut order = Vec::with_capacity(tail.len());
         while stretches.iter().any(|stretch| !stretch.is_empty()) {
-            for at in 0..stretches.len() {
-                let Some((&inst, rest)) = stretches[at].split_first() else { continue };
+            for stretch in &mut stretches {
+                let Some((&inst, rest)) = stretch.split_first() else { continue };
                 let data = &self.insts[inst];
                 // The first stretch waits for none, so each round moves on.
                 if data.args.iter().any(|&arg| waiting.contains(arg)) {
@@ -346,7 +346,7 @@ impl Function {
                 }
                 data.result.map(|result| waiting.remove(result));
                 order.push(inst);
-                stretches[at] = rest;
+                *stretch = rest;
             }
         }
         self.blocks[block].insts.append(&mut order);
@@ -390,5 +390,27 @@ impl Function {
             Op::Extract(_) => self.ty(args[0]).lane(),
             _ => self.ty(args[0]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_take_turns_as_far_as_their_values_allow() {
+        let mut func = Function::default();
+        let block = func.block();
+        let x = func.param(block, Type::I64);
+        let mut add = |a: Value, b: Value| func.push(block, Op::Add, Type::I64, &[a, b]);
+        let before = add(x, x);
+        let a: Vec<Value> = vec![add(before, x), add(before, before)];
+        let last = add(a[0], a[1]);
+        // The second of these waits for the last one above.
+        let b = [add(x, before), add(last, x), add(x, x)];
+        func.interleave(block, &[1, 4]);
+        let results: Vec<Value> =
+            func.blocks[block].insts.iter().filter_map(|&inst| func.insts[inst].result).collect();
+        assert_eq!(results, [before, a[0], b[0], a[1], last, b[1], b[2]]);
     }
 }

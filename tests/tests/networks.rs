@@ -1,10 +1,13 @@
 //! Networks of several inputs and outputs, and networks that are graphs.
 
-use windlass::nn::layers::{Activation, Conv, Dense, Flatten, Layer, Pooling};
-use windlass::nn::{Fit, Loss, Model, Network, Optimizer, Order, OutputLoss, TrainingError};
+use windlass::nn::layers::{
+    Activation, Conv, Dense, Flatten, Layer, LayerNormalization, MultiHeadAttention, Pooling,
+    TransformerEncoder, add, concatenate,
+};
+use windlass::nn::{Fit, Loss, Model, Net, Network, Optimizer, Order, OutputLoss, TrainingError};
 use windlass::{Error, Limits, Options, Tensor, TensorType};
-use windlass_ir::text::parse_graph;
-use windlass_ir::{DType, ScalarFn};
+use windlass_ir::text::{parse_graph, print_graph};
+use windlass_ir::{DType, ScalarFn, Value, interpret};
 
 fn numbers(shape: &[usize], seed: usize) -> Tensor {
     Tensor::from_fn::<f32>(shape, |i| ((i * 31 + seed * 17) % 29) as f32 / 14.5 - 1.0)
@@ -175,4 +178,66 @@ fn graphs_without_rows_of_examples_are_refused() {
         "input `x` is f32[9, batch]: examples are taken along the first dimension, not along `batch`";
     assert_eq!(message("%x: f32[9, batch]"), expected);
     assert!(message("%x: f32[batch, 2]").starts_with("the graph has no weights"));
+}
+
+#[test]
+fn an_encoder_block_is_attention_and_dense_layers_beside_the_identity() {
+    let print = |body: &dyn Fn(&mut Net, Value) -> Result<Value, windlass_ir::Error>| {
+        let mut net = Net::new("block", DType::F32, true);
+        let x = net.input("x", TensorType::fixed(DType::F32, &[2, 5, 8]));
+        let y = body(&mut net, x).unwrap();
+        print_graph(&net.build().graph(&[("y", y)]).unwrap())
+    };
+    for normalize_first in [false, true] {
+        let block = TransformerEncoder::new(2, 16).named("b").activation(Activation::Gelu);
+        let block = block.normalize_first(normalize_first);
+        let found = print(&|net, x| block.apply(net, x));
+        let expected = print(&|net, x| {
+            let norm = |net: &mut Net, x, name: &str| {
+                LayerNormalization::default().named(name).epsilon(1e-5).apply(net, x)
+            };
+            let attention =
+                |net: &mut Net, x| MultiHeadAttention::new(2, 4).named("b.attention").apply(net, x);
+            let dense = |net: &mut Net, x| {
+                let inner = Dense::new(16).named("b.feedforward.intermediate").activation(Activation::Gelu);
+                let x = inner.apply(net, x)?;
+                Dense::new(8).named("b.feedforward.output").apply(net, x)
+            };
+            if normalize_first {
+                let y = norm(net, x, "b.attention.norm")?;
+                let y = attention(net, y)?;
+                let x = add(net, &[x, y])?;
+                let y = norm(net, x, "b.feedforward.norm")?;
+                let y = dense(net, y)?;
+                return add(net, &[x, y]);
+            }
+            let y = attention(net, x)?;
+            let sum = add(net, &[x, y])?;
+            let x = norm(net, sum, "b.attention.norm")?;
+            let y = dense(net, x)?;
+            let sum = add(net, &[x, y])?;
+            norm(net, sum, "b.feedforward.norm")
+        });
+        assert_eq!(found, expected);
+    }
+    let block = TransformerEncoder::new(2, 16).dropout(0.1);
+    let mut model = Model::new(Network::sequential(&[5, 8]).add(block), 1, Options::default()).unwrap();
+    assert_eq!(model.variables().map(|(_, value)| value.len()).sum::<usize>(), 288 + 32 + 280 + 2);
+    model.compile(Optimizer::adam(0.01), Loss::MeanSquaredError);
+    let (x, y) = (numbers(&[16, 5, 8], 1), numbers(&[16, 5, 8], 2));
+    let history = model.fit(&x, &y, &Fit { epochs: 10, ..Fit::default() }).unwrap();
+    assert!(history.loss[9] < 0.9 * history.loss[0], "{:?}", history.loss);
+}
+
+#[test]
+fn branches_are_joined() {
+    let mut net = Net::new("branches", DType::F32, true);
+    let x = net.input("x", TensorType::fixed(DType::F32, &[2, 3]));
+    let sum = add(&mut net, &[x, x, x]).unwrap();
+    assert_eq!(add(&mut net, &[x]).unwrap(), x);
+    assert!(add(&mut net, &[]).is_err());
+    let y = concatenate(&mut net, &[x, sum], -1).unwrap();
+    let graph = net.build().graph(&[("y", y)]).unwrap();
+    let found = interpret(&graph, &[Tensor::new(&[2, 3], &[1f32, 2.0, 3.0, 4.0, 5.0, 6.0])]).unwrap();
+    assert_eq!(found[0].to_f64s(), [1.0, 2.0, 3.0, 3.0, 6.0, 9.0, 4.0, 5.0, 6.0, 12.0, 15.0, 18.0]);
 }

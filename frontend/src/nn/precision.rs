@@ -4,7 +4,7 @@
 //! move. So it is rounded up or down at random, in proportion to how near either is, and moves as far as it should on
 //! average (Gupta et al., "Deep Learning with Limited Numerical Precision", 2015). Gradients and what the optimizer keeps
 //! have all their bits; those of a network that computes in f16 itself want a
-//! [loss scale](super::optimizers::LossScale).
+//! [loss scale](super::LossScale).
 
 use windlass_ir::ops::{Iota, Reshape};
 use windlass_ir::{Builder, DType, Error, ScalarFn, Tensor, Value};

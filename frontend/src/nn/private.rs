@@ -9,8 +9,8 @@ use windlass_ir::ops::Slice;
 use windlass_ir::{Builder, Error, ScalarFn, TensorType, Value, vmap_into};
 
 use super::initializers::Random;
+use super::loss_scale::LossScale;
 use super::net::Built;
-use super::optimizers::LossScale;
 use super::per_example::PerExample;
 use super::random::normals;
 use super::step::{Differentiated, Step, Training, flows, number_input, or_zeros, trained};

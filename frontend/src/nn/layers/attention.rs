@@ -37,7 +37,7 @@ impl SelfAttention {
 }
 
 /// A layer's part: its own name, or that of the layer and the part.
-fn part(layer: &str, part: &str) -> String {
+pub(super) fn part(layer: &str, part: &str) -> String {
     if layer.is_empty() { part.to_string() } else { format!("{layer}.{part}") }
 }
 

@@ -1,4 +1,4 @@
-//! Vector loops.
+//! What one piece of a vector loop is: instructions on vectors.
 //!
 //! A body's number of lanes is set by its widest element. A narrower value takes the low lanes of a
 //! vector of its own type, so that every instruction works on the type it is for; only conversions,
@@ -8,22 +8,13 @@
 use cranelift_entity::SecondaryMap;
 use cranelift_entity::packed_option::PackedOption;
 use smallvec::SmallVec;
-use windlass_ir::loops::{Block, Buffer, Guard, Index, Role, Val, Var};
+use windlass_ir::loops::{Buffer, Guard, Index, Role, Val};
 use windlass_ir::{DType, ScalarFn};
 
-use super::{Binding, Emitter, Number, registers};
+use super::{Binding, Emitter, Number};
 use crate::error::Error;
 use crate::ssa::{Condition, Op, Target, Type, Value};
 use crate::vector::{Access, Body, Instr};
-
-/// Up to this many elements and instructions, a loop of known extent is written out.
-const WRITTEN_OUT: i64 = 64;
-
-/// A piece of more instructions than this waits for its own results, for the processor does not look so far ahead.
-const LONG: usize = 20;
-
-/// How many of those are done side by side.
-const COPIES: i64 = 2;
 
 /// One piece of a vector loop: a number of lanes that one set of instructions works on.
 struct Piece<'b, 'k> {
@@ -35,117 +26,9 @@ struct Piece<'b, 'k> {
 }
 
 impl<'k> Emitter<'k> {
-    pub(super) fn vector_loop(&mut self, var: Var, extent: Number, block: &'k Block) -> Result<(), Error> {
-        let body = match Body::new(self.kernel, var, block) {
-            Ok(body) => body,
-            Err(message) => return self.error(message),
-        };
-        let widest = (self.machine.vector_bytes / body.widest) as i64;
-        let Number::Known(count) = extent else {
-            return self.counted_vector_loop(&body, extent, widest, block);
-        };
-        self.uniforms(&body)?;
-        let mut done = 0;
-        let step = widest * copies(&body);
-        let written_out = count.max((count + widest - 1) / widest * body.instrs.len() as i64);
-        if count >= 2 * step && written_out > WRITTEN_OUT && !body.uses_registers {
-            done = count - count % step;
-            let end = self.int(done);
-            self.whole_pieces(&body, end, step, widest, Some(done), block)?;
-        } else if count as usize > registers::WRITTEN_OUT {
-            return self.error(format!("a vector loop of {count} lanes over a register buffer"));
-        }
-        let side_by_side = widest * COPIES;
-        while body.instrs.len() > LONG && count - done >= side_by_side {
-            let firsts = (done..done + side_by_side).step_by(widest as usize);
-            self.pieces(&body, widest as usize, firsts.map(|offset| Binding { base: None, offset }))?;
-            done += side_by_side;
-        }
-        while done < count {
-            let left = (count - done).min(widest);
-            let lanes = 1i64 << (63 - left.leading_zeros());
-            let first = Binding { base: None, offset: done };
-            match lanes {
-                1 => {
-                    self.vars.insert(var.id, first);
-                    self.block(block)?;
-                }
-                _ => self.piece(&body, lanes as usize, first)?,
-            }
-            done += lanes;
-        }
-        Ok(())
-    }
-
-    /// A vector loop whose extent is known only when it runs: whole pieces, then one lane at a time.
-    fn counted_vector_loop(
-        &mut self,
-        body: &Body<'k>,
-        extent: Number,
-        widest: i64,
-        block: &'k Block,
-    ) -> Result<(), Error> {
-        let count = self.number(extent);
-        let step = widest * copies(body);
-        let mask = self.int(-step);
-        let region = self.hoisted(&[count]);
-        let whole = self.at(region, Op::And, &[count, mask]);
-        // With no iteration at all, what is the same for every lane may not be there to load.
-        let zero = self.int(0);
-        self.open_loop(zero, whole, step, None, block)?;
-        self.uniforms(body)?;
-        let iv = self.loop_region().iv;
-        let firsts = (0..step).step_by(widest as usize).map(|offset| Binding { base: Some(iv), offset });
-        self.pieces(body, widest as usize, firsts)?;
-        self.close_loop();
-        self.open_loop(whole, count, 1, None, block)?;
-        let iv = self.loop_region().iv;
-        self.vars.insert(body.lane.id, Binding { base: Some(iv), offset: 0 });
-        self.block(block)?;
-        self.close_loop();
-        Ok(())
-    }
-
-    fn whole_pieces(
-        &mut self,
-        body: &Body<'k>,
-        end: Value,
-        step: i64,
-        lanes: i64,
-        known: Option<i64>,
-        block: &'k Block,
-    ) -> Result<(), Error> {
-        let zero = self.int(0);
-        self.open_loop(zero, end, step, known, block)?;
-        let iv = self.loop_region().iv;
-        let firsts = (0..step).step_by(lanes as usize).map(|offset| Binding { base: Some(iv), offset });
-        self.pieces(body, lanes as usize, firsts)?;
-        self.close_loop();
-        Ok(())
-    }
-
-    /// Several pieces, side by side if each is a long chain of instructions.
-    fn pieces(
-        &mut self,
-        body: &Body<'k>,
-        lanes: usize,
-        firsts: impl Iterator<Item = Binding>,
-    ) -> Result<(), Error> {
-        let block = self.top().block;
-        let mut starts = Vec::new();
-        for first in firsts {
-            starts.push(self.func.blocks[block].insts.len());
-            self.piece(body, lanes, first)?;
-        }
-        if body.instrs.len() > LONG && self.top().block == block {
-            self.func.interleave(block, &starts);
-        }
-        Ok(())
-    }
-
     /// Computes what is the same in every lane, and spreads to vectors what lanes use of it: straight
     /// after its load, an instruction that loads and spreads can be chosen.
-    fn uniforms(&mut self, body: &Body<'k>) -> Result<(), Error> {
+    pub(super) fn uniforms(&mut self, body: &Body<'k>) -> Result<(), Error> {
         let outer = self.func.line;
         for (instr, stmt) in body.instrs.iter().zip(body.stmts) {
             self.enter(stmt);
@@ -165,7 +48,7 @@ impl<'k> Emitter<'k> {
         Ok(())
     }
 
-    fn piece(&mut self, body: &Body<'k>, lanes: usize, first: Binding) -> Result<(), Error> {
+    pub(super) fn piece(&mut self, body: &Body<'k>, lanes: usize, first: Binding) -> Result<(), Error> {
         self.vars.insert(body.lane.id, first);
         let mut piece = Piece { body, lanes, first, values: SecondaryMap::new() };
         let outer = self.func.line;
@@ -506,14 +389,5 @@ impl<'k> Emitter<'k> {
         }
         let result = f.result_type(&types).unwrap_or(dtype);
         Ok(self.scalars_to_lanes(result, &elements))
-    }
-}
-
-/// How many copies of a piece one iteration holds: enough that counting and jumping do not show, and that the processor has
-/// another to go on with while it waits for one's results.
-fn copies(body: &Body<'_>) -> i64 {
-    match body.instrs.len() {
-        0..=6 => 4,
-        _ => COPIES,
     }
 }

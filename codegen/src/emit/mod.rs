@@ -11,9 +11,9 @@
 //! - **Register tiles** ([`registers`]): register buffers are SSA values, whole vectors where they are
 //!   used as such, carried round loops as block parameters.
 //!
-//! Vector loops go through the [vector form](crate::vector) in [`lanes`]; the meaning of one scalar
-//! function on scalars is in [`scalar`], on vectors in [`vector_functions`]. [`lines`] knows, if it is asked for, which
-//! statement each instruction was written for.
+//! Vector loops go through the [vector form](crate::vector): [`vector_loops`] cuts them into pieces, and [`lanes`] writes
+//! each piece; the meaning of one scalar function on scalars is in [`scalar`], on vectors in [`vector_functions`]. [`lines`]
+//! knows, if it is asked for, which statement each instruction was written for.
 
 mod address;
 mod lanes;
@@ -22,6 +22,7 @@ mod region;
 mod registers;
 mod scalar;
 mod vector_functions;
+mod vector_loops;
 
 use cranelift_entity::SecondaryMap;
 use cranelift_entity::packed_option::PackedOption;

@@ -41,23 +41,25 @@ impl Ahead {
 /// The loads of what is done to finished reductions that come from memory, each element once: of operands that the second
 /// cache does not hold, of neighbours along the lanes.
 pub fn streamed(nest: &Nest, lane: Var, machine: &Machine) -> Vec<Val> {
+    let is_streamed = |&val: &Val| {
+        let Expr::Load { operand, index, guards } = nest.expr(val) else { return false };
+        let len: usize = nest.operands[*operand as usize].shape.iter().product();
+        let is_large = len * nest.dtype(val).size() > machine.block_bytes;
+        let known = guards.is_empty() && index[0].values().is_empty();
+        is_large && known && index[0].coefficient(lane) == Some(1)
+    };
+    after_reductions(nest).into_iter().filter(is_streamed).collect()
+}
+
+/// The expressions that make results from finished reductions.
+pub fn after_reductions(nest: &Nest) -> Vec<Val> {
     let (mut found, mut seen, mut left) = (Vec::new(), BTreeSet::new(), nest.roots.clone());
     while let Some(val) = left.pop() {
-        if !seen.insert(val) {
+        if matches!(nest.expr(val), Expr::Reduce { .. }) || !seen.insert(val) {
             continue;
         }
-        match nest.expr(val) {
-            Expr::Reduce { .. } => {}
-            Expr::Load { operand, index, guards } => {
-                let len: usize = nest.operands[*operand as usize].shape.iter().product();
-                let is_large = len * nest.dtype(val).size() > machine.block_bytes;
-                let known = guards.is_empty() && index[0].values().is_empty();
-                if is_large && known && index[0].coefficient(lane) == Some(1) {
-                    found.push(val);
-                }
-            }
-            expr => expr.visit_operands(&mut |operand| left.push(operand)),
-        }
+        found.push(val);
+        nest.expr(val).visit_operands(&mut |operand| left.push(operand));
     }
     found
 }

@@ -128,19 +128,10 @@ fn in_pieces<'n>(
 /// One dimension, cut into chunks for the threads.
 fn in_chunks(emit: &mut Emit<'_>) {
     let lane = emit.nest.domain[0];
-    let (whole, rest) = (lane.extent / CHUNK, lane.extent % CHUNK);
-    let chunk = emit.enter(LoopKind::Parallel, whole);
-    let lanes = |emit: &mut Emit<'_>, start: Index, count: usize| {
+    in_pieces(emit, LoopKind::Parallel, &[0, lane.extent], CHUNK, &mut |emit, start, count| {
         let index = emit.enter(LoopKind::Vector, count);
         emit.bind(lane, start.add(&index));
         emit.store_results();
         emit.leave();
-    };
-    lanes(emit, chunk.mul(CHUNK as i64), CHUNK);
-    if rest > 0 {
-        emit.enter_if(&[Guard::new(chunk.add_const(1 - whole as i64), 1)]);
-        lanes(emit, Index::constant((whole * CHUNK) as i64), rest);
-        emit.leave();
-    }
-    emit.leave();
+    });
 }

@@ -18,181 +18,20 @@
 //! only index maps differ. Each element is accumulated over the reduction's variables in ascending
 //! order, so the tile's shape does not show in the bits.
 
+mod plan;
+
 use std::collections::BTreeSet;
 
 use windlass_ir::ScalarFn;
 use windlass_ir::loops::{Buffer, Expr, Guard, Index, LoopKind, Nest, Val, Var};
 
+pub use self::plan::{FEW_LANES, Plan, plan, split_lane, tile_bytes};
 use super::ahead::{self, Ahead};
 use super::blocks::{Blocks, Footprint};
-use super::contraction::{Contraction, as_choice, as_product};
 use super::depth::{Depth, Part};
 use super::split::{Split, with_part};
 use super::{Emit, Machine, PARALLEL_ITERATIONS};
-use crate::lower::formula::{free_vars, own_cost};
-
-/// How a nest is tiled.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
-    /// The reductions, in order of dependency.
-    reductions: Vec<Val>,
-    /// The domain variable whose values are lanes.
-    lane: Var,
-    /// Domain variables whose values are rows of the tile, outermost first.
-    rows: Vec<Var>,
-    /// Domain variables outside the tile.
-    batch: Vec<Var>,
-    /// Domain variables that no reduction depends on.
-    inner: Vec<Var>,
-    /// The most rows of a tile.
-    tile_rows: usize,
-    /// The lanes of a tile.
-    lanes: usize,
-    /// The load of a product's packed operand.
-    packed: Option<Val>,
-    /// Whether operands may be read past the last lane, up to a whole tile.
-    padded: bool,
-    /// Whether a factor is made from integers at each step, for all rows of a tile and several steps at once.
-    computed: bool,
-    /// The innermost variable of the reduction, if it chooses how a factor is made.
-    choice: Option<Var>,
-    /// Loads of the epilogue that are asked for before the reduction.
-    streamed: Vec<Val>,
-}
-
-/// A variable of its own for lanes within a tile; no nest has as many variables.
-const LANE: u32 = u32::MAX;
-
-/// A load's index with the lane variable split into panel and lane.
-pub fn split_lane(index: &Index, lane: Var, lanes: usize) -> (Index, Var) {
-    let within = Var { id: LANE, extent: lanes };
-    let panel = Var { id: LANE - 1, extent: lane.extent.div_ceil(lanes) };
-    let split = Index::var(panel).mul(lanes as i64).add(&Index::var(within));
-    (index.substitute(&|v| (v == lane).then(|| split.clone())), within)
-}
-
-/// How to tile the nest, if its reductions can be computed in lanes along the last dimension.
-pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> {
-    let free = free_vars(nest);
-    let lane = *nest.domain.last()?;
-    let depends: Vec<Var> = reductions.iter().flat_map(|&r| free[r].iter().copied()).collect();
-    if !depends.contains(&lane) || reductions.iter().any(|&r| !free[r].contains(&lane)) {
-        return None;
-    }
-    let (contraction, computed) = as_product(nest).unzip();
-    let computed = computed.unwrap_or(false);
-    let choice = if computed { as_choice(nest, reductions[0]) } else { None };
-    let size = reductions.iter().map(|&r| nest.dtype(r).size()).max()?;
-    let vars_outside = |keep: &[Var]| -> Vec<Var> {
-        nest.domain.iter().copied().filter(|v| *v != lane && !keep.contains(v)).collect()
-    };
-    let inner: Vec<Var> = vars_outside(&depends);
-    // The factor that fewer rows share is the one held in vectors.
-    let reused = |factor: Val| vars_outside(&free[factor]);
-    let shared = match contraction {
-        Some(Contraction { factors, .. }) if inner.is_empty() => factors
-            .into_iter()
-            .filter(|f| free[*f].contains(&lane))
-            .max_by_key(|&f| reused(f).iter().map(|v| v.extent).product::<usize>()),
-        _ => None,
-    };
-    let rows = shared.map(reused).unwrap_or_default();
-    let row_count: usize = rows.iter().map(|v| v.extent).product();
-    let rows = if row_count > 1 { rows } else { Vec::new() };
-    let lanes = (tile_bytes(machine, row_count, reductions.len()) / size).max(1);
-    if !is_vector(nest, reductions, lane, lanes.min(lane.extent)) {
-        return None;
-    }
-    // Few lanes against a long contiguous reduction: rows with folded lanes use the vectors better.
-    if lane.extent < FEW_LANES && row_count < FEW_LANES {
-        return None;
-    }
-    let padded =
-        reductions.len() == 1 && lane.extent % lanes != 0 && may_pad(nest, reductions[0], lane, lanes);
-    let lanes = if padded { lanes } else { lanes.min(lane.extent) };
-    let in_rows: Vec<Var> = rows.iter().chain(&inner).copied().collect();
-    let batch = vars_outside(&in_rows);
-    let tile_rows = if rows.is_empty() { 1 } else { machine.tile_rows };
-    let packed = shared.filter(|&load| is_packed(nest, reductions[0], load, lane, lanes));
-    let is_streamed = machine.prefetches && inner.is_empty();
-    let streamed = if is_streamed { ahead::streamed(nest, lane, machine) } else { Vec::new() };
-    let reductions = reductions.to_vec();
-    Some(Plan {
-        reductions,
-        lane,
-        rows,
-        batch,
-        inner,
-        tile_rows,
-        lanes,
-        packed,
-        padded,
-        computed,
-        choice,
-        streamed,
-    })
-}
-
-/// Below this many lanes, and as many rows, a tile is not worth it.
-pub const FEW_LANES: usize = 4;
-
-/// Bytes of lanes in one row of a tile: the machine's for tiles of several rows; with a single row there
-/// is more room, shared by the reductions.
-pub fn tile_bytes(machine: &Machine, row_count: usize, reductions: usize) -> usize {
-    match (row_count, reductions) {
-        (0 | 1, 1) => 128,
-        (_, 1) => machine.tile_row_bytes,
-        (_, 2) => 64,
-        _ => 32,
-    }
-}
-
-/// Whether every load in the reductions reads neighbours, or the same element, along the lanes, and some
-/// load reads neighbours.
-fn is_vector(nest: &Nest, reductions: &[Val], lane: Var, lanes: usize) -> bool {
-    let free = free_vars(nest);
-    let mut some = false;
-    let every = nest.needed(reductions).into_iter().all(|val| match nest.expr(val) {
-        Expr::Load { index, .. } => {
-            let (index, within) = split_lane(&index[0], lane, lanes);
-            let gathered = index.values().iter().any(|v| free[*v].contains(&lane));
-            let step = if gathered { None } else { index.coefficient(within) };
-            some |= step == Some(1);
-            matches!(step, Some(0 | 1))
-        }
-        Expr::Reduce { .. } => reductions.contains(&val) || !free[val].contains(&lane),
-        Expr::Const(_) | Expr::Index(_) | Expr::Inside(_) | Expr::Apply(..) => true,
-    });
-    every && some
-}
-
-/// Whether a load reads the steps of the reduction one behind another, each as wide as a tile.
-fn is_packed(nest: &Nest, reduction: Val, load: Val, lane: Var, lanes: usize) -> bool {
-    let (Expr::Load { index, .. }, Expr::Reduce { vars, .. }) = (nest.expr(load), nest.expr(reduction))
-    else {
-        return false;
-    };
-    let (index, _) = split_lane(&index[0], lane, lanes);
-    let mut step = lanes;
-    vars.iter().rev().all(|&var| {
-        let follows = index.coefficient(var) == Some(step as i64);
-        step *= var.extent;
-        follows
-    })
-}
-
-/// Whether whole tiles may be accumulated although the last has lanes that are not stored: no load
-/// then leaves its operand.
-fn may_pad(nest: &Nest, reduction: Val, lane: Var, lanes: usize) -> bool {
-    nest.needed(&[reduction]).into_iter().all(|val| match nest.expr(val) {
-        Expr::Load { operand, index, guards } => {
-            let len: usize = nest.operands[*operand as usize].shape.iter().product();
-            let (index, _) = split_lane(&index[0], lane, lanes);
-            guards.is_empty() && index.values().is_empty() && index.is_within(len)
-        }
-        Expr::Const(_) | Expr::Index(_) | Expr::Inside(_) | Expr::Apply(..) | Expr::Reduce { .. } => true,
-    })
-}
+use crate::lower::formula::own_cost;
 
 /// The loops of a tiled nest.
 pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
@@ -260,20 +99,13 @@ const ROLLED: u64 = 12;
 
 /// An estimate of the operations that make a result from finished reductions.
 fn epilogue_cost(nest: &Nest) -> u64 {
-    let (mut cost, mut seen, mut left) = (0, BTreeSet::new(), nest.roots.clone());
-    while let Some(val) = left.pop() {
-        if !seen.insert(val) || matches!(nest.expr(val), Expr::Reduce { .. }) {
-            continue;
-        }
-        cost += match nest.expr(val) {
-            Expr::Apply(ScalarFn::Relu | ScalarFn::Clamp, _) => 2,
-            // Limited first.
-            Expr::Apply(ScalarFn::Cast(to), of) if to.size() < 4 && nest.dtype(of[0]).is_float() => 4,
-            expr => own_cost(expr),
-        };
-        nest.expr(val).visit_operands(&mut |operand| left.push(operand));
-    }
-    cost
+    let cost = |val: Val| match nest.expr(val) {
+        Expr::Apply(ScalarFn::Relu | ScalarFn::Clamp, _) => 2,
+        // Limited first.
+        Expr::Apply(ScalarFn::Cast(to), of) if to.size() < 4 && nest.dtype(of[0]).is_float() => 4,
+        expr => own_cost(expr),
+    };
+    ahead::after_reductions(nest).into_iter().map(cost).sum()
 }
 
 /// Runs `body` with the lanes to compute and those to store in a panel, in an `if` where the last has fewer.

@@ -2,6 +2,7 @@
 //! with pointers that it computes from checked offsets.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -386,23 +387,10 @@ pub(crate) fn code_of(step: &Step, function: &OnceLock<KernelFn>) -> Result<Kern
     function.get().copied().ok_or_else(|| Error::NoCode { origin: step.origin.clone() })
 }
 
+/// Runs a step, with these arguments.
 pub(crate) fn call(step: &Step, args: &[*mut u8], pool: &Pool) -> Result<(), Error> {
     match &step.work {
-        Work::Kernel { function, extent, grain } => {
-            let function = code_of(step, function)?;
-            let table = Table(args.as_ptr().cast_mut());
-            // Twice as many chunks as threads, so that a thread the system holds up is helped out.
-            let chunks = match pool.threads() {
-                1 => 1,
-                threads => (2 * threads).min((extent / grain.max(&1)) as usize),
-            };
-            pool.run(*extent, chunks, &|begin, end| {
-                // SAFETY: the contract of `Executable::new`: each argument was checked to lie inside a
-                // buffer that outlives this run, and parts do not overlap.
-                unsafe { function(table.at(0), begin, end) }
-            });
-            Ok(())
-        }
+        Work::Kernel { extent, .. } => call_part(step, args, pool, 0..*extent),
         Work::Host { ins, function } => {
             let sizes = step.args.iter().map(|&(_, bytes)| bytes);
             let mut buffers = args.iter().zip(sizes);
@@ -420,6 +408,25 @@ pub(crate) fn call(step: &Step, args: &[*mut u8], pool: &Pool) -> Result<(), Err
                 .map_err(|message| Error::Host { origin: step.origin.clone(), message })
         }
     }
+}
+
+/// Runs a part of the parallel loop of a step that is a kernel.
+pub(crate) fn call_part(step: &Step, args: &[*mut u8], pool: &Pool, part: Range<i64>) -> Result<(), Error> {
+    let Work::Kernel { function, grain, .. } = &step.work else { return Ok(()) };
+    let function = code_of(step, function)?;
+    let table = Table(args.as_ptr().cast_mut());
+    let extent = part.end - part.start;
+    // Twice as many chunks as threads, so that a thread the system holds up is helped out.
+    let chunks = match pool.threads() {
+        1 => 1,
+        threads => (2 * threads).min((extent / grain.max(&1)) as usize),
+    };
+    pool.run(extent, chunks, &|begin, end| {
+        // SAFETY: the contract of `Executable::new`: each argument was checked to lie inside a
+        // buffer that outlives this run, and parts do not overlap.
+        unsafe { function(table.at(0), part.start + begin, part.start + end) }
+    });
+    Ok(())
 }
 
 #[cfg(test)]
@@ -475,6 +482,20 @@ pub(crate) mod tests {
         let error = executable.run(&pool, &[&[0; 99]], &mut [&mut y]).unwrap_err();
         assert_eq!(error.to_string(), "input `x` takes 100 bytes, found 99");
         assert!(executable.run(&pool, &[], &mut [&mut y]).is_err());
+    }
+
+    #[test]
+    fn steps_in_parts_are_whole_in_the_end() {
+        // SAFETY: `double` keeps to its two buffers.
+        let executable = unsafe { Executable::new(parts()) }.unwrap();
+        let (x, mut y, mut told) = ([3u8; 100], [0u8; 100], Vec::new());
+        let mut outputs: [&mut [u8]; 1] = [&mut y];
+        let mut run = executable.start(&[&x], &mut outputs).unwrap();
+        while run.next().is_some() {
+            run.step_in_parts(&Pool::new(2), 40, &mut |done| told.push(done)).unwrap();
+        }
+        drop(run);
+        assert_eq!((y, told), ([12u8; 100], vec![40, 80, 100, 40, 80, 100]));
     }
 
     #[test]

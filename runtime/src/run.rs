@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use crate::executable::{Instance, call};
-use crate::{Error, Executable, Pool};
+use crate::executable::{Instance, call, call_part};
+use crate::{Error, Executable, Pool, Repeat, Work};
 
 /// A run of a model in progress, which holds the caller's buffers until it is dropped.
 pub struct Run<'r> {
@@ -32,12 +32,17 @@ impl<'r> Run<'r> {
         Run { executable, instance: Some(instance), position: 0, repeat: 0, buffers: PhantomData }
     }
 
+    /// The repeat that comes next, if one does.
+    fn repeat(&self) -> Option<&'r Repeat> {
+        self.executable.parts.repeats.get(self.repeat).filter(|repeat| repeat.steps.start == self.position)
+    }
+
     /// The steps that come next: one, or those of a repeat; none when all are done.
     pub fn next(&self) -> Option<Range<usize>> {
-        let parts = &self.executable.parts;
-        match parts.repeats.get(self.repeat) {
-            Some(repeat) if repeat.steps.start == self.position => Some(repeat.steps.clone()),
-            _ => (self.position < parts.steps.len()).then_some(self.position..self.position + 1),
+        match self.repeat() {
+            Some(repeat) => Some(repeat.steps.clone()),
+            None => (self.position < self.executable.parts.steps.len())
+                .then_some(self.position..self.position + 1),
         }
     }
 
@@ -53,16 +58,17 @@ impl<'r> Run<'r> {
         observe: Option<&mut dyn FnMut(usize, Duration)>,
     ) -> Result<(), Error> {
         let Executable { parts, firsts, .. } = self.executable;
+        let repeat = self.repeat();
         let (Some(step), Some(instance)) = (parts.steps.get(self.position), &mut self.instance) else {
             return Ok(());
         };
-        match parts.repeats.get(self.repeat) {
-            Some(repeat) if repeat.steps.start == self.position => {
+        match repeat {
+            Some(repeat) => {
                 self.executable.run_repeat(repeat, instance, pool, observe)?;
                 self.position = repeat.steps.end;
                 self.repeat += 1;
             }
-            _ => {
+            None => {
                 let args = &instance.table[firsts[self.position]..][..step.args.len()];
                 let start = observe.is_some().then(Instant::now);
                 call(step, args, pool)?;
@@ -72,6 +78,28 @@ impl<'r> Run<'r> {
                 self.position += 1;
             }
         }
+        Ok(())
+    }
+
+    /// Runs the step that comes next in parts of at most so many iterations of its parallel loop, telling after each how
+    /// many are done. A repeat, or a step on the host, is run as [`Self::step`] does.
+    pub fn step_in_parts(&mut self, pool: &Pool, most: i64, told: &mut dyn FnMut(i64)) -> Result<(), Error> {
+        let Executable { parts, firsts, .. } = self.executable;
+        let repeat = self.repeat();
+        let (Some(step), Some(instance), None) = (parts.steps.get(self.position), &mut self.instance, repeat)
+        else {
+            return self.step(pool);
+        };
+        let Work::Kernel { extent, .. } = &step.work else { return self.step(pool) };
+        let args = &instance.table[firsts[self.position]..][..step.args.len()];
+        let mut done = 0;
+        while done < *extent {
+            let end = done.saturating_add(most.max(1)).min(*extent);
+            call_part(step, args, pool, done..end)?;
+            done = end;
+            told(done);
+        }
+        self.position += 1;
         Ok(())
     }
 }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use windlass_ir::loops::{Place, Program};
 use windlass_runtime::{Pool, Run};
 
+use super::First;
 use super::side::Side;
-use super::{First, last_readers, unload_after};
+use super::unload::Preparing;
 use crate::compile::{Backend, KERNELS_A_THREAD, Memory, Options, Statistics, statements};
 use crate::error::Error;
 use crate::isa::SharedIsa;
@@ -50,7 +51,7 @@ struct Making<'m, 'p> {
     items: Vec<Item<'m, 'p>>,
     /// Of each step that prepares: its place in the order of need.
     needs: Vec<usize>,
-    last_readers: Vec<usize>,
+    preparing: Option<Preparing<'p>>,
     /// For each step of the run, how many of those that prepare must be done.
     before: Vec<usize>,
     pool: Pool,
@@ -200,7 +201,7 @@ impl<'m, 'p> Making<'m, 'p> {
             known: Arc::default(),
             items,
             needs,
-            last_readers: prepare.map(|side| last_readers(side.program)).unwrap_or_default(),
+            preparing: prepare.map(|side| Preparing::new(side.program)),
             before,
             pool: Pool::new(if bytes < WORTH_THREADS { 1 } else { options.threads() }),
             state: Mutex::new(State {
@@ -315,14 +316,13 @@ impl<'m, 'p> Making<'m, 'p> {
                 state.compiling += memory.compiling;
             }
             Piece::Prepare(mut run) => {
-                let (Some(side), Some(steps)) = (self.prepare, run.next()) else { return };
+                let (Some(side), Some(preparing)) = (self.prepare, &self.preparing) else { return };
+                let Some(mut steps) = run.next() else { return };
                 let count = steps.len();
-                let provided = steps.clone().try_for_each(|step| side.provide(step));
-                let done = provided.and_then(|()| Ok(run.step(&self.pool)?));
-                if let Err(error) = done {
+                let provided = steps.try_for_each(|step| side.provide(step));
+                if let Err(error) = provided.and_then(|()| preparing.step(&mut run, &self.pool)) {
                     return self.fail(error);
                 }
-                steps.for_each(|step| unload_after(side.program, &self.last_readers, step));
                 let run = run.next().is_some().then_some(run);
                 if run.is_none() {
                     side.executable.release();

@@ -6,6 +6,7 @@
 mod making;
 mod outputs;
 mod side;
+mod unload;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -17,6 +18,7 @@ use windlass_runtime::{Constant, Executable, HostFn, Parts, Pool, Port};
 use self::making::{Preparation, make};
 use self::outputs::Outputs;
 use self::side::{JitCode, Side};
+use self::unload::Preparing;
 use crate::compile::{Options, Statistics};
 use crate::error::Error;
 use crate::isa;
@@ -152,40 +154,15 @@ fn executable(program: &Program, constants: Vec<Constant>, code: Arc<JitCode>) -
 pub(crate) fn outputs_of(program: &Program, options: &Options) -> Result<(Vec<Tensor>, Statistics), Error> {
     let (executable, statistics) = jit(program, options)?;
     let mut outputs = Outputs::new(program)?;
-    let last_readers = last_readers(program);
+    let preparing = Preparing::new(program);
     let pool = Pool::new(options.threads());
     let mut slices = outputs.slices();
     let mut run = executable.start(&[], &mut slices)?;
-    while let Some(steps) = run.next() {
-        run.step(&pool)?;
-        steps.for_each(|step| unload_after(program, &last_readers, step));
+    while run.next().is_some() {
+        preparing.step(&mut run, &pool)?;
     }
-
     drop(run);
     Ok((outputs.into_tensors(program)?, statistics))
-}
-
-/// Gives back the memory of what a step was the last to read: weights are not needed in the model's file once they are
-/// packed.
-fn unload_after(program: &Program, last_readers: &[usize], step: usize) {
-    for (constant, _) in program.constants.iter().zip(last_readers).filter(|(_, last)| **last == step) {
-        windlass_runtime::unload(constant.raw_bytes());
-    }
-}
-
-/// The last step that reads each constant.
-fn last_readers(program: &Program) -> Vec<usize> {
-    let mut last = vec![usize::MAX; program.constants.len()];
-    for (number, step) in program.steps.iter().enumerate() {
-        for place in &step.args {
-            if let Place::Constant(constant) = place
-                && let Some(last) = last.get_mut(*constant as usize)
-            {
-                *last = number;
-            }
-        }
-    }
-    last
 }
 
 fn bytes_of(ty: &TensorType) -> usize {

@@ -194,6 +194,37 @@ impl Kernel {
             _ => None,
         }
     }
+
+    /// How many elements of a parameter, from its first on, each iteration of the parallel loop leaves behind for good:
+    /// after `n` of them, the later ones read none of the first `n` times so many.
+    pub fn leaves_behind(&self, buffer: Buffer) -> usize {
+        let Some((var, _, body)) = self.as_parallel() else { return 0 };
+        let mut least = usize::MAX;
+        visit_loads(body, buffer, &mut |index| {
+            let step = index.coefficient(var).unwrap_or(0);
+            let others = index.sub(&Index::var(var).mul(step));
+            let ahead = !index.values().is_empty() || others.range().0 < 0;
+            least = least.min(if ahead { 0 } else { usize::try_from(step).unwrap_or(0) });
+        });
+        if least == usize::MAX { 0 } else { least }
+    }
+}
+
+/// Visits the indices of all loads from a buffer.
+fn visit_loads(block: &[Stmt], buffer: Buffer, visit: &mut impl FnMut(&Index)) {
+    for stmt in block {
+        match stmt {
+            Stmt::Let(Let { rhs: Rhs::Load { buffer: from, index, .. }, .. }) if *from == buffer => {
+                visit(index)
+            }
+            Stmt::For { body, .. } => visit_loads(body, buffer, visit),
+            Stmt::If { then, otherwise, .. } => {
+                visit_loads(then, buffer, visit);
+                visit_loads(otherwise, buffer, visit);
+            }
+            Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => {}
+        }
+    }
 }
 
 /// Builds a [`Kernel`]. Blocks are opened and closed like brackets; values can be defined in any block

@@ -113,13 +113,14 @@ fn lower_as(
     pack::pack(&mut units, &options.machine);
     let known = known_bufs(&units);
     give_outputs_buffers(&mut units, &known, &options.machine);
-    let prepare = prepare::split(&mut units).map(|mut prepare| {
+    let prepare = prepare::split(&mut units).and_then(|mut prepare| {
         if options.fuse {
             // Packing has added readers of what scales and transposes weights.
             fuse::fuse(&mut prepare, observe);
         }
+        prepare::give_back(&mut prepare, &mut units);
         give_outputs_buffers(&mut prepare, &SecondaryMap::new(), &options.machine);
-        prepare
+        (!prepare.outputs.is_empty()).then_some(prepare)
     });
     let are_many = prepare.as_ref().is_some_and(|prepare| prepare.units.len() >= parallel::ITEMS_A_THREAD);
     let machine = &options.machine;

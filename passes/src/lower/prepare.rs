@@ -54,6 +54,10 @@ fn is_prepared(unit: &Unit, units: &Units, known: &SecondaryMap<Buf, bool>) -> b
     pure && !unit.ins.is_empty() && unit.ins.iter().all(|&b| known[b]) && (sums || small())
 }
 
+/// A result of at least so many bytes, which no cache keeps from one run to the next, is made in every run if that needs
+/// half of its memory or less: reading it would take about as long as making it.
+const REMADE: usize = 16 << 20;
+
 /// Takes the units that are prepared out. Their results that the others read are from then on
 /// [`Units::prepared`], in the order in which they are outputs of the units returned.
 pub fn split(units: &mut Units) -> Option<Units> {
@@ -76,25 +80,59 @@ pub fn split(units: &mut Units) -> Option<Units> {
         }
     }
     units.units = after;
-    let mut made: SecondaryMap<Buf, bool> = SecondaryMap::new();
-    before.iter().flat_map(|u| &u.outs).for_each(|&b| made[b] = true);
-    for &buf in units.units.iter().flat_map(|u| &u.ins) {
-        if made[buf] && !units.prepared.contains(&buf) {
-            units.prepared.push(buf);
-        }
-    }
+    let mut prepare = Units { bufs: units.bufs.clone(), units: before, ..Units::default() };
+    declare(&mut prepare, units);
     if units.prepared.is_empty() {
         return None;
     }
-    let outputs = units.prepared.iter().enumerate().map(|(i, &b)| (format!("prepared{i}"), b)).collect();
-    let before = in_order_of_need(before, units);
-    let prepare = Units { bufs: units.bufs.clone(), outputs, units: before, ..Units::default() };
+    prepare.units = in_order_of_need(prepare.units, units);
     // Nothing else needs what they are made from.
     let keep: Vec<Buf> = units.units.iter().flat_map(|u| u.ins.iter().copied()).collect();
     let mut kept: SecondaryMap<Buf, bool> = SecondaryMap::new();
     keep.into_iter().for_each(|b| kept[b] = true);
     units.bufs.iter_mut().filter(|(b, _)| !kept[*b]).for_each(|(_, data)| data.constant = None);
     Some(prepare)
+}
+
+/// Lets each run make the large results that are made of much less, which is prepared in their place.
+pub fn give_back(prepare: &mut Units, units: &mut Units) {
+    let bytes = |buf: &Buf| units.bufs[*buf].elements().saturating_mul(units.bufs[*buf].dtype.size());
+    let grows = |unit: &Unit| {
+        let from: usize = unit.ins.iter().map(bytes).sum();
+        let to: usize = unit.outs.iter().map(bytes).sum();
+        to >= REMADE && from <= to / 2 && unit.outs.iter().all(|out| units.prepared.contains(out))
+    };
+    let mut read: SecondaryMap<Buf, bool> = SecondaryMap::new();
+    prepare.units.iter().flat_map(|unit| &unit.ins).for_each(|&buf| read[buf] = true);
+    let all = std::mem::take(&mut prepare.units).into_iter();
+    let (back, kept): (Vec<Unit>, Vec<Unit>) =
+        all.partition(|unit| grows(unit) && !unit.outs.iter().any(|&out| read[out]));
+    prepare.units = kept;
+    if back.is_empty() {
+        return;
+    }
+    for unit in back {
+        for &buf in &unit.ins {
+            units.bufs[buf].constant = prepare.bufs[buf].constant.clone();
+        }
+        let reads = |other: &Unit| other.ins.iter().any(|buf| unit.outs.contains(buf));
+        let at = units.units.iter().position(reads).unwrap_or(units.units.len());
+        units.units.insert(at, unit);
+    }
+    declare(prepare, units);
+}
+
+/// Makes outputs of what the units that prepare make and the others read, in the order in which they do.
+fn declare(prepare: &mut Units, units: &mut Units) {
+    let mut made: SecondaryMap<Buf, bool> = SecondaryMap::new();
+    prepare.units.iter().flat_map(|u| &u.outs).for_each(|&b| made[b] = true);
+    units.prepared.clear();
+    for &buf in units.units.iter().flat_map(|u| &u.ins) {
+        if made[buf] && !units.prepared.contains(&buf) {
+            units.prepared.push(buf);
+        }
+    }
+    prepare.outputs = units.prepared.iter().enumerate().map(|(i, &b)| (format!("prepared{i}"), b)).collect();
 }
 
 /// A result of at least this part of all is prepared before the others.

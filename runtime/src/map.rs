@@ -35,8 +35,8 @@ impl AsRef<[u8]> for Mapping {
     }
 }
 
-/// Gives back the memory of bytes of a mapped file, which come from the file again if they are read again. Other bytes
-/// stay where they are.
+/// Gives back the memory of bytes of a mapped file, and of those beside them on the same pages: they come from the file
+/// again if they are read again. Bytes that are in no mapped file stay where they are.
 pub fn unload(bytes: &[u8]) {
     let maps: Vec<Arc<Mmap>> = {
         let mappings = MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,9 +52,9 @@ pub fn unload(bytes: &[u8]) {
 
 #[cfg(target_os = "linux")]
 fn unload_part(map: &Mmap, start: usize, len: usize) {
-    // The largest that pages are; what is beside the bytes may still be in use.
+    // The largest that pages are, and what the system maps at once when one of them is touched.
     const PAGE: usize = 64 << 10;
-    let (first, end) = (start.next_multiple_of(PAGE), (start + len) / PAGE * PAGE);
+    let (first, end) = (start / PAGE * PAGE, (start + len).next_multiple_of(PAGE).min(map.len()));
     if first < end {
         // SAFETY: the pages are those of a file and never written, so they hold the same when they are next read.
         let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };

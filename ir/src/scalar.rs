@@ -35,6 +35,8 @@ pub enum TypeRule {
     Halves,
     /// i32 operands; i32 result.
     Words,
+    /// An i16 operand; i32 result.
+    Bytes,
     /// Any operand; result of the type the function carries.
     Convert,
 }
@@ -204,6 +206,8 @@ scalar_fns! {
     Select "select" 3 Select machine;
     /// An integer of two halves, `a` the low one.
     Pack2 "pack2" 2 Halves expanded;
+    /// A word whose halves are the two bytes of `x`, which are signed.
+    Unpack2 "unpack2" 1 Bytes machine;
     /// The sum of the products of low halves and of high halves, which are signed; it wraps.
     Dot2 "dot2" 2 Words machine;
     /// The sum of the products of the four bytes of each, those of `a` unsigned and those of `b` signed.
@@ -254,6 +258,10 @@ impl ScalarFn {
                 let halves = all_same(ins) && matches!(ins[0], DType::I8 | DType::I16);
                 require(halves, "operands of i8 or of i16")?;
                 return Ok(if ins[0] == DType::I8 { DType::I16 } else { DType::I32 });
+            }
+            TypeRule::Bytes => {
+                require(ins[0] == DType::I16, "i16")?;
+                return Ok(DType::I32);
             }
             TypeRule::Words => require(ins.iter().all(|&t| t == DType::I32), "i32")?,
             TypeRule::Convert => {

@@ -414,6 +414,7 @@ impl Grow<'_> {
                 let types = match f {
                     ScalarFn::Pack2 if dtype == DType::I16 => vec![DType::I8; 2],
                     ScalarFn::Pack2 => vec![DType::I16; 2],
+                    ScalarFn::Unpack2 => vec![DType::I16],
                     ScalarFn::Dot2 | ScalarFn::Dot4 => vec![DType::I32; 2],
                     ScalarFn::Select => vec![DType::Bool, dtype, dtype],
                     _ if dtype == DType::Bool && self.rng.flag() => vec![self.dtype(); f.arity()],

@@ -4,8 +4,9 @@
 use windlass_codegen::{Options, Target, jit};
 use windlass_ir::loops::Program;
 use windlass_ir::loops::interpret::run_program;
+use windlass_ir::ops::MatMul;
 use windlass_ir::text::parse_graph;
-use windlass_ir::{Tensor, Value, interpret};
+use windlass_ir::{Builder, DType, Graph, Tensor, TensorType, Value, interpret};
 use windlass_passes::lower::schedule::Machine;
 use windlass_passes::lower::{LowerOptions, lower};
 use windlass_runtime::Pool;
@@ -13,19 +14,23 @@ use windlass_tests::lowering::compare_within;
 
 /// Checks a graph on numbers. Its loops.
 fn check(text: &str) -> Program {
-    let graph = parse_graph(text).unwrap_or_else(|e| panic!("{e} in {text}"));
+    check_graph(&parse_graph(text).unwrap_or_else(|e| panic!("{e} in {text}")), text)
+}
+
+/// The same of a graph that stands for itself under this name.
+fn check_graph(graph: &Graph, name: &str) -> Program {
     let numbers = |(_, value): &(String, Value)| {
         let ty = graph.ty(*value);
         let values: Vec<f64> = (0..ty.as_len().unwrap()).map(|i| ((i * 7919) % 61) as f64 / 16.0).collect();
         Tensor::from_f64s(ty.dtype, &ty.shape(), &values)
     };
     let inputs: Vec<Tensor> = graph.inputs().iter().map(numbers).collect();
-    let meant = interpret(&graph, &inputs).unwrap();
+    let meant = interpret(graph, &inputs).unwrap();
     let widths = Target::host().vector_widths().unwrap();
     let machine = Machine::with_vectors(*widths.last().unwrap());
-    let program = lower(&graph, &LowerOptions { machine, ..LowerOptions::default() }).unwrap();
+    let program = lower(graph, &LowerOptions { machine, ..LowerOptions::default() }).unwrap();
     let expected = run_program(&program, &inputs).unwrap();
-    compare_within(&expected[0], &meant[0], 1e-5).unwrap_or_else(|e| panic!("{e} in {text}"));
+    compare_within(&expected[0], &meant[0], 1e-5).unwrap_or_else(|e| panic!("{e} in {name}"));
     let inputs: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
     for bits in widths {
         let options = Options { vector_bits: Some(bits), ..Options::default() };
@@ -33,7 +38,7 @@ fn check(text: &str) -> Program {
         for threads in [1, 2, 3] {
             let mut found = Tensor::zeros(expected[0].dtype(), expected[0].shape());
             executable.run(&Pool::new(threads), &inputs, &mut [found.bytes_mut()]).unwrap();
-            assert!(found.bytes() == expected[0].bytes(), "{bits} bits, {threads} threads: {text}");
+            assert!(found.bytes() == expected[0].bytes(), "{bits} bits, {threads} threads: {name}");
         }
     }
     program
@@ -109,4 +114,52 @@ fn means_of_channels_that_are_packed_with_the_batch() {
     );
     // A mean is made once for each channel, and not for each channel of each example.
     assert!(!program.to_string().contains(")%16"), "{program}");
+}
+
+/// A graph of a product with what is made of a constant.
+fn product(x: TensorType, weights: Tensor, make: impl Fn(&mut Builder, [Value; 2]) -> [Value; 2]) -> Graph {
+    let mut b = Builder::new("g");
+    let (x, weights) = (b.input("x", x), b.constant(weights));
+    let [x, weights] = make(&mut b, [x, weights]);
+    let y = b.push1(MatMul { trans_a: false, trans_b: false }, &[x, weights]).unwrap();
+    b.output("y", y);
+    b.finish().unwrap()
+}
+
+#[test]
+fn weights_that_take_many_times_the_memory_are_made_in_every_run() {
+    for (columns, stored_as) in [(4200, DType::I8), (1000, DType::F32)] {
+        let x = TensorType::fixed(DType::F32, &[5, 1024]);
+        let weights = Tensor::from_fn::<i8>(&[1024, columns], |i| (i * 37 % 256) as u8 as i8);
+        let make = |b: &mut Builder, [x, weights]: [Value; 2]| [x, b.cast(weights, DType::F32).unwrap()];
+        let program = check_graph(&product(x, weights, make), "a product with bytes");
+        let prepared = program.prepare.as_ref().map_or(DType::I8, |prepare| prepare.outputs[0].1.dtype);
+        assert_eq!(prepared, stored_as, "of {columns} columns");
+    }
+}
+
+#[test]
+fn known_bytes_are_multiplied_in_pairs_that_are_stored_as_bytes() {
+    for (rows, steps, columns, stored_as) in
+        [(13, 64, 40, DType::I16), (5, 6, 19, DType::I16), (7, 64, 40, DType::I32)]
+    {
+        let x = TensorType::fixed(DType::I8, &[rows, steps]);
+        let shape = [steps, columns];
+        let weights = match stored_as {
+            DType::I16 => Tensor::from_fn::<i8>(&shape, |i| (i * 37 % 256) as u8 as i8),
+            _ => Tensor::from_fn::<u8>(&shape, |i| (i * 37 % 256) as u8),
+        };
+        let program = check_graph(
+            &product(x, weights, |b, values| values.map(|value| b.cast(value, DType::I32).unwrap())),
+            "a product of bytes",
+        );
+        let (_, stored) = &program.prepare.as_ref().unwrap().outputs[0];
+        assert_eq!(stored.dtype, stored_as, "of {rows} rows");
+        // They are unpacked once for the rows of a tile.
+        let text = program.to_string();
+        let unpacked = text.find("unpack2");
+        assert_eq!(unpacked.is_some(), stored_as == DType::I16, "{text}");
+        let rest = &text[unpacked.unwrap_or(0)..];
+        assert!(unpacked.is_none() || rest.find("unroll for") < rest.find("dot2"), "{text}");
+    }
 }

@@ -206,6 +206,7 @@ impl Emitter<'_> {
             ScalarFn::Sub => self.at(region, Op::Sub, &[a, b]),
             ScalarFn::Mul => self.at(region, Op::Mul, &[a, b]),
             ScalarFn::Div => self.int_division(region, ty, signed, a, b),
+            ScalarFn::Unpack2 => self.unpack2(region, a),
             ScalarFn::Dot2 => self.dot2(region, a, b),
             ScalarFn::Dot4 => self.dot4(region, a, b),
             ScalarFn::Min | ScalarFn::Max => {
@@ -243,6 +244,19 @@ impl Emitter<'_> {
                 self.at(region, Op::Compare(condition), &[a, b])
             }
         })
+    }
+
+    /// A word whose halves are the bytes of an i16, with their signs.
+    fn unpack2(&mut self, region: usize, x: Value) -> Value {
+        let [byte, half, rest] = [8, 16, 24].map(|bits| self.bits_at(0, bits, Type::I32));
+        let word = self.typed(region, Op::SignExtend, Type::I32, &[x]);
+        let high = self.at(region, Op::ShrSigned, &[word, byte]);
+        let high = self.at(region, Op::Shl, &[high, half]);
+        let low = self.at(region, Op::Shl, &[word, rest]);
+        let low = self.at(region, Op::ShrSigned, &[low, rest]);
+        let mask = self.bits_at(0, 0xffff, Type::I32);
+        let low = self.at(region, Op::And, &[low, mask]);
+        self.at(region, Op::Or, &[high, low])
     }
 
     /// The sum of the products of the words' low halves and of their high halves.

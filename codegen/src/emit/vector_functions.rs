@@ -31,6 +31,13 @@ impl Emitter<'_> {
                 Some(self.at(region, Op::Blend, &[a, b, c]))
             }
             ScalarFn::Bitcast(to) => Some(self.as_type(region, self.machine.vector_type(to), a)),
+            ScalarFn::Unpack2 => {
+                // Bytes lie one after another, as wide vectors have them too.
+                let ty = self.func.ty(a);
+                let bytes = self.as_type(region, ty.with_element(Element::I8), a);
+                let halves = self.typed(region, Op::SignExtend, ty, &[bytes]);
+                Some(self.as_type(region, ty.with_element(Element::I32), halves))
+            }
             ScalarFn::Cast(to) if to == dtype => Some(a),
             ScalarFn::Cast(to) => self.vector_cast(region, dtype, to, a),
             _ if dtype == DType::Bool => {

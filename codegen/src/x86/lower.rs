@@ -241,6 +241,9 @@ impl<'s> Lower<'s> {
             return None;
         }
         let Def::Inst(inst) = self.ssa.values[value].def else { return None };
+        if let InstData { op: Op::Bitcast, ref args, .. } = self.ssa.insts[inst] {
+            return self.folded(args[0], wanted);
+        }
         let InstData { op: Op::Load { offset, bytes }, ref args, .. } = self.ssa.insts[inst] else {
             return None;
         };

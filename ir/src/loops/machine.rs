@@ -202,6 +202,12 @@ pub fn machine_fn(f: ScalarFn, dtype: DType) -> Option<MachineFn> {
         ScalarFn::Select => return Some(|c, a, b| if c != 0 { a } else { b }),
         ScalarFn::Bitcast(_) => return Some(|a, _, _| a),
         ScalarFn::Cast(to) => return cast_fn(dtype, to),
+        ScalarFn::Unpack2 => {
+            return Some(|x, _, _| {
+                let bytes = (x as u16).to_le_bytes().map(|byte| i16::from(byte as i8) as u16);
+                (i32::from(bytes[0]) | i32::from(bytes[1]) << 16).bits()
+            });
+        }
         ScalarFn::Dot2 => {
             return Some(|a, b, _| {
                 let product = |shift: u64| {

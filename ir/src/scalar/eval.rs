@@ -148,6 +148,7 @@ fn eval_float(f: ScalarFn, dtype: DType, [a, b, c]: [f64; 3]) -> Operand {
         | ScalarFn::Shl
         | ScalarFn::Shr
         | ScalarFn::Pack2
+        | ScalarFn::Unpack2
         | ScalarFn::Dot2
         | ScalarFn::Dot4 => unreachable!("{f} is not defined on floats"),
         ScalarFn::Select | ScalarFn::Bitcast(_) => unreachable!("{f} is handled by the caller"),
@@ -208,6 +209,7 @@ fn eval_int(f: ScalarFn, dtype: DType, [a, b, c]: [i128; 3]) -> Operand {
         ScalarFn::Gt => i128::from(a > b),
         ScalarFn::Ge => i128::from(a >= b),
         ScalarFn::Pack2 => a.rem_euclid(1 << bits) + (b << bits),
+        ScalarFn::Unpack2 => i128::from(a as i8).rem_euclid(1 << 16) + (a.div_euclid(1 << 8) << 16),
         ScalarFn::Dot4 => {
             let product = |at: i32| i128::from((a >> (8 * at)) as u8) * i128::from((b >> (8 * at)) as i8);
             (0..4).map(product).sum()

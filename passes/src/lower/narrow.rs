@@ -8,6 +8,7 @@ use cranelift_entity::SecondaryMap;
 use windlass_ir::loops::{Expr, Nest, NestBuilder, Reduction, Val};
 use windlass_ir::{DType, ScalarFn, Tensor};
 
+use super::prepare::known_bufs;
 use super::schedule::Machine;
 use super::schedule::contraction::as_contraction;
 use super::units::{Buf, Unit, UnitWork, Units};
@@ -79,9 +80,14 @@ fn choose(units: &Units, machine: &Machine) -> SecondaryMap<Buf, Option<DType>> 
             ranges[unit.outs[0]] = range_of_root(nest, &|operand| ranges[unit.ins[operand as usize]]);
         }
     }
-    let types: &[DType] = match machine.byte_products {
-        true => &[DType::U8, DType::I8, DType::I16],
-        false => &[DType::I16],
+    let known = known_bufs(units);
+    let types = |buf: Buf| -> &[DType] {
+        match (machine.byte_products, known[buf]) {
+            (true, _) => &[DType::U8, DType::I8, DType::I16],
+            // Products unpack bytes of weights, which takes less memory.
+            (false, true) => &[DType::I8, DType::I16],
+            (false, false) => &[DType::I16],
+        }
     };
     let mut narrowed: SecondaryMap<Buf, Option<DType>> = SecondaryMap::new();
     for (buf, _) in units.bufs.iter().filter(|(buf, data)| wanted[*buf] && data.dtype == WIDE) {
@@ -90,7 +96,7 @@ fn choose(units: &Units, machine: &Machine) -> SecondaryMap<Buf, Option<DType>> 
                 let (low, high) = dtype.int_range();
                 low <= least && greatest <= high
             };
-            types.iter().find(holds).copied()
+            types(buf).iter().find(holds).copied()
         });
     }
     narrowed

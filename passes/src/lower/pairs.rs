@@ -9,13 +9,18 @@
 //!     where words_a[m, j] = pack2(a[m, 2j], a[m, 2j + 1])
 //! ```
 //!
+//! Known bytes are stored as words of half the size, whose two bytes become the halves where they are read
+//! ([`ScalarFn::Unpack2`]).
+//!
 //! The words of `a` are its own memory seen as words, on a machine that stores low halves first; those of `b`
 //! are a copy, which packing changes further. Sums of integers wrap, so their order does not matter.
 
+use cranelift_entity::SecondaryMap;
 use windlass_ir::loops::{Expr, Index, Nest, NestBuilder, Reduction, Val, Var};
 use windlass_ir::{DType, ScalarFn, Shape};
 
 use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
+use super::prepare::known_bufs;
 use super::schedule::Machine;
 use super::schedule::contraction::{Contraction, as_contraction};
 use super::schedule::tile::FEW_LANES;
@@ -34,6 +39,8 @@ struct Form {
     elements: [DType; 2],
     /// The element types that these hold.
     holds: [&'static [DType]; 2],
+    /// Whether words of the second operand are stored in half their bits, where that is known before the run.
+    unpacks: bool,
 }
 
 const PAIRS: Form = Form {
@@ -41,25 +48,31 @@ const PAIRS: Form = Form {
     function: ScalarFn::Dot2,
     elements: [DType::I16; 2],
     holds: [&[DType::I16, DType::I8, DType::U8]; 2],
+    unpacks: false,
 };
+
+const PAIRS_OF_BYTES: Form =
+    Form { elements: [DType::I16, DType::I8], holds: [PAIRS.holds[0], &[DType::I8]], unpacks: true, ..PAIRS };
 
 const FOURS: Form = Form {
     steps: 4,
     function: ScalarFn::Dot4,
     elements: [DType::U8, DType::I8],
     holds: [&[DType::U8], &[DType::I8]],
+    unpacks: false,
 };
 
 /// Makes products of small integers products of words.
 pub fn pair(units: &mut Units, machine: &Machine) {
-    let forms = if machine.byte_products { &[FOURS, PAIRS][..] } else { &[PAIRS] };
+    let forms = if machine.byte_products { &[FOURS, PAIRS][..] } else { &[PAIRS_OF_BYTES, PAIRS] };
+    let known = known_bufs(units);
     let mut result: Vec<Unit> = Vec::new();
     for mut unit in std::mem::take(&mut units.units) {
         if let UnitWork::Nest(nest) = &unit.work
             && as_contraction(nest).is_some_and(|product| nest.dtype(product.reduce) == DType::I32)
         {
             let nest = merge_loops(split_loops(flatten_operands(nest)));
-            if let Some(plan) = forms.iter().find_map(|form| plan(form, &nest, &unit, units)) {
+            if let Some(plan) = forms.iter().find_map(|form| plan(form, &nest, &unit, units, &known)) {
                 result.extend(apply(&nest, &mut unit, &plan, units));
             }
         }
@@ -88,7 +101,13 @@ struct Plan<'f> {
     of_b: Vec<Var>,
 }
 
-fn plan<'f>(form: &'f Form, nest: &Nest, unit: &Unit, units: &Units) -> Option<Plan<'f>> {
+fn plan<'f>(
+    form: &'f Form,
+    nest: &Nest,
+    unit: &Unit,
+    units: &Units,
+    known: &SecondaryMap<Buf, bool>,
+) -> Option<Plan<'f>> {
     let Contraction { reduce, factors } = as_contraction(nest)?;
     let Expr::Reduce { vars: steps, arg, .. } = nest.expr(reduce) else { return None };
     let Expr::Apply(ScalarFn::Mul, args) = nest.expr(*arg) else { return None };
@@ -119,6 +138,7 @@ fn plan<'f>(form: &'f Form, nest: &Nest, unit: &Unit, units: &Units) -> Option<P
     let elements = |factor: &Factor| units.bufs[unit.ins[factor.operand as usize]].elements();
     let overlaps = extents(&of_b) * extents(steps) > 2 * elements(&b);
     let readers = extents(&nest.domain) * extents(steps) / elements(&a).max(1);
+    let kept = known[unit.ins[b.operand as usize]] || !form.unpacks;
     let whole = elements(&a).is_multiple_of(form.steps as usize);
     let pays = whole && (as_it_is || readers >= READERS_TO_COPY);
     let paired = *steps.iter().find(|&&step| {
@@ -126,7 +146,7 @@ fn plan<'f>(form: &'f Form, nest: &Nest, unit: &Unit, units: &Units) -> Option<P
             && a.index.coefficient(step) == Some(1)
             && form.spread(&a.index, step).rem(form.steps) == Index::constant(0)
     })?;
-    (!overlaps && pays && elements(&b) > 0).then(|| Plan {
+    (kept && !overlaps && pays && elements(&b) > 0).then(|| Plan {
         form,
         reduce,
         a,
@@ -186,7 +206,7 @@ fn apply(nest: &Nest, unit: &mut Unit, plan: &Plan<'_>, units: &mut Units) -> [U
         builder.operand(nest.operands[operand as usize].dtype, &nest.operands[operand as usize].shape);
     }
     let op_a = builder.operand(DType::I32, &[len]);
-    let op_b = builder.operand(DType::I32, &shape);
+    let op_b = builder.operand(units.bufs[words_b.1].dtype, &shape);
     let domain = builder.domain();
     let roots = builder.inline(&outer, &outer.roots, &domain, &mut |builder, operand, index, guards| {
         if let Some(kept) = read.iter().position(|&o| o == operand) {
@@ -208,6 +228,7 @@ fn apply(nest: &Nest, unit: &mut Unit, plan: &Plan<'_>, units: &mut Units) -> [U
             let at_a = at_a.div(form.steps);
             let at_b: Vec<Index> = batch.iter().chain(steps).chain([lane]).map(|&var| place(var)).collect();
             let (x, y) = (builder.load(op_a, &[at_a]), builder.load(op_b, &at_b));
+            let y = if form.unpacks { builder.apply(ScalarFn::Unpack2, &[y]) } else { y };
             builder.apply(form.function, &[x, y])
         })
     });
@@ -248,7 +269,8 @@ impl Form {
         while parts.len() > 1 {
             parts = parts.chunks(2).map(|pair| builder.apply(ScalarFn::Pack2, pair)).collect();
         }
-        let to = units.bufs.push(BufData { dtype: DType::I32, shape: shape.into(), constant: None });
+        let dtype = builder.dtype(parts[0]);
+        let to = units.bufs.push(BufData { dtype, shape: shape.into(), constant: None });
         (builder.finish(&parts), to)
     }
 }

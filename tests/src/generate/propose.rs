@@ -513,6 +513,7 @@ impl Growing<'_> {
             TypeRule::Int => DType::is_int,
             TypeRule::Halves => |d| matches!(d, DType::I8 | DType::I16),
             TypeRule::Words => |d| d == DType::I32,
+            TypeRule::Bytes => |d| d == DType::I16,
             TypeRule::Compare | TypeRule::Select | TypeRule::Convert => any,
         };
         let jumps = matches!(

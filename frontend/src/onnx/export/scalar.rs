@@ -86,6 +86,7 @@ fn operator(f: ScalarFn, dtype: DType) -> Option<&'static str> {
         | ScalarFn::Shr
         | ScalarFn::Ne
         | ScalarFn::Pack2
+        | ScalarFn::Unpack2
         | ScalarFn::Dot2
         | ScalarFn::Dot4
         | ScalarFn::Cast(_)

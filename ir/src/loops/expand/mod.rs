@@ -56,7 +56,7 @@ pub fn is_emitted(f: ScalarFn, ins: &[DType]) -> bool {
     let computed = last.is_int() || matches!(last, DType::F32 | DType::F64);
     match f {
         ScalarFn::Select => !is_half(last),
-        ScalarFn::Bitcast(_) | ScalarFn::Dot2 | ScalarFn::Dot4 => true,
+        ScalarFn::Bitcast(_) | ScalarFn::Unpack2 | ScalarFn::Dot2 | ScalarFn::Dot4 => true,
         ScalarFn::Cast(to) => {
             let wide = |t| matches!(t, DType::I32 | DType::I64 | DType::U64);
             match (last, to) {
@@ -346,6 +346,7 @@ fn expand_apply(s: &mut Scope<'_>, f: ScalarFn, args: &[Val], bits: &[Option<u64
         | ScalarFn::Not
         | ScalarFn::Shl
         | ScalarFn::Shr
+        | ScalarFn::Unpack2
         | ScalarFn::Dot2
         | ScalarFn::Dot4 => unreachable!("{f} on {types:?} is emitted, or refused by its types"),
     }

@@ -3,7 +3,7 @@
 use windlass_ir::ScalarFn;
 use windlass_ir::loops::{Expr, Nest, Reduction, Val, Var};
 
-/// A sum of products, or of products of pairs: the reduction with its two factors, casts aside.
+/// A sum of products, or of products of pairs: the reduction with its two factors, casts and unpacking aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contraction {
     /// The reduction.
@@ -30,7 +30,7 @@ pub fn as_contraction(nest: &Nest) -> Option<Contraction> {
         return None;
     };
     let load = |mut val: Val| {
-        while let Expr::Apply(ScalarFn::Cast(_), args) = nest.expr(val) {
+        while let Expr::Apply(ScalarFn::Cast(_) | ScalarFn::Unpack2, args) = nest.expr(val) {
             val = args[0];
         }
         match nest.expr(val) {
@@ -56,6 +56,13 @@ pub fn as_product(nest: &Nest) -> Option<(Contraction, bool)> {
     let guarded = |val: &Val| matches!(nest.expr(*val), Expr::Load { guards, .. } if !guards.is_empty());
     let made = nest.dtype(arg).is_float() && inside.iter().any(from_integer) && !inside.iter().any(guarded);
     made.then_some((Contraction { reduce, factors: [factors[0], factors[1]] }, true))
+}
+
+/// What a reduction multiplies, if that is more than a load.
+pub fn made_factors(nest: &Nest, reduction: Val) -> Vec<Val> {
+    let Expr::Reduce { arg, .. } = nest.expr(reduction) else { return Vec::new() };
+    let Expr::Apply(_, factors) = nest.expr(*arg) else { return Vec::new() };
+    factors.iter().copied().filter(|&factor| matches!(nest.expr(factor), Expr::Apply(..))).collect()
 }
 
 /// Whether the nest is a sum of products.

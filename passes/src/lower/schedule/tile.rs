@@ -174,13 +174,18 @@ impl Tile<'_> {
                 if self.plan.computed {
                     return self.steps(emit, reduction, acc);
                 }
+                let made = self.make(emit);
                 self.over_rows(emit, |emit, row| {
                     emit.unswitch(&[reduction], &mut |emit| {
                         self.over_lanes(emit, self.lanes, &done, &row, |emit, lane| {
+                            for &(val, buffer) in &made {
+                                emit.place_result(val, buffer, lane.clone());
+                            }
                             emit.accumulate(reduction, acc, row.mul(self.lanes as i64).add(lane));
                         });
                     });
                 });
+                made.iter().for_each(|(val, _)| emit.forget(*val));
             });
             if self.part.is_some() {
                 emit.leave();
@@ -197,6 +202,18 @@ impl Tile<'_> {
         } else {
             self.results(emit, &done);
         }
+    }
+
+    /// Makes what the rows share of a step, in registers.
+    fn make(&self, emit: &mut Emit<'_>) -> Vec<(Val, Buffer)> {
+        let one = |&val: &Val| {
+            let buffer = emit.register_tile(val, 1, self.lanes);
+            self.over_lanes(emit, self.lanes, &[], &Index::constant(0), |emit, lane| {
+                emit.keep(val, buffer, lane.clone());
+            });
+            (val, buffer)
+        };
+        self.plan.made.iter().map(one).collect()
     }
 
     /// Asks for what the epilogue will read, so that it comes while sums are made.

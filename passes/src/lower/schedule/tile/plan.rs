@@ -5,7 +5,7 @@ use windlass_ir::loops::{Expr, Index, Nest, Val, Var};
 use crate::lower::formula::free_vars;
 use crate::lower::schedule::Machine;
 use crate::lower::schedule::ahead;
-use crate::lower::schedule::contraction::{Contraction, as_choice, as_product};
+use crate::lower::schedule::contraction::{Contraction, as_choice, as_product, made_factors};
 
 /// How a nest is tiled.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,8 @@ pub struct Plan {
     pub(super) computed: bool,
     /// The innermost variable of the reduction, if it chooses how a factor is made.
     pub(super) choice: Option<Var>,
+    /// What rows share of the factors if that is more than a load, such as a conversion: made once for all of them.
+    pub(super) made: Vec<Val>,
     /// Loads of the epilogue that are asked for before the reduction.
     pub(super) streamed: Vec<Val>,
 }
@@ -92,6 +94,10 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     let packed = shared.filter(|&load| is_packed(nest, reductions[0], load, lane, lanes));
     let is_streamed = machine.prefetches && inner.is_empty();
     let streamed = if is_streamed { ahead::streamed(nest, lane, machine) } else { Vec::new() };
+    let is_shared =
+        |val: &Val| free[*val].contains(&lane) && rows.iter().all(|row| !free[*val].contains(row));
+    let mut made = if computed || rows.is_empty() { Vec::new() } else { made_factors(nest, reductions[0]) };
+    made.retain(is_shared);
     let reductions = reductions.to_vec();
     Some(Plan {
         reductions,
@@ -105,6 +111,7 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
         padded,
         computed,
         choice,
+        made,
         streamed,
     })
 }

@@ -489,8 +489,8 @@ pub(crate) mod tests {
         // SAFETY: `double` keeps to its two buffers.
         let executable = unsafe { Executable::new(parts()) }.unwrap();
         let (x, mut y, mut told) = ([3u8; 100], [0u8; 100], Vec::new());
-        let mut outputs: [&mut [u8]; 1] = [&mut y];
-        let mut run = executable.start(&[&x], &mut outputs).unwrap();
+        let (inputs, mut outputs): ([&[u8]; 1], [&mut [u8]; 1]) = ([&x], [&mut y]);
+        let mut run = executable.start(&inputs, &mut outputs).unwrap();
         while run.next().is_some() {
             run.step_in_parts(&Pool::new(2), 40, &mut |done| told.push(done)).unwrap();
         }

@@ -34,6 +34,7 @@ const FLAT: &[&str] = &[
     "gt",
     "ge",
     "pack2",
+    "unpack2",
     "dot2",
     "dot4",
     "hardmax",

@@ -12,8 +12,8 @@ use windlass_ir::loops::Program;
 pub(super) struct Weights {
     pub bytes: Vec<u8>,
     little_endian: bool,
-    /// Where contents of a hash begin and end.
-    known: HashMap<u64, Vec<(usize, usize)>>,
+    /// Where contents of a [sample](sample) begin and end.
+    known: HashMap<(usize, u64), Vec<(usize, usize)>>,
 }
 
 impl Weights {
@@ -23,14 +23,16 @@ impl Weights {
 
     /// Adds a program's constants. Where each begins.
     pub fn add(&mut self, program: &Program) -> Vec<usize> {
+        if self.bytes.is_empty() {
+            let aligned = |tensor: &Tensor| tensor.raw_bytes().len().next_multiple_of(Program::ALIGN as usize);
+            self.bytes.reserve_exact(program.constants.iter().map(aligned).sum());
+        }
         program.constants.iter().map(|tensor| self.place(&in_order(tensor, self.little_endian))).collect()
     }
 
     /// Where bytes are, added if they are new.
     fn place(&mut self, bytes: &[u8]) -> usize {
-        let mut hasher = FxHasher::default();
-        hasher.write(bytes);
-        let candidates = self.known.entry(hasher.finish()).or_default();
+        let candidates = self.known.entry(sample(bytes)).or_default();
         let found = candidates.iter().find(|&&(begin, end)| self.bytes[begin..end] == *bytes);
         if let Some(&(begin, _)) = found {
             return begin;
@@ -42,6 +44,15 @@ impl Weights {
         begin
     }
 }
+
+/// What tells most contents apart without reading all of them: how many bytes there are, and a hash of the first.
+fn sample(bytes: &[u8]) -> (usize, u64) {
+    let mut hasher = FxHasher::default();
+    hasher.write(&bytes[..bytes.len().min(SAMPLE)]);
+    (bytes.len(), hasher.finish())
+}
+
+const SAMPLE: usize = 1024;
 
 /// A tensor's bytes as a machine that stores the low half of a word first, or last, has them.
 pub(super) fn in_order(tensor: &Tensor, little_endian: bool) -> Cow<'_, [u8]> {

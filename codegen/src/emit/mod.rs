@@ -101,6 +101,8 @@ struct Emitter<'k> {
     home: SecondaryMap<Value, u32>,
     vars: FxHashMap<u32, Binding>,
     scalars: SecondaryMap<Val, PackedOption<Value>>,
+    /// The vectors of values that differ by lane, in the piece being written.
+    vectors: SecondaryMap<Val, PackedOption<Value>>,
     /// The bits of values that are constants.
     constants: SecondaryMap<Val, Option<u64>>,
     bases: SecondaryMap<Buffer, PackedOption<Value>>,
@@ -122,6 +124,7 @@ impl<'k> Emitter<'k> {
             home: SecondaryMap::new(),
             vars: FxHashMap::default(),
             scalars: SecondaryMap::new(),
+            vectors: SecondaryMap::new(),
             constants: SecondaryMap::new(),
             bases: SecondaryMap::new(),
             zeros: PackedOption::default(),
@@ -130,6 +133,9 @@ impl<'k> Emitter<'k> {
             lines,
         };
         emitter.func.line = emitter.lines.first();
+        emitter.scalars.resize(kernel.vals.len());
+        emitter.vectors.resize(kernel.vals.len());
+        emitter.constants.resize(kernel.vals.len());
         registers::count_accesses(&kernel.body, &mut emitter.accesses);
         let entry = emitter.func.block();
         emitter.func.order.push(entry);

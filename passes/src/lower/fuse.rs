@@ -379,6 +379,10 @@ fn is_affine(nest: &Nest) -> bool {
 
 /// Whether merging costs less than it saves.
 fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool) -> Result<(), Refusal> {
+    let views = is_view(source);
+    if shared && !views {
+        return Err(Refusal::OtherReaders);
+    }
     let free = free_vars(target);
     let loads: Vec<(Val, &[Index], bool)> = target
         .needed(&target.roots)
@@ -395,10 +399,6 @@ fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool) ->
     let evaluations: u64 = loads.iter().map(|(val, _, _)| points(&free[*val])).sum();
     let reduces = source.needed(&source.roots).iter().any(|&v| matches!(source.expr(v), Expr::Reduce { .. }));
     if !reduces {
-        let views = is_view(source);
-        if shared && !views {
-            return Err(Refusal::OtherReaders);
-        }
         if !views && in_contraction(target, &loads) {
             return Err(Refusal::ContractionOperand);
         }

@@ -24,7 +24,8 @@ impl Weights {
     /// Adds a program's constants. Where each begins.
     pub fn add(&mut self, program: &Program) -> Vec<usize> {
         if self.bytes.is_empty() {
-            let aligned = |tensor: &Tensor| tensor.raw_bytes().len().next_multiple_of(Program::ALIGN as usize);
+            let aligned =
+                |tensor: &Tensor| tensor.raw_bytes().len().next_multiple_of(Program::ALIGN as usize);
             self.bytes.reserve_exact(program.constants.iter().map(aligned).sum());
         }
         program.constants.iter().map(|tensor| self.place(&in_order(tensor, self.little_endian))).collect()

@@ -24,6 +24,8 @@ mod scalar;
 mod vector_functions;
 mod vector_loops;
 
+use std::rc::Rc;
+
 use cranelift_entity::SecondaryMap;
 use cranelift_entity::packed_option::PackedOption;
 use rustc_hash::FxHashMap;
@@ -35,9 +37,10 @@ use windlass_ir::loops::{
 
 use self::lines::Lines;
 use self::region::{LoopRegion, Region, RegionKind};
-use self::registers::RegisterFile;
+use self::registers::{Carried, RegisterFile};
 use crate::error::Error;
 use crate::ssa::{self, Condition, Element, End, Function, Op, Target, Type, Value};
+use crate::vector::Body;
 
 /// The most bytes of stack that one kernel's local arrays may take.
 const STACK_LIMIT: usize = 256 << 10;
@@ -111,6 +114,9 @@ struct Emitter<'k> {
     registers: FxHashMap<Buffer, RegisterFile>,
     /// How often each buffer is accessed in the whole kernel.
     accesses: SecondaryMap<Buffer, u32>,
+    /// What is known of blocks, by their addresses: most are written several times over.
+    carried: FxHashMap<*const Block, Rc<Carried>>,
+    bodies: FxHashMap<*const Block, Rc<Body<'k>>>,
     lines: Lines,
 }
 
@@ -130,6 +136,8 @@ impl<'k> Emitter<'k> {
             zeros: PackedOption::default(),
             registers: FxHashMap::default(),
             accesses: SecondaryMap::new(),
+            carried: FxHashMap::default(),
+            bodies: FxHashMap::default(),
             lines,
         };
         emitter.func.line = emitter.lines.first();
@@ -288,14 +296,14 @@ impl<'k> Emitter<'k> {
     /// leaves the tile in other registers than it found it in (the fused multiply-add overwrites a
     /// factor, not the sum), so going round costs a move per vector of the tile. Eight rounds measured no faster
     /// than four (`cargo bench --bench products`).
-    fn rounds_at_once(&self, body: &'k Block) -> i64 {
+    fn rounds_at_once(&mut self, body: &'k Block) -> i64 {
         let at_once = match registers::straight_length(body) {
             Some(0..=160) => 4,
             Some(161..=400) => 2,
             Some(_) | None => return 1,
         };
-        let (carried, _) = self.carried(&[body]);
-        let files = carried.iter().map(|b| &self.registers[b]).filter(|file| file.lanes() > 1);
+        let carried = self.carried(&[body]);
+        let files = carried.flowing.iter().map(|b| &self.registers[b]).filter(|file| file.lanes() > 1);
         let vectors: usize = files.map(|file| file.chunks.len()).sum();
         if vectors > 1 { at_once } else { 1 }
     }
@@ -311,7 +319,7 @@ impl<'k> Emitter<'k> {
         body: &'k Block,
     ) -> Result<(), Error> {
         debug_assert!(known != Some(0), "a loop that is said to run does");
-        let (carried, dropped) = self.carried(&[body]);
+        let carried = self.carried(&[body]);
         let header = self.func.block();
         let exit = self.func.block();
         let level = self.regions.len() as u32;
@@ -319,7 +327,7 @@ impl<'k> Emitter<'k> {
         self.home[iv] = level;
         let mut args = vec![start];
         let mut chunks = Vec::new();
-        for &buffer in &carried {
+        for &buffer in &carried.flowing {
             let ty = self.registers[&buffer].ty;
             for at in 0..self.registers[&buffer].chunks.len() {
                 args.push(self.chunk_or_zero(buffer, at));
@@ -353,7 +361,7 @@ impl<'k> Emitter<'k> {
             entry,
             derived: Vec::new(),
             carried: chunks.iter().map(|&(buffer, at, _)| (buffer, at)).collect(),
-            dropped,
+            dropped: carried.own.clone(),
             runs: known.is_some(),
         };
         self.regions.push(Region::new(RegionKind::Loop(region), header));
@@ -402,7 +410,8 @@ impl<'k> Emitter<'k> {
             Some(Number::Known(_)) => return self.block(then),
             Some(Number::Value(condition)) => condition,
         };
-        let (carried, dropped) = self.carried(&[then, otherwise]);
+        let known = self.carried(&[then, otherwise]);
+        let carried = &known.flowing;
         let before: Vec<RegisterFile> = carried.iter().map(|b| self.registers[b].clone()).collect();
         let parts: Vec<(Buffer, usize)> = carried
             .iter()
@@ -418,7 +427,7 @@ impl<'k> Emitter<'k> {
             self.block(block)?;
             let args = parts.iter().map(|&(buffer, at)| self.chunk_or_zero(buffer, at)).collect();
             self.leave_side(Target { block: join, args });
-            for &buffer in &dropped {
+            for &buffer in &known.own {
                 self.forget(buffer);
             }
         }

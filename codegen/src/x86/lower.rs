@@ -217,6 +217,9 @@ impl<'s> Lower<'s> {
 
     /// A value in a register. The bits of an integer beyond its width are anything.
     pub fn reg(&mut self, value: Value) -> VReg {
+        if let Some(register) = self.values[value] {
+            return register;
+        }
         let value = self.resolve(value);
         let ty = self.ssa.ty(value);
         if let (Some(bits), false) = (self.ssa.as_const(value), ty.is_vector() || ty.is_float()) {

@@ -82,9 +82,11 @@ pub struct Assignment {
 }
 
 impl Assignment {
-    /// Where an instruction finds or leaves a virtual register.
-    pub fn place(&self, register: VReg, point: Point) -> Allocation {
-        self.at(register, point).allocation
+    /// Where an instruction finds or leaves a virtual register, and where it is besides what single instructions want of
+    /// it.
+    pub fn place(&self, register: VReg, point: Point) -> (Allocation, Allocation) {
+        let spot = self.at(register, point);
+        (spot.allocation, self.home_of(register, spot))
     }
 
     fn at(&self, register: VReg, point: Point) -> Spot {
@@ -107,7 +109,10 @@ impl Assignment {
 
     /// Where a virtual register is besides what single instructions want of it.
     pub fn home(&self, register: VReg, point: Point) -> Allocation {
-        let spot = self.at(register, point);
+        self.home_of(register, self.at(register, point))
+    }
+
+    fn home_of(&self, register: VReg, spot: Spot) -> Allocation {
         if spot.fleeting { self.stored(register) } else { spot.allocation }
     }
 
@@ -132,10 +137,14 @@ struct Assign<'c> {
     queue: BinaryHeap<(Priority, usize)>,
     /// The registers, where each is in use, and by which pieces.
     registers: Vec<Register>,
+    /// How many of them are general ones, which come first.
+    general: usize,
     /// Of each virtual register, the instructions that name it, in order.
     mentions: Mentions,
     /// The block of each instruction.
     block_of: Vec<u32>,
+    /// How often instructions name each virtual register.
+    frequencies: Vec<f32>,
     /// The virtual registers that are split, each with the bundle it comes from.
     split: Vec<(VReg, usize)>,
 }
@@ -189,23 +198,38 @@ fn block_of(code: &Code) -> Vec<u32> {
     block_of
 }
 
+/// How often instructions name each virtual register.
+fn frequencies(code: &Code, live: &Live, block_of: &[u32]) -> Vec<f32> {
+    let mut frequencies = vec![0.0; code.registers];
+    for (inst, &block) in block_of.iter().enumerate() {
+        let often = live.frequencies[block as usize];
+        code.inst_operands(Inst::new(inst)).iter().for_each(|o| frequencies[o.vreg().vreg()] += often);
+    }
+    frequencies
+}
+
 /// Finds a place for every virtual register.
 pub fn assign(code: &Code, live: &Live, bundles: Bundles) -> Result<Assignment, String> {
     let points = 2 * code.insts.len();
-    let registers = registers(code.vector_bytes).map(|name| Register {
-        name,
-        busy: FixedBitSet::with_capacity(points),
-        reserved: FixedBitSet::with_capacity(points),
-        holders: Vec::new(),
-    });
+    let registers: Vec<Register> = registers(code.vector_bytes)
+        .map(|name| Register {
+            name,
+            busy: FixedBitSet::with_capacity(points),
+            reserved: FixedBitSet::with_capacity(points),
+            holders: Vec::new(),
+        })
+        .collect();
+    let block_of = block_of(code);
     let mut assign = Assign {
         code,
         live,
         pieces: Vec::with_capacity(2 * bundles.all.len()),
         queue: BinaryHeap::new(),
-        registers: registers.collect(),
+        general: registers.iter().filter(|r| r.name.class() == RegClass::Int).count(),
+        registers,
         mentions: Mentions::of(code),
-        block_of: block_of(code),
+        frequencies: frequencies(code, live, &block_of),
+        block_of,
         split: Vec::new(),
     };
     let hints = assign.fixed();
@@ -245,7 +269,7 @@ impl Assign<'_> {
     fn add(&mut self, ranges: Ranges, class: RegClass, part: Part, origin: usize, hint: Option<PReg>) {
         let length: usize = ranges.iter().map(|r| r.end - r.start).sum();
         let weight = match &part {
-            Part::Whole(members) => members.iter().map(|&member| self.frequency(member, &ranges)).sum(),
+            Part::Whole(members) => members.iter().map(|member| self.frequencies[member.vreg()]).sum(),
             Part::Loop(register, _) => self.frequency(*register, &ranges),
             Part::Point(_) => f32::INFINITY,
         };
@@ -281,16 +305,18 @@ impl Assign<'_> {
     /// Gives a piece a register, or splits it.
     fn place(&mut self, piece: usize) -> Result<(), String> {
         let Piece { ranges, class, hint, weight, .. } = &self.pieces[piece];
-        let is_free = |r: &Register| r.name.class() == *class && !any(&r.busy, ranges);
-        let hinted = hint.and_then(|hint| self.registers.iter().position(|r| r.name == hint && is_free(r)));
-        if let Some(register) = hinted.or_else(|| self.registers.iter().position(is_free)) {
+        let of_class = self.of_class(*class);
+        let is_free = |at: &usize| !any(&self.registers[*at].busy, ranges);
+        let is_hint = |at: &usize| Some(self.registers[*at].name) == *hint;
+        let hinted = hint.and_then(|_| of_class.clone().find(is_hint)).filter(is_free);
+        if let Some(register) = hinted.or_else(|| of_class.clone().find(is_free)) {
             self.take(piece, register);
             return Ok(());
         }
         // The first of those whose dearest holder is cheapest, if that is cheaper than the piece.
         let (mut cheapest, mut bound) = (None, *weight);
-        for at in 0..self.registers.len() {
-            if let Some(cost) = self.cost(at, *class, ranges, bound) {
+        for at in of_class {
+            if let Some(cost) = self.cost(at, ranges, bound) {
                 (cheapest, bound) = (Some(at), cost);
             }
         }
@@ -304,10 +330,18 @@ impl Assign<'_> {
         }
     }
 
+    /// The registers of a class, which stand together.
+    fn of_class(&self, class: RegClass) -> std::ops::Range<usize> {
+        match class {
+            RegClass::Int => 0..self.general,
+            RegClass::Float | RegClass::Vector => self.general..self.registers.len(),
+        }
+    }
+
     /// The greatest weight of those that would have to leave a register, if it is below a bound.
-    fn cost(&self, register: usize, class: RegClass, ranges: &Ranges, bound: f32) -> Option<f32> {
+    fn cost(&self, register: usize, ranges: &Ranges, bound: f32) -> Option<f32> {
         let register = &self.registers[register];
-        if register.name.class() != class || any(&register.reserved, ranges) {
+        if any(&register.reserved, ranges) {
             return None;
         }
         let mut weights = register.holders(ranges).map(|holder| self.pieces[holder].weight);
@@ -469,5 +503,19 @@ fn place_on_stack(code: &Code, bundles: &Bundles, split: &[(VReg, usize)], to: &
 
 /// Whether any of these points is in a set.
 fn any(set: &FixedBitSet, ranges: &Ranges) -> bool {
-    ranges.iter().any(|r| set.contains_any_in_range(r.start..r.end))
+    const BITS: usize = usize::BITS as usize;
+    let words = set.as_slice();
+    ranges.iter().any(|range| {
+        let (first, last) = (range.start / BITS, (range.end - 1) / BITS);
+        let (from, to) =
+            (usize::MAX << (range.start % BITS), usize::MAX >> (BITS - 1 - (range.end - 1) % BITS));
+        match first == last {
+            true => words[first] & from & to != 0,
+            false => {
+                words[first] & from != 0
+                    || words[first + 1..last].iter().any(|&word| word != 0)
+                    || words[last] & to != 0
+            }
+        }
+    })
 }

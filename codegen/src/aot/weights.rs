@@ -21,14 +21,14 @@ impl Weights {
         Weights { bytes: Vec::new(), little_endian, known: HashMap::new() }
     }
 
-    /// Adds a program's constants. Where each begins.
-    pub fn add(&mut self, program: &Program) -> Vec<usize> {
+    /// Adds constants. Where each begins.
+    pub fn add(&mut self, constants: &[Tensor]) -> Vec<usize> {
         if self.bytes.is_empty() {
             let aligned =
                 |tensor: &Tensor| tensor.raw_bytes().len().next_multiple_of(Program::ALIGN as usize);
-            self.bytes.reserve_exact(program.constants.iter().map(aligned).sum());
+            self.bytes.reserve_exact(constants.iter().map(aligned).sum());
         }
-        program.constants.iter().map(|tensor| self.place(&in_order(tensor, self.little_endian))).collect()
+        constants.iter().map(|tensor| self.place(&in_order(tensor, self.little_endian))).collect()
     }
 
     /// Where bytes are, added if they are new.
@@ -71,9 +71,9 @@ mod tests {
 
     #[test]
     fn contents_are_kept_once_and_aligned() {
-        let constants = |values: &[u16]| values.iter().map(|&v| Tensor::scalar::<u16>(v)).collect();
-        let first = Program { constants: constants(&[0x0102, 7, 0x0102]), ..Program::default() };
-        let second = Program { constants: constants(&[7, 9]), ..Program::default() };
+        let constants =
+            |values: &[u16]| -> Vec<Tensor> { values.iter().map(|&v| Tensor::scalar::<u16>(v)).collect() };
+        let (first, second) = (constants(&[0x0102, 7, 0x0102]), constants(&[7, 9]));
         for (little_endian, bytes) in [(true, [2, 1]), (false, [1, 2])] {
             let mut weights = Weights::new(little_endian);
             assert_eq!(weights.add(&first), [0, 64, 0]);

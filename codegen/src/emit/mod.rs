@@ -26,8 +26,8 @@ mod vector_loops;
 
 use std::rc::Rc;
 
-use cranelift_entity::SecondaryMap;
 use cranelift_entity::packed_option::PackedOption;
+use cranelift_entity::{PrimaryMap, SecondaryMap};
 use rustc_hash::FxHashMap;
 use windlass_ir::DType;
 use windlass_ir::loops::{
@@ -41,6 +41,9 @@ use self::registers::{Carried, RegisterFile};
 use crate::error::Error;
 use crate::ssa::{self, Condition, Element, End, Function, Op, Target, Type, Value};
 use crate::vector::Body;
+
+/// Room for so many instructions is made at once.
+const INSTRUCTIONS: usize = 512;
 
 /// The most bytes of stack that one kernel's local arrays may take.
 const STACK_LIMIT: usize = 256 << 10;
@@ -125,7 +128,11 @@ impl<'k> Emitter<'k> {
         let mut emitter = Emitter {
             kernel,
             machine,
-            func: Function::default(),
+            func: Function {
+                insts: PrimaryMap::with_capacity(INSTRUCTIONS),
+                values: PrimaryMap::with_capacity(INSTRUCTIONS),
+                ..Function::default()
+            },
             regions: Vec::new(),
             home: SecondaryMap::new(),
             vars: FxHashMap::default(),

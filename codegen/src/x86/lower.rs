@@ -57,7 +57,11 @@ pub(super) fn lower(ssa: &Function, machine: emit::Machine) -> Result<(Code, Poo
         now: Position::default(),
         values,
         registers: 0,
-        code: Code::default(),
+        code: Code {
+            insts: Vec::with_capacity(ssa.insts.len()),
+            lines: Vec::with_capacity(ssa.insts.len()),
+            ..Code::default()
+        },
         pool: Pool::default(),
         whole: if machine.vector_bytes == 64 { Width::Z } else { Width::Y },
         has_products: machine.byte_products,

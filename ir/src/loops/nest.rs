@@ -193,7 +193,8 @@ impl NestBuilder {
         let domain: Vec<Var> =
             shape.iter().enumerate().map(|(id, &extent)| Var { id: id as u32, extent }).collect();
         let next_var = domain.len() as u32;
-        let nest = Nest { operands: Vec::new(), domain, exprs: PrimaryMap::new(), roots: Vec::new() };
+        let nest =
+            Nest { operands: Vec::new(), domain, exprs: PrimaryMap::with_capacity(16), roots: Vec::new() };
         NestBuilder { nest, interned: FxHashMap::default(), next_var }
     }
 

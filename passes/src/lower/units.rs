@@ -237,11 +237,13 @@ impl Units {
         let types =
             |values: &[Value]| -> Vec<TensorType> { values.iter().map(|&v| graph.ty(v).clone()).collect() };
         let (distinct, numbers) = distinct(graph);
-        let lowered = parallel::map(&distinct, |data| {
+        let mut lowered = parallel::map(&distinct, |data| {
             let are_bound = data.ins.iter().chain(&data.outs).all(|&v| graph.ty(v).as_shape().is_some());
             let is_lowered = are_bound && !matches!(data.op, Op::Constant(_));
             is_lowered.then(|| data.op.lower(&types(&data.ins), &types(&data.outs)))
         });
+        let mut left = vec![0; distinct.len()];
+        numbers.iter().for_each(|&number| left[number] += 1);
         for ((node, data), number) in graph.nodes().zip(numbers) {
             if let Op::Constant(constant) = &data.op {
                 let buf = self.add_buf(&constant.value.ty(), "constant")?;
@@ -251,7 +253,9 @@ impl Units {
             }
             let origin = within.map_or_else(|| graph.describe(node), str::to_string);
             let ins: Vec<Buf> = data.ins.iter().map(|&v| bufs[v].expect("operands come first")).collect();
-            let Some(lowered) = lowered[number].clone().transpose()? else {
+            left[number] -= 1;
+            let form = if left[number] == 0 { lowered[number].take() } else { lowered[number].clone() };
+            let Some(lowered) = form.transpose()? else {
                 let open = data.ins.iter().chain(&data.outs).find(|&&v| graph.ty(v).as_shape().is_none());
                 let ty = open.map(|&v| graph.ty(v).to_string()).unwrap_or_default();
                 let message = format!("{origin}: {ty} has dimensions that are not bound");

@@ -134,13 +134,13 @@ fn live_out(code: &Code) -> Vec<FixedBitSet> {
         let (read, written) = (&mut read[at], &mut written[at]);
         block.targets.iter().flat_map(|(_, args)| args).for_each(|arg| read.insert(arg.vreg()));
         for inst in (block.range.0..block.range.1).rev() {
-            let operands = code.inst_operands(Inst::new(inst));
-            for operand in operands.iter().filter(|o| o.kind() == OperandKind::Def) {
-                read.remove(operand.vreg().vreg());
-                written.insert(operand.vreg().vreg());
-            }
-            for operand in operands.iter().filter(|o| o.kind() == OperandKind::Use) {
-                read.insert(operand.vreg().vreg());
+            // No instruction reads what it writes.
+            for operand in code.inst_operands(Inst::new(inst)) {
+                let register = operand.vreg().vreg();
+                read.set(register, operand.kind() == OperandKind::Use);
+                if operand.kind() == OperandKind::Def {
+                    written.insert(register);
+                }
             }
         }
         for param in &block.params {
@@ -190,15 +190,15 @@ fn ranges(code: &Code, live_out: &[FixedBitSet]) -> (Vec<Ranges>, Vec<Point>) {
             defined[register] = point;
         };
         for inst in (block.range.0..block.range.1).rev() {
-            let operands = code.inst_operands(Inst::new(inst));
-            for operand in operands.iter().filter(|o| o.kind() == OperandKind::Def) {
-                define(operand.vreg(), writes(inst), &mut ends);
-            }
-            for operand in operands.iter().filter(|o| o.kind() == OperandKind::Use) {
+            for operand in code.inst_operands(Inst::new(inst)) {
                 let register = operand.vreg().vreg();
-                if ends[register].is_none() {
-                    ends[register] = Some(reads(inst) + 1);
-                    live.push(register);
+                match operand.kind() {
+                    OperandKind::Def => define(operand.vreg(), writes(inst), &mut ends),
+                    OperandKind::Use if ends[register].is_none() => {
+                        ends[register] = Some(reads(inst) + 1);
+                        live.push(register);
+                    }
+                    OperandKind::Use => {}
                 }
             }
         }

@@ -139,6 +139,9 @@ impl Write<'_> {
 
     /// Writes moves that happen at once, one after the other.
     fn parallel(&mut self, mut moves: Moves, at: ProgPoint, points: &[Point]) {
+        if moves.is_empty() {
+            return;
+        }
         moves.retain(|m| m.from != m.to);
         while !moves.is_empty() {
             let is_read = |place: Allocation| moves.iter().any(|m| m.from == place);

@@ -107,7 +107,11 @@ impl TensorType {
 
     /// The sizes, if all are known.
     pub fn as_shape(&self) -> Option<Shape> {
-        self.dims.iter().map(Dim::as_fixed).collect()
+        let mut shape = Shape::new();
+        for dim in &self.dims {
+            shape.push(dim.as_fixed()?);
+        }
+        Some(shape)
     }
 
     /// The sizes of a type that lowering or evaluation sees, where all are known.

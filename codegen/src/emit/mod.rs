@@ -299,22 +299,6 @@ impl<'k> Emitter<'k> {
         Ok(())
     }
 
-    /// How many iterations to write out at once in a loop that carries a register tile. Each iteration
-    /// leaves the tile in other registers than it found it in (the fused multiply-add overwrites a
-    /// factor, not the sum), so going round costs a move per vector of the tile. Eight rounds measured no faster
-    /// than four (`cargo bench --bench products`).
-    fn rounds_at_once(&mut self, body: &'k Block) -> i64 {
-        let at_once = match registers::straight_length(body) {
-            Some(0..=160) => 4,
-            Some(161..=400) => 2,
-            Some(_) | None => return 1,
-        };
-        let carried = self.carried(&[body]);
-        let files = carried.flowing.iter().map(|b| &self.registers[b]).filter(|file| file.lanes() > 1);
-        let vectors: usize = files.map(|file| file.chunks.len()).sum();
-        if vectors > 1 { at_once } else { 1 }
-    }
-
     /// Opens a loop from `start` while below `end`. `known` is a positive number of iterations' bound if
     /// it is certain that there is at least one.
     fn open_loop(
@@ -465,15 +449,6 @@ impl<'k> Emitter<'k> {
     fn end(&mut self, end: End) {
         let block = self.top().block;
         self.func.end(block, end);
-    }
-
-    fn chunks(&mut self, buffer: Buffer) -> &mut Vec<PackedOption<Value>> {
-        &mut self.registers.get_mut(&buffer).expect("every register buffer has a file").chunks
-    }
-
-    /// Ends the life of a register buffer's values.
-    fn forget(&mut self, buffer: Buffer) {
-        self.chunks(buffer).fill(PackedOption::default());
     }
 
     fn top(&mut self) -> &mut Region {

@@ -7,7 +7,7 @@ use regalloc2::{
 use smallvec::SmallVec;
 
 use super::Code;
-use super::assign::Assignment;
+use super::assignment::Assignment;
 use super::live::{Live, Point, copied, points, reads, writes};
 
 /// A copy of one place to another, at the same time as others.

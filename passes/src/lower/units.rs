@@ -336,3 +336,30 @@ impl Form {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use windlass_ir::{Builder, ScalarFn};
+
+    use super::*;
+
+    #[test]
+    fn nodes_are_lowered_alike_if_ops_and_types_are_the_same() {
+        let mut b = Builder::new("alike");
+        let [x, y] = ["x", "y"].map(|name| b.input(name, TensorType::fixed(DType::F32, &[2, 3])));
+        let z = b.input("z", TensorType::fixed(DType::F32, &[3]));
+        for (f, ins) in [
+            (ScalarFn::Add, [x, y]),
+            (ScalarFn::Mul, [x, y]),
+            (ScalarFn::Add, [y, y]),
+            (ScalarFn::Add, [x, z]),
+            (ScalarFn::Add, [z, x]),
+        ] {
+            let value = b.map(f, &ins).unwrap();
+            b.output(&format!("{value}"), value);
+        }
+        let graph = b.finish().unwrap();
+        let (distinct, numbers) = distinct(&graph);
+        assert_eq!((distinct.len(), numbers), (4, vec![0, 1, 0, 2, 3]));
+    }
+}

@@ -72,12 +72,21 @@ pub type Dims = SmallVec<[Dim; 4]>;
 pub type Shape = SmallVec<[usize; 6]>;
 
 /// The type of a value: its element type and dimensions.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct TensorType {
     /// The element type.
     pub dtype: DType,
     /// The dimensions, outermost first.
     pub dims: Dims,
+}
+
+impl Clone for TensorType {
+    // Graphs clone many of them, and collecting into a small vector takes longer than this.
+    fn clone(&self) -> TensorType {
+        let mut dims = Dims::with_capacity(self.dims.len());
+        self.dims.iter().for_each(|dim| dims.push(dim.clone()));
+        TensorType { dtype: self.dtype, dims }
+    }
 }
 
 impl TensorType {
@@ -98,7 +107,11 @@ impl TensorType {
 
     /// The sizes, if all are known.
     pub fn as_shape(&self) -> Option<Shape> {
-        self.dims.iter().map(Dim::as_fixed).collect()
+        let mut shape = Shape::new();
+        for dim in &self.dims {
+            shape.push(dim.as_fixed()?);
+        }
+        Some(shape)
     }
 
     /// The sizes of a type that lowering or evaluation sees, where all are known.

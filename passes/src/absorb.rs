@@ -3,6 +3,8 @@
 //! A value `v` *has layout* `p` if a tensor `base` is at hand with `v = transpose(base, p)`. An op that
 //! absorbs layouts is applied to bases instead, with its axes renamed, and its result has a layout too.
 
+use std::collections::BTreeSet;
+
 use windlass_ir::attrs::Late;
 use windlass_ir::ops::{
     BatchNorm, Broadcast, Concat, DequantizeLinear, Hardmax, LayerNorm, LpNorm, MatMul, Pad, Pool,
@@ -182,8 +184,9 @@ fn joined(
         let ins = data.ins.iter().zip(needed(layout));
         ins.filter_map(|(&v, need)| Some(layouts.cost(v, &need?))).sum()
     };
-    let candidates = data.ins.iter().filter(|&&v| graph.ty(v).rank() == rank).map(|&v| layouts.layout(v));
-    let layout = candidates.filter(|p| !p.is_identity()).min_by_key(|p| (cost(p), p.clone()))?;
+    let of_full_rank = data.ins.iter().filter(|&&v| graph.ty(v).rank() == rank);
+    let candidates: BTreeSet<Permutation> = of_full_rank.map(|&v| layouts.layout(v)).collect();
+    let layout = candidates.into_iter().filter(|p| !p.is_identity()).min_by_key(cost)?;
     let pays = cost(&layout) <= cost(&Permutation::identity(rank));
     pays.then(|| Some(Absorbed { op: op(&layout)?, ins: needed(&layout), result: layout })).flatten()
 }

@@ -9,7 +9,7 @@ pub struct Options {
     pub fuel: Option<u64>,
     /// Whether to keep a [`Record`] of every decision.
     pub explain: bool,
-    /// Whether to verify the graph after every pass that changed it.
+    /// Whether to verify the graph after every pass that changed it, and not only after the last; on in debug builds.
     pub verify: bool,
     /// Folding may enlarge constants by at most this many bytes a node.
     pub fold_growth_bytes: u64,
@@ -30,7 +30,7 @@ impl Default for Options {
         Options {
             fuel: None,
             explain: false,
-            verify: true,
+            verify: cfg!(debug_assertions),
             fold_growth_bytes: 64 << 10,
             fold_work: 64 << 20,
             winograd: true,

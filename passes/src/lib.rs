@@ -2,7 +2,7 @@
 //!
 //! A [`Pass`] is data: a name, a line of help and a function from a graph to the changed graph, or to
 //! `None` if nothing changed. [`PASSES`] lists them, [`PIPELINES`] says which run in what order, and
-//! [`run`] runs them: it verifies every graph a pass makes, holds the pass to what it claims, times it,
+//! [`run`] runs them: it verifies what they make, holds each pass to what it claims, times it,
 //! stops after so many rewrites if asked to ([`Options::fuel`]), and keeps a [`Record`] of each rule
 //! that fired or did not, and why ([`Options::explain`]).
 //!

@@ -86,6 +86,7 @@ pub fn run_observed(
         graph: graph.clone(),
         cx: PassCx::new(options.clone()),
         report: Report::default(),
+        unverified: None,
         observe: &mut observe,
     };
     for stage in stages {
@@ -96,6 +97,7 @@ pub fn run_observed(
             Stage::Fixpoint { passes, rounds } => runner.fixpoint(passes, *rounds)?,
         }
     }
+    runner.verify()?;
     runner.report.records = runner.cx.take_records();
     Ok((runner.graph, runner.report))
 }
@@ -104,6 +106,8 @@ struct Runner<'a> {
     graph: Graph,
     cx: PassCx,
     report: Report,
+    /// The last pass that changed the graph, if that is not verified yet.
+    unverified: Option<&'static str>,
     observe: &'a mut dyn FnMut(&Pass, &Graph),
 }
 
@@ -151,14 +155,22 @@ impl Runner<'_> {
         {
             return dishonest("a change though the graph is the same");
         }
-        if self.cx.options.verify {
-            let start = Instant::now();
-            verify(&changed).map_err(|error| Error::Invalid { pass: pass.name, error })?;
-            self.report.verify_time += start.elapsed();
-        }
         self.graph = changed;
+        self.unverified = Some(pass.name);
+        if self.cx.options.verify {
+            self.verify()?;
+        }
         (self.observe)(pass, &self.graph);
         Ok(true)
+    }
+
+    /// Verifies the graph if a pass changed it since it was verified.
+    fn verify(&mut self) -> Result<(), Error> {
+        let Some(pass) = self.unverified.take() else { return Ok(()) };
+        let start = Instant::now();
+        verify(&self.graph).map_err(|error| Error::Invalid { pass, error })?;
+        self.report.verify_time += start.elapsed();
+        Ok(())
     }
 }
 

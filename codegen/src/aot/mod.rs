@@ -25,7 +25,6 @@ mod unit;
 mod variants;
 mod weights;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
@@ -163,11 +162,12 @@ fn make(
     let mut unit = Unit::new(isa, name)?;
 
     let mut weights = Weights::new(little_endian);
-    let offsets: Vec<_> = compiled.iter().map(|compiled| weights.add(&compiled.program)).collect();
+    let offsets: Vec<_> = compiled.iter().map(|compiled| weights.add(&compiled.constants)).collect();
+    let weight_bytes = weights.bytes.len();
     let data = match options.separate_weights || weights.bytes.is_empty() {
         true => None,
         false => {
-            let bytes = weights.bytes.clone();
+            let bytes = std::mem::take(&mut weights.bytes);
             Some(unit.define_data(&format!("{name}_weights"), Linkage::Local, bytes)?)
         }
     };
@@ -197,7 +197,7 @@ fn make(
             false => name.clone(),
         };
         let model = entry::Model {
-            program: &compiled.program,
+            program: compiled.program,
             kernels: &functions.define(&mut unit, &own_name, compiled)?,
             offsets,
             data,
@@ -251,14 +251,14 @@ fn make(
         inputs,
         outputs: results,
         arena_bytes,
-        weight_bytes: weights.bytes.len(),
+        weight_bytes,
         variants: if several { &names } else { &[] },
     };
     Ok(ObjectArtifact {
         object,
         header: header::header(&interface, options),
         arena_bytes,
-        weight_bytes: weights.bytes.len(),
+        weight_bytes,
         weights: options.separate_weights.then_some(weights.bytes),
         symbols,
         statistics,
@@ -267,8 +267,9 @@ fn make(
 
 /// The code of a variant.
 struct Compiled<'a> {
-    /// With all of its constants.
-    program: Cow<'a, Program>,
+    program: &'a Program,
+    /// Those that are given, and those that are prepared.
+    constants: Vec<Tensor>,
     codes: Vec<Code>,
     /// Which code is each kernel's.
     positions: Vec<usize>,
@@ -280,12 +281,13 @@ impl<'a> Compiled<'a> {
         options: &Options,
         statistics: &mut Statistics,
     ) -> Result<Compiled<'a>, Error> {
-        let program = variant.program.prepared(|prepare| {
+        let program = variant.program;
+        let constants = program.all_constants(|prepare| {
             let (outputs, own) = jit::outputs_of(prepare, options)?;
             statistics.add(&own);
             Ok::<_, Error>(outputs)
         })?;
-        jit::check(&program)?;
+        jit::check(program)?;
         let interpreted: Vec<String> = program
             .steps
             .iter()
@@ -298,7 +300,7 @@ impl<'a> Compiled<'a> {
             return Err(Error::Interpreted { steps: interpreted });
         }
         let (codes, positions) = compile(&program.kernels, &variant.isa, options, statistics)?;
-        Ok(Compiled { program, codes, positions })
+        Ok(Compiled { program, constants, codes, positions })
     }
 }
 

@@ -4,6 +4,8 @@
 //! up from the outermost loop inwards, so each partial sum is computed in the loop that completes it,
 //! once for all accesses that share it; the constant becomes a displacement.
 
+use std::sync::Arc;
+
 use smallvec::{SmallVec, smallvec};
 use windlass_ir::loops::{Atom, Buffer, Guard, Index};
 
@@ -14,9 +16,12 @@ use crate::ssa::{Condition, Op, Type, Value};
 /// A sum of scaled values and a constant.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Linear {
-    terms: SmallVec<[(Value, i64); 4]>,
+    terms: Terms,
     constant: i64,
 }
+
+/// Values with their scales.
+pub(super) type Terms = SmallVec<[(Value, i64); 4]>;
 
 /// What a division gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,7 +33,7 @@ enum Part {
 /// A division of an index, whose variables are bound so.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Division {
-    x: Index,
+    x: Arc<Index>,
     divisor: i64,
     part: Part,
     bindings: SmallVec<[Binding; 4]>,
@@ -75,12 +80,10 @@ impl Emitter<'_> {
                     }
                 },
                 Atom::Div(x, divisor) => {
-                    let quotient = self.divided(x, *divisor, Part::Quotient)?;
-                    linear.plus(&quotient, *scale);
+                    self.add_divided(&mut linear, *scale, (x, *divisor), Part::Quotient)?;
                 }
                 Atom::Mod(x, divisor) => {
-                    let rest = self.divided(x, *divisor, Part::Remainder)?;
-                    linear.plus(&rest, *scale);
+                    self.add_divided(&mut linear, *scale, (x, *divisor), Part::Remainder)?;
                 }
             }
         }
@@ -88,22 +91,31 @@ impl Emitter<'_> {
         Ok(linear)
     }
 
-    /// A quotient or remainder, remembered in the current region: a tile's accesses share most of them.
-    fn divided(&mut self, x: &Index, divisor: i64, part: Part) -> Result<Linear, Error> {
-        let bindings = x.vars().iter().map(|v| self.vars.get(&v.id).copied().unwrap_or_default()).collect();
+    /// Adds a multiple of a quotient or remainder, remembered in the current region: a tile's accesses share most of them.
+    fn add_divided(
+        &mut self,
+        sum: &mut Linear,
+        scale: i64,
+        (x, divisor): (&Arc<Index>, i64),
+        part: Part,
+    ) -> Result<(), Error> {
+        let mut bindings = SmallVec::new();
+        x.visit_vars(&mut |v| bindings.push(self.vars.get(&v.id).copied().unwrap_or_default()));
         let division = Division { x: x.clone(), divisor, part, bindings };
         if let Some(known) = self.top().divisions.get(&division) {
-            return Ok(known.clone());
+            sum.plus(known, scale);
+            return Ok(());
         }
-        let linear = match part {
+        let divided = match part {
             Part::Quotient => self.quotient(x, divisor)?,
             Part::Remainder => self.remainder(x, divisor)?,
         };
+        sum.plus(&divided, scale);
         // Values may be others next time.
         if x.values().is_empty() {
-            self.top().divisions.insert(division, linear.clone());
+            self.top().divisions.insert(division, divided);
         }
-        Ok(linear)
+        Ok(())
     }
 
     /// The index with loop variables replaced that are bound to constants, if there are any.
@@ -112,7 +124,8 @@ impl Emitter<'_> {
             Some(Binding { base: None, offset }) => Some(Index::constant(*offset)),
             _ => None,
         };
-        let any = index.vars().iter().any(|v| known(v.id).is_some());
+        let mut any = false;
+        index.visit_vars(&mut |v| any |= known(v.id).is_some());
         any.then(|| index.substitute(&|v| known(v.id)))
     }
 
@@ -216,12 +229,21 @@ impl Emitter<'_> {
                 0
             }
         };
+        if terms.is_empty() {
+            return Ok((address, displacement));
+        }
+        terms.iter_mut().for_each(|(_, scale)| *scale = scale.wrapping_mul(size));
+        let key = (address, terms);
+        if let Some(&known) = self.top().addresses.get(&key) {
+            return Ok((known, displacement));
+        }
+        let mut terms = key.1.clone();
         terms.sort_by_key(|&(value, _)| self.home[value]);
         for (value, scale) in terms {
-            let part = self.scaled(value, scale.wrapping_mul(size));
-            let start = address;
-            address = self.pure(Op::Add, &[start, part]);
+            let part = self.scaled(value, scale);
+            address = self.pure(Op::Add, &[address, part]);
         }
+        self.top().addresses.insert(key, address);
         Ok((address, displacement))
     }
 

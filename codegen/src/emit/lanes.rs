@@ -5,8 +5,6 @@
 //! masks and memory accesses see the difference. A bool is a mask (all ones or zeros) in lanes as wide
 //! as what it was compared from. Functions without a vector instruction are applied lane by lane.
 
-use cranelift_entity::SecondaryMap;
-use cranelift_entity::packed_option::PackedOption;
 use smallvec::SmallVec;
 use windlass_ir::loops::{Buffer, Guard, Index, Role, Val};
 use windlass_ir::{DType, ScalarFn};
@@ -22,7 +20,6 @@ struct Piece<'b, 'k> {
     lanes: usize,
     /// What the loop's variable is in lane 0.
     first: Binding,
-    values: SecondaryMap<Val, PackedOption<Value>>,
 }
 
 impl<'k> Emitter<'k> {
@@ -50,7 +47,7 @@ impl<'k> Emitter<'k> {
 
     pub(super) fn piece(&mut self, body: &Body<'k>, lanes: usize, first: Binding) -> Result<(), Error> {
         self.vars.insert(body.lane.id, first);
-        let mut piece = Piece { body, lanes, first, values: SecondaryMap::new() };
+        let piece = Piece { body, lanes, first };
         let outer = self.func.line;
         for (instr, stmt) in body.instrs.iter().zip(body.stmts) {
             self.enter(stmt);
@@ -67,7 +64,7 @@ impl<'k> Emitter<'k> {
                 Instr::Inside { val, guards } => (*val, self.inside_lanes(&piece, guards)?),
                 Instr::Apply { val, function, args } => (*val, self.apply_lanes(&piece, *function, args)?),
             };
-            piece.values[val] = value.into();
+            self.vectors[val] = value.into();
         }
         self.func.line = outer;
         Ok(())
@@ -84,7 +81,7 @@ impl<'k> Emitter<'k> {
         let Binding { base, offset } = piece.first;
         self.vars.insert(piece.body.lane.id, Binding { base, offset: offset + lane as i64 });
         for val in indices.iter().flat_map(|i| i.values()) {
-            if let Some(vector) = piece.values[val].expand() {
+            if let Some(vector) = self.vector(piece, val) {
                 let value = self.at(self.top_index(), Op::Extract(lane as u8), &[vector]);
                 self.constants[val] = None;
                 self.scalars[val] = value.into();
@@ -93,6 +90,11 @@ impl<'k> Emitter<'k> {
         let result = each(self);
         self.vars.insert(piece.body.lane.id, piece.first);
         result
+    }
+
+    /// The vector of a value that differs by lane.
+    fn vector(&self, piece: &Piece<'_, 'k>, val: Val) -> Option<Value> {
+        self.vectors[val].expand().filter(|_| piece.body.varies(val))
     }
 
     fn load_lanes(
@@ -123,6 +125,9 @@ impl<'k> Emitter<'k> {
     /// Whether all lanes of a piece pass those guards that differ by lane, or `None` if that cannot be told
     /// from the first and the last lane.
     fn guarded_piece(&mut self, piece: &Piece<'_, 'k>, guards: &[Guard]) -> Result<Option<Number>, Error> {
+        if guards.is_empty() {
+            return Ok(Some(Number::Known(1)));
+        }
         let lane = piece.body.lane;
         let moving: Vec<Guard> = guards.iter().filter(|g| g.index.mentions(lane)).cloned().collect();
         let varies = |g: &Guard| g.index.values().iter().any(|&v| piece.body.varies(v));
@@ -343,7 +348,7 @@ impl<'k> Emitter<'k> {
 
     /// A value in every lane.
     fn lanes_of(&mut self, piece: &Piece<'_, 'k>, val: Val) -> Result<Value, Error> {
-        match piece.values[val].expand() {
+        match self.vector(piece, val) {
             Some(value) => Ok(value),
             None => self.spread(val),
         }

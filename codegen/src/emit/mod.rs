@@ -24,8 +24,10 @@ mod scalar;
 mod vector_functions;
 mod vector_loops;
 
-use cranelift_entity::SecondaryMap;
+use std::rc::Rc;
+
 use cranelift_entity::packed_option::PackedOption;
+use cranelift_entity::{PrimaryMap, SecondaryMap};
 use rustc_hash::FxHashMap;
 use windlass_ir::DType;
 use windlass_ir::loops::{
@@ -35,9 +37,13 @@ use windlass_ir::loops::{
 
 use self::lines::Lines;
 use self::region::{LoopRegion, Region, RegionKind};
-use self::registers::RegisterFile;
+use self::registers::{Carried, RegisterFile};
 use crate::error::Error;
 use crate::ssa::{self, Condition, Element, End, Function, Op, Target, Type, Value};
+use crate::vector::Body;
+
+/// Room for so many instructions is made at once.
+const INSTRUCTIONS: usize = 512;
 
 /// The most bytes of stack that one kernel's local arrays may take.
 const STACK_LIMIT: usize = 256 << 10;
@@ -101,6 +107,8 @@ struct Emitter<'k> {
     home: SecondaryMap<Value, u32>,
     vars: FxHashMap<u32, Binding>,
     scalars: SecondaryMap<Val, PackedOption<Value>>,
+    /// The vectors of values that differ by lane, in the piece being written.
+    vectors: SecondaryMap<Val, PackedOption<Value>>,
     /// The bits of values that are constants.
     constants: SecondaryMap<Val, Option<u64>>,
     bases: SecondaryMap<Buffer, PackedOption<Value>>,
@@ -109,6 +117,9 @@ struct Emitter<'k> {
     registers: FxHashMap<Buffer, RegisterFile>,
     /// How often each buffer is accessed in the whole kernel.
     accesses: SecondaryMap<Buffer, u32>,
+    /// What is known of blocks, by their addresses: most are written several times over.
+    carried: FxHashMap<*const Block, Rc<Carried>>,
+    bodies: FxHashMap<*const Block, Rc<Body<'k>>>,
     lines: Lines,
 }
 
@@ -117,19 +128,29 @@ impl<'k> Emitter<'k> {
         let mut emitter = Emitter {
             kernel,
             machine,
-            func: Function::default(),
+            func: Function {
+                insts: PrimaryMap::with_capacity(INSTRUCTIONS),
+                values: PrimaryMap::with_capacity(INSTRUCTIONS),
+                ..Function::default()
+            },
             regions: Vec::new(),
             home: SecondaryMap::new(),
             vars: FxHashMap::default(),
             scalars: SecondaryMap::new(),
+            vectors: SecondaryMap::new(),
             constants: SecondaryMap::new(),
             bases: SecondaryMap::new(),
             zeros: PackedOption::default(),
             registers: FxHashMap::default(),
             accesses: SecondaryMap::new(),
+            carried: FxHashMap::default(),
+            bodies: FxHashMap::default(),
             lines,
         };
         emitter.func.line = emitter.lines.first();
+        emitter.scalars.resize(kernel.vals.len());
+        emitter.vectors.resize(kernel.vals.len());
+        emitter.constants.resize(kernel.vals.len());
         registers::count_accesses(&kernel.body, &mut emitter.accesses);
         let entry = emitter.func.block();
         emitter.func.order.push(entry);
@@ -278,22 +299,6 @@ impl<'k> Emitter<'k> {
         Ok(())
     }
 
-    /// How many iterations to write out at once in a loop that carries a register tile. Each iteration
-    /// leaves the tile in other registers than it found it in (the fused multiply-add overwrites a
-    /// factor, not the sum), so going round costs a move per vector of the tile. Eight rounds measured no faster
-    /// than four (`cargo bench --bench products`).
-    fn rounds_at_once(&self, body: &'k Block) -> i64 {
-        let at_once = match registers::straight_length(body) {
-            Some(0..=160) => 4,
-            Some(161..=400) => 2,
-            Some(_) | None => return 1,
-        };
-        let (carried, _) = self.carried(&[body]);
-        let files = carried.iter().map(|b| &self.registers[b]).filter(|file| file.lanes() > 1);
-        let vectors: usize = files.map(|file| file.chunks.len()).sum();
-        if vectors > 1 { at_once } else { 1 }
-    }
-
     /// Opens a loop from `start` while below `end`. `known` is a positive number of iterations' bound if
     /// it is certain that there is at least one.
     fn open_loop(
@@ -305,7 +310,7 @@ impl<'k> Emitter<'k> {
         body: &'k Block,
     ) -> Result<(), Error> {
         debug_assert!(known != Some(0), "a loop that is said to run does");
-        let (carried, dropped) = self.carried(&[body]);
+        let carried = self.carried(&[body]);
         let header = self.func.block();
         let exit = self.func.block();
         let level = self.regions.len() as u32;
@@ -313,7 +318,7 @@ impl<'k> Emitter<'k> {
         self.home[iv] = level;
         let mut args = vec![start];
         let mut chunks = Vec::new();
-        for &buffer in &carried {
+        for &buffer in &carried.flowing {
             let ty = self.registers[&buffer].ty;
             for at in 0..self.registers[&buffer].chunks.len() {
                 args.push(self.chunk_or_zero(buffer, at));
@@ -347,7 +352,7 @@ impl<'k> Emitter<'k> {
             entry,
             derived: Vec::new(),
             carried: chunks.iter().map(|&(buffer, at, _)| (buffer, at)).collect(),
-            dropped,
+            dropped: carried.own.clone(),
             runs: known.is_some(),
         };
         self.regions.push(Region::new(RegionKind::Loop(region), header));
@@ -396,7 +401,8 @@ impl<'k> Emitter<'k> {
             Some(Number::Known(_)) => return self.block(then),
             Some(Number::Value(condition)) => condition,
         };
-        let (carried, dropped) = self.carried(&[then, otherwise]);
+        let known = self.carried(&[then, otherwise]);
+        let carried = &known.flowing;
         let before: Vec<RegisterFile> = carried.iter().map(|b| self.registers[b].clone()).collect();
         let parts: Vec<(Buffer, usize)> = carried
             .iter()
@@ -412,7 +418,7 @@ impl<'k> Emitter<'k> {
             self.block(block)?;
             let args = parts.iter().map(|&(buffer, at)| self.chunk_or_zero(buffer, at)).collect();
             self.leave_side(Target { block: join, args });
-            for &buffer in &dropped {
+            for &buffer in &known.own {
                 self.forget(buffer);
             }
         }
@@ -443,15 +449,6 @@ impl<'k> Emitter<'k> {
     fn end(&mut self, end: End) {
         let block = self.top().block;
         self.func.end(block, end);
-    }
-
-    fn chunks(&mut self, buffer: Buffer) -> &mut Vec<PackedOption<Value>> {
-        &mut self.registers.get_mut(&buffer).expect("every register buffer has a file").chunks
-    }
-
-    /// Ends the life of a register buffer's values.
-    fn forget(&mut self, buffer: Buffer) {
-        self.chunks(buffer).fill(PackedOption::default());
     }
 
     fn top(&mut self) -> &mut Region {

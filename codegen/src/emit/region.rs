@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use windlass_ir::loops::Buffer;
 
-use super::address::{Division, Linear};
+use super::address::{Division, Linear, Terms};
 use super::{Emitter, Number};
 use crate::ssa::{Block, End, Op, Type, Value};
 
@@ -24,6 +24,8 @@ pub(super) struct Region {
     pub cache: FxHashMap<Key, Value>,
     /// Divisions of indices made while this was the innermost region.
     pub divisions: FxHashMap<Division, Linear>,
+    /// Addresses made meanwhile, by where they start and what is added.
+    pub addresses: FxHashMap<(Value, Terms), Value>,
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +58,8 @@ pub(super) struct LoopRegion {
 
 impl Region {
     pub fn new(kind: RegionKind, block: Block) -> Region {
-        Region { kind, block, cache: FxHashMap::default(), divisions: FxHashMap::default() }
+        let (cache, divisions, addresses) = Default::default();
+        Region { kind, block, cache, divisions, addresses }
     }
 }
 

@@ -4,6 +4,8 @@
 //! A loop carries the buffers that its body writes as block parameters, unless the buffer lives within
 //! one iteration: all of its accesses are in the body, and there it is written before it is read.
 
+use std::rc::Rc;
+
 use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{EntityRef, SecondaryMap};
 use windlass_ir::DType;
@@ -172,10 +174,28 @@ fn mark_written(stmt: &Stmt, buffer: Buffer, loops: &mut Vec<(Var, i64)>, writte
 /// A store to more elements than this is not looked at.
 const MOST_PLACES: usize = 1 << 14;
 
-impl Emitter<'_> {
-    /// The register buffers that blocks write: those whose values flow in or out, and those that live in
-    /// there only.
-    pub(super) fn carried(&self, blocks: &[&Block]) -> (Vec<Buffer>, Vec<Buffer>) {
+/// The register buffers that blocks write.
+#[derive(Debug)]
+pub(super) struct Carried {
+    /// Those whose values flow in or out.
+    pub flowing: Vec<Buffer>,
+    /// Those that live in there only.
+    pub own: Vec<Buffer>,
+}
+
+impl<'k> Emitter<'k> {
+    /// The register buffers that the block of a loop or the two of a branch write.
+    pub(super) fn carried(&mut self, blocks: &[&'k Block]) -> Rc<Carried> {
+        let first = std::ptr::from_ref(blocks[0]);
+        if let Some(known) = self.carried.get(&first) {
+            return known.clone();
+        }
+        let carried = Rc::new(self.find_carried(blocks));
+        self.carried.insert(first, carried.clone());
+        carried
+    }
+
+    fn find_carried(&self, blocks: &[&Block]) -> Carried {
         let mut counts: SecondaryMap<Buffer, u32> = SecondaryMap::new();
         let mut stored: Vec<Buffer> = Vec::new();
         for block in blocks {
@@ -188,10 +208,11 @@ impl Emitter<'_> {
         }
         stored.sort_unstable_by_key(|b| b.index());
         stored.dedup();
-        stored.into_iter().partition(|&buffer| {
+        let (flowing, own) = stored.into_iter().partition(|&buffer| {
             let len = self.kernel.buffers[buffer].len;
             counts[buffer] != self.accesses[buffer] || !blocks.iter().all(|b| kills(b, buffer, len))
-        })
+        });
+        Carried { flowing, own }
     }
 
     /// Whether a block indexes a register buffer by this variable.
@@ -201,6 +222,32 @@ impl Emitter<'_> {
             found |= self.kernel.buffers[buffer].role == Role::Register && index.mentions(var);
         });
         found
+    }
+
+    /// How many iterations to write out at once in a loop that carries a register tile. Each iteration
+    /// leaves the tile in other registers than it found it in (the fused multiply-add overwrites a
+    /// factor, not the sum), so going round costs a move per vector of the tile. Eight rounds measured no faster
+    /// than four (`cargo bench --bench products`).
+    pub(super) fn rounds_at_once(&mut self, body: &'k Block) -> i64 {
+        let at_once = match straight_length(body) {
+            Some(0..=160) => 4,
+            Some(161..=400) => 2,
+            Some(_) | None => return 1,
+        };
+        let carried = self.carried(&[body]);
+        let files = carried.flowing.iter().map(|b| &self.registers[b]).filter(|file| file.lanes() > 1);
+        let vectors: usize = files.map(|file| file.chunks.len()).sum();
+        if vectors > 1 { at_once } else { 1 }
+    }
+
+    /// The values of a register buffer.
+    pub(super) fn chunks(&mut self, buffer: Buffer) -> &mut Vec<PackedOption<Value>> {
+        &mut self.registers.get_mut(&buffer).expect("every register buffer has a file").chunks
+    }
+
+    /// Ends the life of a register buffer's values.
+    pub(super) fn forget(&mut self, buffer: Buffer) {
+        self.chunks(buffer).fill(PackedOption::default());
     }
 
     /// Part of a register buffer; zero if nothing was written yet.

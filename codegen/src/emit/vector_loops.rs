@@ -1,5 +1,7 @@
 //! How vector loops are cut into pieces: a loop over whole ones, then what is left.
 
+use std::rc::Rc;
+
 use windlass_ir::loops::{Block, Var};
 
 use super::{Binding, Emitter, Number, registers};
@@ -18,10 +20,7 @@ const COPIES: i64 = 2;
 
 impl<'k> Emitter<'k> {
     pub(super) fn vector_loop(&mut self, var: Var, extent: Number, block: &'k Block) -> Result<(), Error> {
-        let body = match Body::new(self.kernel, var, block) {
-            Ok(body) => body,
-            Err(message) => return self.error(message),
-        };
+        let body = self.body(var, block)?;
         let widest = (self.machine.vector_bytes / body.widest) as i64;
         let Number::Known(count) = extent else {
             return self.counted_vector_loop(&body, extent, widest, block);
@@ -57,6 +56,16 @@ impl<'k> Emitter<'k> {
             done += lanes;
         }
         Ok(())
+    }
+
+    /// The vector form of a vector loop's body.
+    fn body(&mut self, var: Var, block: &'k Block) -> Result<Rc<Body<'k>>, Error> {
+        let address = std::ptr::from_ref(block);
+        if let Some(known) = self.bodies.get(&address) {
+            return Ok(known.clone());
+        }
+        let body = Body::new(self.kernel, var, block).or_else(|message| self.error(message))?;
+        Ok(self.bodies.entry(address).or_insert(Rc::new(body)).clone())
     }
 
     /// A vector loop whose extent is known only when it runs: whole pieces, then one lane at a time.

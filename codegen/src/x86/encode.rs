@@ -94,7 +94,8 @@ pub(super) fn encode(
     let mut encode = Encode {
         code,
         output,
-        bytes: Vec::new(),
+        // Most instructions take fewer.
+        bytes: Vec::with_capacity(8 * code.insts.len()),
         assembler: None,
         at: 0,
         fixes: Vec::new(),

@@ -34,8 +34,8 @@ pub(super) struct Lower<'s> {
     /// The register of each value that was asked for.
     values: SecondaryMap<Value, Option<VReg>>,
     registers: usize,
-    /// The instructions of the SSA instruction being lowered, in order.
-    buffer: Vec<Inst>,
+    /// What is written so far, backwards but for the SSA instruction being lowered.
+    code: Code,
     pub pool: Pool,
     /// The width of a whole vector register.
     pub whole: Width,
@@ -43,28 +43,33 @@ pub(super) struct Lower<'s> {
     pub has_products: bool,
 }
 
-/// An instruction, and the line that it is for.
-type Written = (Inst, PackedOption<Line>);
-
 /// The code of a function, and its constants.
 pub(super) fn lower(ssa: &Function, machine: emit::Machine) -> Result<(Code, Pool), String> {
+    let (mut uses, mut values, mut positions) =
+        (SecondaryMap::new(), SecondaryMap::new(), SecondaryMap::new());
+    uses.resize(ssa.values.len());
+    values.resize(ssa.values.len());
+    positions.resize(ssa.insts.len());
     let mut lower = Lower {
         ssa,
-        uses: SecondaryMap::new(),
-        positions: SecondaryMap::new(),
+        uses,
+        positions,
         now: Position::default(),
-        values: SecondaryMap::new(),
+        values,
         registers: 0,
-        buffer: Vec::new(),
+        code: Code {
+            insts: Vec::with_capacity(ssa.insts.len()),
+            lines: Vec::with_capacity(ssa.insts.len()),
+            ..Code::default()
+        },
         pool: Pool::default(),
         whole: if machine.vector_bytes == 64 { Width::Z } else { Width::Y },
         has_products: machine.byte_products,
     };
     lower.count();
-    let mut code = lower.blocks()?;
-    code.registers = lower.registers;
-    code.vector_bytes = machine.vector_bytes;
-    Ok((code, lower.pool))
+    lower.blocks()?;
+    let Lower { code, registers, pool, .. } = lower;
+    Ok((in_order(Code { registers, vector_bytes: machine.vector_bytes, ..code }), pool))
 }
 
 impl<'s> Lower<'s> {
@@ -87,7 +92,7 @@ impl<'s> Lower<'s> {
 
     /// Lowers all blocks. Edges from a block with several successors to one with several predecessors get
     /// a block of their own, behind the one they come from.
-    fn blocks(&mut self) -> Result<Code, String> {
+    fn blocks(&mut self) -> Result<(), String> {
         let order = &self.ssa.order;
         let mut predecessors: SecondaryMap<Block, u32> = SecondaryMap::new();
         for &block in order {
@@ -102,11 +107,14 @@ impl<'s> Lower<'s> {
             let end = &self.ssa.blocks[block].end;
             next += 1 + end.targets().iter().filter(|t| is_split(end, t)).count();
         }
-        // Backwards: blocks, and the instructions of each.
-        let mut reversed: Vec<(Vec<Written>, BlockData)> = Vec::with_capacity(next);
         for &block in order.iter().rev() {
             let ssa::BlockData { end, line, .. } = &self.ssa.blocks[block];
-            let mut edges: Vec<(Vec<Written>, BlockData)> = Vec::new();
+            let start = self.code.insts.len();
+            for target in end.targets().iter().rev().filter(|t| is_split(end, t)) {
+                self.code.insts.push(Inst::Jump(numbers[target.block]));
+                self.finish(self.code.insts.len(), *line);
+            }
+            let mut edges: Vec<BlockData> = Vec::new();
             let mut targets: Vec<(regalloc2::Block, Vec<VReg>)> = Vec::new();
             self.now = self.behind(block);
             for target in end.targets() {
@@ -115,21 +123,30 @@ impl<'s> Lower<'s> {
                 let goal = (regalloc2::Block::new(number), args);
                 if is_split(end, target) {
                     targets.push((regalloc2::Block::new(numbers[block] + 1 + edges.len()), Vec::new()));
-                    let data = BlockData { targets: vec![goal], ..BlockData::default() };
-                    edges.push((vec![(Inst::Jump(number), *line)], data));
+                    edges.push(BlockData { targets: vec![goal], ..BlockData::default() });
                 } else {
                     targets.push(goal);
                 }
             }
-            reversed.extend(edges.into_iter().rev());
-            let insts = self.block(block, &targets)?;
+            let behind = start + edges.len();
+            let ranges = (start..behind).map(|at| (at, at + 1));
+            let edges = edges.into_iter().rev().zip(ranges);
+            self.code.blocks.extend(edges.map(|(edge, range)| BlockData { range, ..edge }));
+            self.block(block, behind, &targets)?;
             let params = match numbers[block] {
                 0 => Vec::new(),
                 _ => self.ssa.blocks[block].params.iter().map(|&param| self.reg(param)).collect(),
             };
-            reversed.push((insts, BlockData { params, targets, ..BlockData::default() }));
+            let range = (behind, self.code.insts.len());
+            self.code.blocks.push(BlockData { range, params, targets, ..BlockData::default() });
         }
-        Ok(in_order(reversed))
+        Ok(())
+    }
+
+    /// Turns round what was written from a position on, which is for a line.
+    fn finish(&mut self, start: usize, line: PackedOption<Line>) {
+        self.code.insts[start..].reverse();
+        self.code.lines.resize(self.code.insts.len(), line);
     }
 
     /// Where a block's end stands: behind its last instruction, which may be a store.
@@ -140,12 +157,13 @@ impl<'s> Lower<'s> {
         })
     }
 
-    /// The instructions of a block, backwards.
+    /// Writes the instructions of a block, of whose end something stands there already.
     fn block(
         &mut self,
         block: Block,
+        start: usize,
         targets: &[(regalloc2::Block, Vec<VReg>)],
-    ) -> Result<Vec<Written>, String> {
+    ) -> Result<(), String> {
         let data = &self.ssa.blocks[block];
         let target = |at: usize| targets[at].0.index();
         let end = match &data.end {
@@ -154,11 +172,12 @@ impl<'s> Lower<'s> {
             End::Jump(_) => Inst::Jump(target(0)),
             End::Branch(condition, _) => Inst::Branch(self.test(*condition), [target(0), target(1)]),
         };
-        self.buffer.push(end);
-        let mut insts: Vec<Written> = self.buffer.drain(..).rev().map(|i| (i, data.line)).collect();
+        self.code.insts.push(end);
+        self.finish(start, data.line);
         for &inst in data.insts.iter().rev() {
             self.now = self.positions[inst];
             let inst = &self.ssa.insts[inst];
+            let start = self.code.insts.len();
             match inst.result {
                 Some(result) => {
                     let Some(register) = self.values[result] else { continue };
@@ -166,15 +185,16 @@ impl<'s> Lower<'s> {
                 }
                 None => self.effect(inst)?,
             }
-            insts.extend(self.buffer.drain(..).rev().map(|i| (i, inst.line)));
+            self.finish(start, inst.line);
         }
         if self.ssa.order.first() == Some(&block) {
             let params: Vec<VReg> = data.params.iter().map(|&param| self.reg(param)).collect();
             let fixed = params.iter().zip([RDI, RSI, RDX]);
             let fixed = fixed.map(|(&v, r)| Operand::reg_fixed_def(v, r)).collect();
-            insts.push((Inst::Params(fixed), self.ssa.line));
+            self.code.insts.push(Inst::Params(fixed));
+            self.finish(self.code.insts.len(), self.ssa.line);
         }
-        Ok(insts)
+        Ok(())
     }
 
     /// A new register.
@@ -201,6 +221,9 @@ impl<'s> Lower<'s> {
 
     /// A value in a register. The bits of an integer beyond its width are anything.
     pub fn reg(&mut self, value: Value) -> VReg {
+        if let Some(register) = self.values[value] {
+            return register;
+        }
         let value = self.resolve(value);
         let ty = self.ssa.ty(value);
         if let (Some(bits), false) = (self.ssa.as_const(value), ty.is_vector() || ty.is_float()) {
@@ -223,7 +246,7 @@ impl<'s> Lower<'s> {
 
     /// Adds an instruction.
     pub fn push_machine(&mut self, machine: Machine) {
-        self.buffer.push(Inst::Machine(machine));
+        self.code.insts.push(Inst::Machine(machine));
     }
 
     /// Whether a value is made in the block being lowered, so that it costs nothing to make it part of what uses
@@ -334,21 +357,18 @@ impl<'s> Lower<'s> {
     }
 }
 
-/// Code from its blocks, the last of them first, each with its instructions backwards.
-fn in_order(reversed: Vec<(Vec<Written>, BlockData)>) -> Code {
-    let mut code = Code::default();
-    for (insts, mut block) in reversed.into_iter().rev() {
-        let start = code.insts.len();
-        for (inst, line) in insts.into_iter().rev() {
-            code.insts.push(inst);
-            code.lines.push(line);
-        }
-        block.range = (start, code.insts.len());
-        block.successors = block.targets.iter().map(|(block, _)| *block).collect();
-        code.blocks.push(block);
-    }
+/// Code that is written backwards.
+fn in_order(mut code: Code) -> Code {
+    code.insts.reverse();
+    code.lines.reverse();
+    code.blocks.reverse();
+    let count = code.insts.len();
     for at in 0..code.blocks.len() {
-        for successor in code.blocks[at].successors.clone() {
+        let block = &mut code.blocks[at];
+        block.range = (count - block.range.1, count - block.range.0);
+        block.successors = block.targets.iter().map(|(block, _)| *block).collect();
+        for next in 0..code.blocks[at].successors.len() {
+            let successor = code.blocks[at].successors[next];
             code.blocks[successor.index()].predecessors.push(regalloc2::Block::new(at));
         }
     }

@@ -62,6 +62,12 @@ impl Builder {
         }
     }
 
+    /// Makes room for as many nodes and values as a graph has.
+    pub(super) fn reserve(&mut self, like: &Graph) {
+        self.graph.nodes.reserve(like.nodes.len());
+        self.graph.values.reserve(like.values.len());
+    }
+
     /// Replaces the default limits.
     pub fn with_limits(mut self, limits: Limits) -> Builder {
         self.limits = limits;

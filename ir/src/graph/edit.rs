@@ -81,6 +81,7 @@ impl<'g> Edit<'g> {
     /// Writes what was carried over.
     fn write(&mut self) {
         let Some(count) = self.unwritten.take() else { return };
+        self.builder.reserve(self.old);
         for (node, data) in self.old.nodes().take(count) {
             let outs = self.builder.push_copy(self.old, data, Values::from_slice(&data.ins));
             self.stand_for(node, &outs);

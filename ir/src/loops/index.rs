@@ -7,7 +7,9 @@
 //! what then lies in `0..c` needs neither, and `c * (x / c) + x % c` is `x`. Variables carry their
 //! extent, so ranges are known without a context.
 
+use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
@@ -34,18 +36,24 @@ pub enum Atom {
     /// A loop variable.
     Var(Var),
     /// `floor(x / c)`, c > 1.
-    Div(Box<Index>, i64),
+    Div(Arc<Index>, i64),
     /// `x mod c`, in `0..c`, c > 1.
-    Mod(Box<Index>, i64),
+    Mod(Arc<Index>, i64),
     /// An i64 value computed by the body (a gathered position), known to lie in `0..extent`.
     Value(Val, usize),
 }
 
 /// An index: the sum of `coefficient * atom` and a constant, terms sorted by atom, no zero coefficient.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Index {
     terms: SmallVec<[(Atom, i64); 2]>,
     constant: i64,
+}
+
+impl Clone for Index {
+    fn clone(&self) -> Index {
+        self.map_coefficients(self.constant, |c| c)
+    }
 }
 
 impl Index {
@@ -140,8 +148,8 @@ impl Index {
     }
 
     /// Every variable that occurs, sorted, without repetition.
-    pub fn vars(&self) -> Vec<Var> {
-        let mut found = Vec::new();
+    pub fn vars(&self) -> SmallVec<[Var; 4]> {
+        let mut found = SmallVec::new();
         self.visit_vars(&mut |var| found.push(var));
         found.sort_unstable();
         found.dedup();
@@ -149,8 +157,8 @@ impl Index {
     }
 
     /// Every computed value that occurs.
-    pub fn values(&self) -> Vec<Val> {
-        let mut found = Vec::new();
+    pub fn values(&self) -> SmallVec<[Val; 2]> {
+        let mut found = SmallVec::new();
         self.visit_atoms(&mut |atom| {
             if let Atom::Value(val, _) = atom {
                 found.push(*val);
@@ -199,22 +207,31 @@ impl Index {
     /// `self + other`.
     pub fn add(&self, other: &Index) -> Index {
         let mut sum = self.clone();
-        sum.add_multiple(other.clone(), 1);
+        sum.add_multiple(other, 1);
         sum
     }
 
     /// Adds `factor * other`.
-    fn add_multiple(&mut self, other: Index, factor: i64) {
+    pub fn add_multiple(&mut self, other: &Index, factor: i64) {
         self.constant = self.constant.wrapping_add(other.constant.wrapping_mul(factor));
         if factor != 0 {
-            other.terms.into_iter().for_each(|(atom, c)| self.add_term(atom, c.wrapping_mul(factor)));
+            other.terms.iter().for_each(|(atom, c)| self.add_term(atom, c.wrapping_mul(factor)));
         }
         self.recombine();
     }
 
+    /// The same terms with other coefficients, none of them 0, and this constant.
+    fn map_coefficients(&self, constant: i64, each: impl Fn(i64) -> i64) -> Index {
+        let mut terms = SmallVec::with_capacity(self.terms.len());
+        for (atom, c) in &self.terms {
+            terms.push((atom.clone(), each(*c)));
+        }
+        Index { terms, constant }
+    }
+
     /// `self + constant`.
     pub fn add_const(&self, constant: i64) -> Index {
-        Index { terms: self.terms.clone(), constant: self.constant.wrapping_add(constant) }
+        self.map_coefficients(self.constant.wrapping_add(constant), |c| c)
     }
 
     /// `self - other`.
@@ -227,9 +244,7 @@ impl Index {
         if factor == 0 {
             return Index::constant(0);
         }
-        let scale = |c: i64| c.wrapping_mul(factor);
-        let terms = self.terms.iter().map(|(atom, c)| (atom.clone(), scale(*c))).collect();
-        Index { terms, constant: scale(self.constant) }
+        self.map_coefficients(self.constant.wrapping_mul(factor), |c| c.wrapping_mul(factor))
     }
 
     /// `floor(self / divisor)` if that needs no division.
@@ -254,10 +269,7 @@ impl Index {
         // All terms of the rest share a factor with the divisor: (g * y + r) / (g * d) = y / d for 0 <= r < g.
         let g = rest.terms.iter().fold(divisor, |g, (_, c)| gcd(g, *c));
         if g > 1 {
-            let reduced = Index {
-                terms: rest.terms.iter().map(|(a, c)| (a.clone(), c / g)).collect(),
-                constant: rest.constant.div_euclid(g),
-            };
+            let reduced = rest.map_coefficients(rest.constant.div_euclid(g), |c| c / g);
             return quotient.add(&reduced.div(divisor / g));
         }
         let part = match rest.as_single() {
@@ -265,9 +277,9 @@ impl Index {
             Some(Atom::Mod(x, m)) if m % divisor == 0 => {
                 return quotient.add(&x.div(divisor).rem(m / divisor));
             }
-            _ => Atom::Div(Box::new(rest), divisor),
+            _ => Atom::Div(Arc::new(rest), divisor),
         };
-        quotient.add_term(part, 1);
+        quotient.add_term(&part, 1);
         quotient.recombine();
         quotient
     }
@@ -286,10 +298,7 @@ impl Index {
         }
         let g = rest.terms.iter().fold(divisor, |g, (_, c)| gcd(g, *c));
         if g > 1 {
-            let reduced = Index {
-                terms: rest.terms.iter().map(|(a, c)| (a.clone(), c / g)).collect(),
-                constant: rest.constant.div_euclid(g),
-            };
+            let reduced = rest.map_coefficients(rest.constant.div_euclid(g), |c| c / g);
             return reduced.rem(divisor / g).mul(g).add_const(rest.constant.rem_euclid(g));
         }
         if let Some(Atom::Mod(x, m)) = rest.as_single()
@@ -297,43 +306,36 @@ impl Index {
         {
             return x.rem(divisor);
         }
-        Index { terms: smallvec![(Atom::Mod(Box::new(rest), divisor), 1)], constant: 0 }
+        Index { terms: smallvec![(Atom::Mod(Arc::new(rest), divisor), 1)], constant: 0 }
     }
 
     /// The index with variables replaced; `replace` gives `None` for those that stay.
-    pub fn substitute(&self, replace: &impl Fn(Var) -> Option<Index>) -> Index {
-        self.rebuild(&|atom| match atom {
-            Atom::Var(var) => replace(*var),
-            Atom::Div(..) | Atom::Mod(..) | Atom::Value(..) => None,
-        })
+    pub fn substitute<I: Borrow<Index>>(&self, replace: &impl Fn(Var) -> Option<I>) -> Index {
+        self.map(replace, &|val| val)
     }
 
     /// The index with computed values renamed.
     pub fn map_values(&self, rename: &impl Fn(Val) -> Val) -> Index {
-        self.map(&|_| None, rename)
+        self.map(&|_| None::<Index>, rename)
     }
 
     /// The index with variables replaced, as by [`Index::substitute`], and computed values renamed.
-    pub fn map(&self, replace: &impl Fn(Var) -> Option<Index>, rename: &impl Fn(Val) -> Val) -> Index {
-        self.rebuild(&|atom| match atom {
-            Atom::Var(var) => replace(*var),
-            Atom::Value(val, extent) => Some(Index::value(rename(*val), *extent)),
-            Atom::Div(..) | Atom::Mod(..) => None,
-        })
-    }
-
-    fn rebuild(&self, replace: &impl Fn(&Atom) -> Option<Index>) -> Index {
+    pub fn map<I: Borrow<Index>>(
+        &self,
+        replace: &impl Fn(Var) -> Option<I>,
+        rename: &impl Fn(Val) -> Val,
+    ) -> Index {
         let mut result = Index::constant(self.constant);
         for (atom, c) in &self.terms {
-            let part = match (replace(atom), atom) {
-                (Some(index), _) => index,
-                (None, Atom::Div(x, d)) => x.rebuild(replace).div(*d),
-                (None, Atom::Mod(x, d)) => x.rebuild(replace).rem(*d),
-                (None, Atom::Var(_) | Atom::Value(..)) => {
-                    Index { terms: smallvec![(atom.clone(), 1)], constant: 0 }
-                }
-            };
-            result.add_multiple(part, *c);
+            match atom {
+                Atom::Var(var) => match replace(*var) {
+                    Some(index) => result.add_multiple(index.borrow(), *c),
+                    None => result.add_atom(atom, *c),
+                },
+                Atom::Div(x, d) => result.add_multiple(&x.map(replace, rename).div(*d), *c),
+                Atom::Mod(x, d) => result.add_multiple(&x.map(replace, rename).rem(*d), *c),
+                Atom::Value(val, extent) => result.add_atom(&Atom::Value(rename(*val), *extent), *c),
+            }
         }
         result
     }
@@ -371,15 +373,21 @@ impl Index {
         }
     }
 
-    fn add_term(&mut self, atom: Atom, c: i64) {
-        match self.terms.binary_search_by(|(a, _)| a.cmp(&atom)) {
+    /// Adds `c * atom`.
+    fn add_atom(&mut self, atom: &Atom, c: i64) {
+        self.add_term(atom, c);
+        self.recombine();
+    }
+
+    fn add_term(&mut self, atom: &Atom, c: i64) {
+        match self.terms.binary_search_by(|(a, _)| a.cmp(atom)) {
             Ok(at) => {
                 self.terms[at].1 = self.terms[at].1.wrapping_add(c);
                 if self.terms[at].1 == 0 {
                     self.terms.remove(at);
                 }
             }
-            Err(at) => self.terms.insert(at, (atom, c)),
+            Err(at) => self.terms.insert(at, (atom.clone(), c)),
         }
     }
 
@@ -388,7 +396,13 @@ impl Index {
         'again: loop {
             for at in 0..self.terms.len() {
                 let (Atom::Mod(x, c), k) = &self.terms[at] else { continue };
-                let (x, c, k) = (x.as_ref().clone(), *c, *k);
+                let (c, k) = (*c, *k);
+                // The terms of x / c have coefficients that k * c divides.
+                let step = k.wrapping_mul(c);
+                if step == 0 || self.terms.iter().all(|(_, have)| have.wrapping_rem(step) != 0) {
+                    continue;
+                }
+                let x = x.clone();
                 let quotient = x.div(c);
                 // x / c = sum of terms + constant; all of them must be here, k * c fold.
                 let present = quotient
@@ -403,8 +417,8 @@ impl Index {
                 self.constant -= quotient.constant * k * c;
                 let whole = x.mul(k);
                 self.constant = self.constant.wrapping_add(whole.constant);
-                for (atom, c) in whole.terms {
-                    self.add_term(atom, c);
+                for (atom, c) in &whole.terms {
+                    self.add_term(atom, *c);
                 }
                 continue 'again;
             }

@@ -20,9 +20,11 @@
 //! - (N3) a reduction's variables occur in no other reduction and are not output variables;
 //! - (N4) every root has the free variables of the output domain only.
 
+use std::hash::BuildHasher;
+
 use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{PrimaryMap, SecondaryMap};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
 use super::{Guard, Index, Val, Var};
@@ -180,7 +182,8 @@ impl Nest {
 #[derive(Clone, Debug)]
 pub struct NestBuilder {
     nest: Nest,
-    interned: FxHashMap<(Expr, DType), Val>,
+    /// The expressions with each hash.
+    interned: FxHashMap<u64, SmallVec<[Val; 1]>>,
     next_var: u32,
 }
 
@@ -190,7 +193,8 @@ impl NestBuilder {
         let domain: Vec<Var> =
             shape.iter().enumerate().map(|(id, &extent)| Var { id: id as u32, extent }).collect();
         let next_var = domain.len() as u32;
-        let nest = Nest { operands: Vec::new(), domain, exprs: PrimaryMap::new(), roots: Vec::new() };
+        let nest =
+            Nest { operands: Vec::new(), domain, exprs: PrimaryMap::with_capacity(16), roots: Vec::new() };
         NestBuilder { nest, interned: FxHashMap::default(), next_var }
     }
 
@@ -222,8 +226,14 @@ impl NestBuilder {
     }
 
     fn intern(&mut self, expr: Expr, dtype: DType) -> Val {
-        let nest = &mut self.nest;
-        *self.interned.entry((expr, dtype)).or_insert_with_key(|key| nest.exprs.push(key.clone()))
+        let expr = (expr, dtype);
+        let alike = self.interned.entry(FxBuildHasher.hash_one(&expr)).or_default();
+        if let Some(&known) = alike.iter().find(|&&val| self.nest.exprs[val] == expr) {
+            return known;
+        }
+        let val = self.nest.exprs.push(expr);
+        alike.push(val);
+        val
     }
 
     /// An element of an operand. The index must be inside it.
@@ -376,8 +386,8 @@ impl NestBuilder {
         bind: &mut impl FnMut(&mut NestBuilder, &[Var]) -> (Vec<Var>, Vec<Index>),
     ) -> Vec<Val> {
         debug_assert_eq!(index.len(), source.domain.len());
-        let mut vars: FxHashMap<Var, Index> =
-            source.domain.iter().copied().zip(index.iter().cloned()).collect();
+        // Few, so that looking through them is as fast as a map.
+        let mut vars: Vec<(Var, Index)> = source.domain.iter().copied().zip(index.iter().cloned()).collect();
         let mut bound_by: FxHashMap<Val, Vec<Var>> = FxHashMap::default();
         let needed = source.needed(roots);
         for &val in &needed {
@@ -394,7 +404,8 @@ impl NestBuilder {
         };
         for &val in &needed {
             let (expr, dtype) = &source.exprs[val];
-            let map = |index: &Index| index.map(&|v| vars.get(&v).cloned(), &|v| copied(&copies, v));
+            let replace = |var| vars.iter().find(|(v, _)| *v == var).map(|(_, index)| index);
+            let map = |index: &Index| index.map(&replace, &|v| copied(&copies, v));
             let map_guards = |guards: &[Guard]| -> Vec<Guard> {
                 guards.iter().map(|g| Guard::new(map(&g.index), g.size)).collect()
             };

@@ -178,28 +178,15 @@ impl Program {
         self.constants.iter().map(Tensor::ty).chain(prepared)
     }
 
-    /// The same program with its constants prepared: `run` gives the outputs of [`Self::prepare`].
-    pub fn prepared<E>(
+    /// The constants: those given, then those prepared, for which `run` gives the outputs of [`Self::prepare`].
+    pub fn all_constants<E>(
         &self,
         run: impl FnOnce(&Program) -> Result<Vec<Tensor>, E>,
-    ) -> Result<std::borrow::Cow<'_, Program>, E> {
-        let Some(prepare) = &self.prepare else { return Ok(std::borrow::Cow::Borrowed(self)) };
+    ) -> Result<Vec<Tensor>, E> {
         let mut constants = self.constants.clone();
-        constants.extend(run(prepare)?);
-        let (kernels, steps, repeats) = (self.kernels.clone(), self.steps.clone(), self.repeats.clone());
-        let (inputs, outputs) = (self.inputs.clone(), self.outputs.clone());
-        let (arena_bytes, in_place) = (self.arena_bytes, self.in_place.clone());
-        let prepare = None;
-        Ok(std::borrow::Cow::Owned(Program {
-            kernels,
-            steps,
-            repeats,
-            constants,
-            prepare,
-            arena_bytes,
-            inputs,
-            outputs,
-            in_place,
-        }))
+        if let Some(prepare) = &self.prepare {
+            constants.extend(run(prepare)?);
+        }
+        Ok(constants)
     }
 }

@@ -50,12 +50,13 @@ pub fn verify_kernel(kernel: &Kernel) -> Result<(), Error> {
 }
 
 /// What holds where a statement runs.
-#[derive(Clone)]
-enum Assumption {
+enum Assumption<'k> {
     /// Every guard holds.
-    All(Vec<Guard>),
+    All(&'k [Guard]),
     /// Some guard fails.
-    NotAll(Vec<Guard>),
+    NotAll(&'k [Guard]),
+    /// A loop's variable is below its number of iterations.
+    Below(Var, &'k Index),
 }
 
 struct Verifier<'k> {
@@ -64,10 +65,10 @@ struct Verifier<'k> {
     visible: SecondaryMap<Val, bool>,
     /// Open loops, outermost first.
     loops: Vec<(Var, LoopKind)>,
-    assumed: Vec<Assumption>,
+    assumed: Vec<Assumption<'k>>,
 }
 
-impl Verifier<'_> {
+impl<'k> Verifier<'k> {
     fn broken(&self, invariant: &'static str, message: String) -> Error {
         Error::Verify { invariant, message: format!("kernel `{}`: {message}", self.kernel.name) }
     }
@@ -85,17 +86,17 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn block(&mut self, block: &Block) -> Result<(), Error> {
+    fn block(&mut self, block: &'k Block) -> Result<(), Error> {
         let mut own: Vec<Val> = Vec::new();
         for stmt in block {
             match stmt {
                 Stmt::For { var, extent, kind, body } => self.repeat(*var, extent, *kind, body)?,
                 Stmt::If { guards, then, otherwise } => {
                     self.guards(guards)?;
-                    self.assumed.push(Assumption::All(guards.clone()));
+                    self.assumed.push(Assumption::All(guards));
                     self.block(then)?;
                     self.assumed.pop();
-                    self.assumed.push(Assumption::NotAll(guards.clone()));
+                    self.assumed.push(Assumption::NotAll(guards));
                     self.block(otherwise)?;
                     self.assumed.pop();
                 }
@@ -141,7 +142,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn repeat(&mut self, var: Var, extent: &Index, kind: LoopKind, body: &Block) -> Result<(), Error> {
+    fn repeat(&mut self, var: Var, extent: &'k Index, kind: LoopKind, body: &'k Block) -> Result<(), Error> {
         self.index(extent)?;
         if self.loops.iter().any(|(open, _)| open.id == var.id) {
             return Err(self.broken("L3", format!("{var} is the variable of a loop around its own")));
@@ -162,9 +163,7 @@ impl Verifier<'_> {
             LoopKind::Vector => self.vector(var, body)?,
         }
         self.loops.push((var, kind));
-        // The variable is below the number of iterations.
-        let below = extent.sub(&Index::var(var)).add_const(-1);
-        self.assumed.push(Assumption::All(vec![Guard::new(below, usize::MAX)]));
+        self.assumed.push(Assumption::Below(var, extent));
         self.block(body)?;
         self.assumed.pop();
         self.loops.pop();
@@ -275,6 +274,7 @@ impl Verifier<'_> {
             Assumption::All(guards) | Assumption::NotAll(guards) => {
                 guards.iter().any(|g| g.index.mentions(var) || !g.index.values().is_empty())
             }
+            Assumption::Below(_, extent) => extent.mentions(var) || !extent.values().is_empty(),
         });
         let depends = index.mentions(var) || !index.values().is_empty() || guarded;
         match !data.role.is_param() || var.extent <= 1 || depends {
@@ -356,6 +356,7 @@ impl Verifier<'_> {
                 && self.assumed.iter().all(|assumption| match assumption {
                     Assumption::All(guards) => guards.iter().all(holds),
                     Assumption::NotAll(guards) => !unknown(guards) && !guards.iter().all(holds),
+                    Assumption::Below(var, extent) => extent.values().is_empty() && at(*var) < eval(extent),
                 });
             if reached {
                 let found: Vec<String> =
@@ -378,6 +379,9 @@ fn meeting_lanes(lane: Var, stored: &Index, other: &Index) -> Option<(i64, i64)>
     }
     // first * x + c = second * y + d, all else being equal.
     let (first, second) = (stored.coefficient(lane)?, other.coefficient(lane)?);
+    if first != 0 && stored == other {
+        return None;
+    }
     let without = |index: &Index, c: i64| index.sub(&Index::var(lane).mul(c));
     let apart = without(other, second).sub(&without(stored, first)).as_constant()?;
     if first == second {

@@ -3,6 +3,8 @@
 //! Each op's own simplifications ([`windlass_ir::ops::OpDef::simplify`]) come first, then the
 //! algebra across ops in [`crate::algebra`]. A replacement is offered to the rules again at once.
 
+use std::borrow::Cow;
+
 use windlass_ir::graph::{Def, Values};
 use windlass_ir::{Builder, Graph};
 
@@ -24,14 +26,13 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
             return Ok(None);
         }
         let data = graph.node(node);
-        let ins = edit.map_all(&data.ins);
-        let types: Vec<_> = data.outs.iter().map(|&v| graph.ty(v).clone()).collect();
+        let mut ins = edit.map_all(&data.ins);
         let b = edit.builder();
         let mut found = None;
-        let (mut op, mut ins) = (data.op.clone(), ins);
+        let mut op = Cow::Borrowed(&data.op);
         for _ in 0..CHAIN {
             let Some((rule, outs)) = step(b, &op, &ins)? else { break };
-            let fits = outs.iter().zip(&types).all(|(&new, old)| stands_for(b.ty(new), old));
+            let fits = outs.iter().zip(&data.outs).all(|(&new, &old)| stands_for(b.ty(new), graph.ty(old)));
             if !fits || !cx.fire(rule, || graph.describe(node)) {
                 break;
             }
@@ -41,7 +42,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
             if again.outs != outs {
                 break;
             }
-            (op, ins) = (again.op.clone(), again.ins.clone());
+            (op, ins) = (Cow::Owned(again.op.clone()), again.ins.clone());
         }
         Ok(found)
     })

@@ -163,6 +163,9 @@ impl<'g> Analysis<'g> {
     /// none of its elements move.
     fn change(&self, value: Value, to: &Permutation) -> Option<(Value, Permutation)> {
         let place = self.place(value);
+        if place.layout == *to {
+            return None;
+        }
         let dims = &self.graph.ty(value).dims;
         if place.layout.rank() < to.rank() {
             // Dimensions of 1 are put before it.

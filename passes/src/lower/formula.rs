@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use cranelift_entity::SecondaryMap;
+use cranelift_entity::PrimaryMap;
 use smallvec::SmallVec;
 use windlass_ir::loops::{Atom, Expr, Guard, Index, Nest, NestBuilder, Val, Var};
 use windlass_ir::strides;
@@ -29,16 +29,16 @@ impl std::ops::Deref for Vars {
 }
 
 /// The variables each expression depends on, without those its reductions bind.
-pub fn free_vars(nest: &Nest) -> SecondaryMap<Val, Vars> {
-    let mut free: SecondaryMap<Val, Vars> = SecondaryMap::with_capacity(nest.exprs.len());
-    for (val, (expr, _)) in nest.exprs.iter() {
+pub fn free_vars(nest: &Nest) -> PrimaryMap<Val, Vars> {
+    let mut free: PrimaryMap<Val, Vars> = PrimaryMap::with_capacity(nest.exprs.len());
+    for (expr, _) in nest.exprs.values() {
         let mut vars = Vars::default();
         visit_indices(expr, &mut |index| index.visit_vars(&mut |var| vars.insert(var)));
         expr.visit_operands(&mut |v| free[v].iter().for_each(|&var| vars.insert(var)));
         if let Expr::Reduce { vars: bound, .. } = expr {
             vars.0.retain(|var| !bound.contains(var));
         }
-        free[val] = vars;
+        free.push(vars);
     }
     free
 }
@@ -60,8 +60,23 @@ pub fn visit_indices(expr: &Expr, visit: &mut impl FnMut(&Index)) {
 ///
 /// Dimensions of size 0 are never read, so their stride does not matter.
 fn flat_index(index: &[Index], shape: &[usize]) -> Index {
-    let steps = strides(shape);
-    index.iter().zip(&steps).fold(Index::constant(0), |flat, (i, &step)| flat.add(&i.mul(step as i64)))
+    let mut flat = Index::constant(0);
+    for (i, step) in index.iter().zip(strides(shape)) {
+        flat.add_multiple(i, step as i64);
+    }
+    flat
+}
+
+/// Whether each element of some operands is read at its own place in the nest's domain alone.
+pub fn reads_own_places(nest: &Nest, is_of: impl Fn(u32) -> bool) -> bool {
+    let domain: Vec<Index> = nest.domain.iter().map(|&v| Index::var(v)).collect();
+    let own = Index::flatten(&domain, &nest.shape());
+    nest.needed(&nest.roots).iter().all(|&val| match nest.expr(val) {
+        Expr::Load { operand, index, guards } if is_of(*operand) => {
+            guards.is_empty() && flat_index(index, &nest.operands[*operand as usize].shape) == own
+        }
+        _ => true,
+    })
 }
 
 /// The same nest with every operand seen as one dimension.
@@ -279,9 +294,7 @@ pub fn own_cost(expr: &Expr) -> u64 {
 /// Operations for one point of the domain, each reduction counted as often as it runs.
 pub fn point_cost(nest: &Nest, roots: &[Val]) -> u64 {
     let free = free_vars(nest);
-    let mut extents: SecondaryMap<Val, u64> = SecondaryMap::new();
     let needed = nest.needed(roots);
-    needed.iter().for_each(|&v| extents[v] = 1);
     // How often a value is computed: the product of the reduction variables it depends on.
     let mut total = 0u64;
     for &val in &needed {

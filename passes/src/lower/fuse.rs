@@ -4,6 +4,7 @@
 //! maps. Whether it should is a matter of cost, and every reason not to is a [`Refusal`]. Where others read the producer
 //! too, the consumer may yield its result beside its own, if both are elementwise over one domain.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
@@ -330,10 +331,10 @@ fn substitute(
 }
 
 /// An index into a buffer seen under one shape as an index into it under another.
-fn reshaped(index: &[Index], seen: &[usize], shape: &[usize]) -> Vec<Index> {
+fn reshaped<'i>(index: &'i [Index], seen: &[usize], shape: &[usize]) -> Cow<'i, [Index]> {
     match seen == shape {
-        true => index.to_vec(),
-        false => Index::unflatten(&Index::flatten(index, seen), shape),
+        true => Cow::Borrowed(index),
+        false => Cow::Owned(Index::unflatten(&Index::flatten(index, seen), shape)),
     }
 }
 
@@ -352,7 +353,10 @@ fn inline_guarded(
     guards: &[Guard],
 ) -> Val {
     let value = b.inline(source, &source.roots, index, &mut |b, operand, at, own| {
-        let all: Vec<Guard> = guards.iter().chain(own).cloned().collect();
+        let all: Cow<'_, [Guard]> = match guards {
+            [] => Cow::Borrowed(own),
+            _ => Cow::Owned([guards, own].concat()),
+        };
         let seen = &source.operands[operand as usize].shape;
         load_seen(b, operands[operand as usize], at, seen, &all)
     })[0];
@@ -379,6 +383,10 @@ fn is_affine(nest: &Nest) -> bool {
 
 /// Whether merging costs less than it saves.
 fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool) -> Result<(), Refusal> {
+    let views = is_view(source);
+    if shared && !views {
+        return Err(Refusal::OtherReaders);
+    }
     let free = free_vars(target);
     let loads: Vec<(Val, &[Index], bool)> = target
         .needed(&target.roots)
@@ -395,10 +403,6 @@ fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool) ->
     let evaluations: u64 = loads.iter().map(|(val, _, _)| points(&free[*val])).sum();
     let reduces = source.needed(&source.roots).iter().any(|&v| matches!(source.expr(v), Expr::Reduce { .. }));
     if !reduces {
-        let views = is_view(source);
-        if shared && !views {
-            return Err(Refusal::OtherReaders);
-        }
         if !views && in_contraction(target, &loads) {
             return Err(Refusal::ContractionOperand);
         }

@@ -7,9 +7,8 @@
 use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
-use windlass_ir::loops::{Expr, Index};
 
-use super::formula::flatten_operands;
+use super::formula::reads_own_places;
 use super::units::{Buf, Unit, UnitWork, Units};
 use super::{aliases, copy_of};
 use crate::lower::schedule::Machine;
@@ -49,13 +48,5 @@ type Positions = SecondaryMap<Buf, Option<usize>>;
 /// elements are stored once, after everything that they are made of was read.
 fn reads_own_elements(unit: &Unit, is_of: impl Fn(Buf) -> bool) -> bool {
     let (UnitWork::Nest(nest) | UnitWork::Copy(nest)) = &unit.work else { return false };
-    let nest = flatten_operands(nest);
-    let domain: Vec<Index> = nest.domain.iter().map(|&v| Index::var(v)).collect();
-    let own = Index::flatten(&domain, &nest.shape());
-    nest.needed(&nest.roots).iter().all(|&val| match nest.expr(val) {
-        Expr::Load { operand, index, guards } if is_of(unit.ins[*operand as usize]) => {
-            guards.is_empty() && index[0] == own
-        }
-        _ => true,
-    })
+    reads_own_places(nest, |operand| is_of(unit.ins[operand as usize]))
 }

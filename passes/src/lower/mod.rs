@@ -28,10 +28,10 @@ mod window;
 
 use cranelift_entity::SecondaryMap;
 use rustc_hash::FxHashMap;
-use windlass_ir::loops::{Expr, Index, Kernel, Nest, NestBuilder, Place, Program, Rounds, Step, Val, Work};
+use windlass_ir::loops::{Kernel, Nest, NestBuilder, Place, Program, Rounds, Step, Work};
 use windlass_ir::{Error, Graph, Op, Tensor};
 
-use crate::lower::formula::{as_identity, flatten_operands};
+use crate::lower::formula::{as_identity, reads_own_places};
 use crate::lower::margins::Margins;
 use crate::lower::pairs::as_words;
 use crate::lower::place::{Lifetime, check, place};
@@ -326,14 +326,24 @@ enum Source<'u> {
 
 /// The kernels of units, and what each unit runs. Formulas of one normal form have one kernel.
 fn kernels<'u>(work: &'u [Unit], choose: &mut dyn FnMut(&Nest) -> Machine) -> (Vec<Kernel>, Vec<Run<'u>>) {
-    let normal = parallel::map(work, |unit| match &unit.work {
-        UnitWork::Nest(nest) | UnitWork::Copy(nest) | UnitWork::Padded(nest, _) => Some(normalize(nest)),
+    let mut formulas: Vec<&Nest> = Vec::new();
+    let mut seen: FxHashMap<&Nest, usize> = FxHashMap::default();
+    let number_of = |unit: &'u Unit| match &unit.work {
+        UnitWork::Nest(nest) | UnitWork::Copy(nest) | UnitWork::Padded(nest, _) => {
+            Some(*seen.entry(nest).or_insert_with(|| {
+                formulas.push(nest);
+                formulas.len() - 1
+            }))
+        }
         UnitWork::Kernel(_) | UnitWork::Rounds(_) | UnitWork::Body(_) | UnitWork::Interpret(_) => None,
-    });
+    };
+    let numbers: Vec<Option<usize>> = work.iter().map(number_of).collect();
+    let normal = parallel::map(&formulas, |nest| normalize(nest));
+    let normal = numbers.into_iter().map(|number| number.map(|number| &normal[number]));
     let mut known: FxHashMap<(&Nest, Option<&Margins>), u32> = FxHashMap::default();
     let mut sources: Vec<(String, Source<'_>)> = Vec::new();
     let mut runs = Vec::with_capacity(work.len());
-    for (unit, nest) in work.iter().zip(&normal) {
+    for (unit, nest) in work.iter().zip(normal) {
         let mut add_from = |origin: &[String], source| {
             let number = sources.len();
             sources.push((kernel_name(number, origin), source));
@@ -375,19 +385,10 @@ fn overwritable(unit: &Unit) -> Option<usize> {
     if unit.outs.len() != 1 || !top_reductions(nest).is_empty() {
         return None;
     }
-    let nest = flatten_operands(nest);
-    let domain: Vec<Index> = nest.domain.iter().map(|&v| Index::var(v)).collect();
-    let own = Index::flatten(&domain, &nest.shape());
     let len: usize = nest.shape().iter().product();
-    let needed = nest.needed(&nest.roots);
     (0..nest.operands.len()).find(|&position| {
-        let reads_own = |&val: &Val| match nest.expr(val) {
-            Expr::Load { operand, index, guards } if *operand as usize == position => {
-                guards.is_empty() && index[0] == own
-            }
-            _ => true,
-        };
-        nest.operands[position].shape.iter().product::<usize>() == len && needed.iter().all(reads_own)
+        nest.operands[position].shape.iter().product::<usize>() == len
+            && reads_own_places(nest, |operand| operand as usize == position)
     })
 }
 

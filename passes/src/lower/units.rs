@@ -11,10 +11,11 @@ use rustc_hash::FxHashMap;
 use windlass_ir::graph::NodeData;
 use windlass_ir::loops::{Kernel, Nest, Rounds};
 use windlass_ir::ops::{Lowered, Op, Repeated};
-use windlass_ir::{DType, Error, Graph, Node, Shape, Tensor, TensorType, Value};
+use windlass_ir::{DType, Error, Graph, Shape, Tensor, TensorType, Value};
 
 use super::margins::Margins;
 use super::parallel;
+use crate::fingerprint::op_fingerprint;
 
 /// Identifies a buffer between units.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -235,13 +236,15 @@ impl Units {
     ) -> Result<(), Error> {
         let types =
             |values: &[Value]| -> Vec<TensorType> { values.iter().map(|&v| graph.ty(v).clone()).collect() };
-        let nodes: Vec<(Node, &NodeData)> = graph.nodes().collect();
-        let lowered = parallel::map(&nodes, |(_, data)| {
+        let (distinct, numbers) = distinct(graph);
+        let mut lowered = parallel::map(&distinct, |data| {
             let are_bound = data.ins.iter().chain(&data.outs).all(|&v| graph.ty(v).as_shape().is_some());
             let is_lowered = are_bound && !matches!(data.op, Op::Constant(_));
             is_lowered.then(|| data.op.lower(&types(&data.ins), &types(&data.outs)))
         });
-        for ((node, data), lowered) in nodes.into_iter().zip(lowered) {
+        let mut left = vec![0; distinct.len()];
+        numbers.iter().for_each(|&number| left[number] += 1);
+        for ((node, data), number) in graph.nodes().zip(numbers) {
             if let Op::Constant(constant) = &data.op {
                 let buf = self.add_buf(&constant.value.ty(), "constant")?;
                 self.bufs[buf].constant = Some(constant.value.clone());
@@ -250,7 +253,9 @@ impl Units {
             }
             let origin = within.map_or_else(|| graph.describe(node), str::to_string);
             let ins: Vec<Buf> = data.ins.iter().map(|&v| bufs[v].expect("operands come first")).collect();
-            let Some(lowered) = lowered.transpose()? else {
+            left[number] -= 1;
+            let form = if left[number] == 0 { lowered[number].take() } else { lowered[number].clone() };
+            let Some(lowered) = form.transpose()? else {
                 let open = data.ins.iter().chain(&data.outs).find(|&&v| graph.ty(v).as_shape().is_none());
                 let ty = open.map(|&v| graph.ty(v).to_string()).unwrap_or_default();
                 let message = format!("{origin}: {ty} has dimensions that are not bound");
@@ -281,6 +286,30 @@ impl Units {
     }
 }
 
+/// The nodes that lower to different forms, and for each node which of them it lowers like.
+fn distinct<'g>(graph: &'g Graph) -> (Vec<&'g NodeData>, Vec<usize>) {
+    let types = |data: &'g NodeData| -> Vec<&'g TensorType> {
+        data.ins.iter().chain(&data.outs).map(|&value| graph.ty(value)).collect()
+    };
+    let mut distinct: Vec<&NodeData> = Vec::new();
+    let mut seen: FxHashMap<(u64, Vec<&TensorType>), Vec<usize>> = FxHashMap::default();
+    let number_of = |data: &'g NodeData| {
+        // A constant is lowered to nothing, and may be large.
+        let is_constant = matches!(data, NodeData { op: Op::Constant(_), .. });
+        let key = (if is_constant { 0 } else { op_fingerprint(&data.op) }, types(data));
+        let alike = seen.entry(key).or_default();
+        let is_like = |other: &NodeData| data.ins.len() == other.ins.len() && data.op == other.op;
+        let known = alike.iter().copied().find(|&number| !is_constant && is_like(distinct[number]));
+        known.unwrap_or_else(|| {
+            alike.push(distinct.len());
+            distinct.push(data);
+            distinct.len() - 1
+        })
+    };
+    let numbers = graph.nodes().map(|(_, data)| data).map(number_of).collect();
+    (distinct, numbers)
+}
+
 /// What becomes of a lowered node.
 enum Form {
     /// The nodes of a graph.
@@ -305,5 +334,32 @@ impl Form {
             },
             Lowered::Interpret => UnitWork::Interpret(Box::new(op.clone())),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_ir::{Builder, ScalarFn};
+
+    use super::*;
+
+    #[test]
+    fn nodes_are_lowered_alike_if_ops_and_types_are_the_same() {
+        let mut b = Builder::new("alike");
+        let [x, y] = ["x", "y"].map(|name| b.input(name, TensorType::fixed(DType::F32, &[2, 3])));
+        let z = b.input("z", TensorType::fixed(DType::F32, &[3]));
+        for (f, ins) in [
+            (ScalarFn::Add, [x, y]),
+            (ScalarFn::Mul, [x, y]),
+            (ScalarFn::Add, [y, y]),
+            (ScalarFn::Add, [x, z]),
+            (ScalarFn::Add, [z, x]),
+        ] {
+            let value = b.map(f, &ins).unwrap();
+            b.output(&format!("{value}"), value);
+        }
+        let graph = b.finish().unwrap();
+        let (distinct, numbers) = distinct(&graph);
+        assert_eq!((distinct.len(), numbers), (4, vec![0, 1, 0, 2, 3]));
     }
 }

@@ -14,6 +14,7 @@ use regalloc2::{
 };
 use smallvec::SmallVec;
 
+use super::assignment::{Assignment, Stretch};
 use super::bundle::{Bundle, Bundles, start_earlier};
 use super::live::{Live, Mentions, Point, Range, Ranges, copied, reads, writes};
 use super::{Code, registers};
@@ -48,83 +49,6 @@ enum Part {
 /// order of code.
 type Priority = (usize, std::cmp::Reverse<Point>, std::cmp::Reverse<usize>);
 
-/// Where a virtual register is at a point.
-#[derive(Clone, Copy)]
-struct Spot {
-    /// The register or the place on the stack.
-    allocation: Allocation,
-    /// Whether it is in a register for one instruction only, loaded before or stored behind it.
-    fleeting: bool,
-}
-
-/// A stretch of a virtual register that is split, in a register.
-#[derive(Clone, Copy)]
-pub struct Stretch {
-    pub register: VReg,
-    pub range: Range,
-    /// The loop whose entries load it, or none if that is a single instruction's business.
-    pub round: Option<usize>,
-    allocation: Allocation,
-}
-
-/// Where every virtual register is.
-pub struct Assignment {
-    /// Of each virtual register that is whole, its register.
-    whole: Vec<Option<PReg>>,
-    /// Of each virtual register that is split, its place on the stack.
-    stack: Vec<Option<SpillSlot>>,
-    /// What of those is in registers, by virtual register and range.
-    pub stretches: Vec<Stretch>,
-    /// The points where each register is in use.
-    busy: Vec<(PReg, FixedBitSet)>,
-    /// The places on the stack, in words of 8 bytes.
-    pub slots: usize,
-}
-
-impl Assignment {
-    /// Where an instruction finds or leaves a virtual register.
-    pub fn place(&self, register: VReg, point: Point) -> Allocation {
-        self.at(register, point).allocation
-    }
-
-    fn at(&self, register: VReg, point: Point) -> Spot {
-        if let Some(whole) = self.whole[register.vreg()] {
-            return Spot { allocation: Allocation::reg(whole), fleeting: false };
-        }
-        let behind = self.stretches.partition_point(|s| (s.register, s.range.start) <= (register, point));
-        match behind.checked_sub(1).map(|at| self.stretches[at]) {
-            Some(s) if s.register == register && s.range.contains(point) => {
-                Spot { allocation: s.allocation, fleeting: s.round.is_none() }
-            }
-            _ => Spot { allocation: self.stored(register), fleeting: false },
-        }
-    }
-
-    /// The place on the stack of a virtual register that is split.
-    fn stored(&self, register: VReg) -> Allocation {
-        self.stack[register.vreg()].map_or(Allocation::none(), Allocation::stack)
-    }
-
-    /// Where a virtual register is besides what single instructions want of it.
-    pub fn home(&self, register: VReg, point: Point) -> Allocation {
-        let spot = self.at(register, point);
-        if spot.fleeting { self.stored(register) } else { spot.allocation }
-    }
-
-    /// A register in which nothing is at any of these points.
-    pub fn idle(&self, class: RegClass, points: &[Point], except: impl Fn(PReg) -> bool) -> Option<PReg> {
-        let idle = |busy: &FixedBitSet| points.iter().all(|&point| !busy.contains(point));
-        let found = self.busy.iter().find(|(r, busy)| r.class() == class && !except(*r) && idle(busy));
-        found.map(|(register, _)| *register)
-    }
-
-    /// A new place on the stack.
-    pub fn add_slot(&mut self, words: usize) -> SpillSlot {
-        self.slots += words;
-        SpillSlot::new(self.slots - words)
-    }
-}
-
 struct Assign<'c> {
     code: &'c Code,
     live: &'c Live,
@@ -132,10 +56,14 @@ struct Assign<'c> {
     queue: BinaryHeap<(Priority, usize)>,
     /// The registers, where each is in use, and by which pieces.
     registers: Vec<Register>,
+    /// How many of them are general ones, which come first.
+    general: usize,
     /// Of each virtual register, the instructions that name it, in order.
     mentions: Mentions,
     /// The block of each instruction.
     block_of: Vec<u32>,
+    /// How often instructions name each virtual register.
+    frequencies: Vec<f32>,
     /// The virtual registers that are split, each with the bundle it comes from.
     split: Vec<(VReg, usize)>,
 }
@@ -189,23 +117,38 @@ fn block_of(code: &Code) -> Vec<u32> {
     block_of
 }
 
+/// How often instructions name each virtual register.
+fn frequencies(code: &Code, live: &Live, block_of: &[u32]) -> Vec<f32> {
+    let mut frequencies = vec![0.0; code.registers];
+    for (inst, &block) in block_of.iter().enumerate() {
+        let often = live.frequencies[block as usize];
+        code.inst_operands(Inst::new(inst)).iter().for_each(|o| frequencies[o.vreg().vreg()] += often);
+    }
+    frequencies
+}
+
 /// Finds a place for every virtual register.
 pub fn assign(code: &Code, live: &Live, bundles: Bundles) -> Result<Assignment, String> {
     let points = 2 * code.insts.len();
-    let registers = registers(code.vector_bytes).map(|name| Register {
-        name,
-        busy: FixedBitSet::with_capacity(points),
-        reserved: FixedBitSet::with_capacity(points),
-        holders: Vec::new(),
-    });
+    let registers: Vec<Register> = registers(code.vector_bytes)
+        .map(|name| Register {
+            name,
+            busy: FixedBitSet::with_capacity(points),
+            reserved: FixedBitSet::with_capacity(points),
+            holders: Vec::new(),
+        })
+        .collect();
+    let block_of = block_of(code);
     let mut assign = Assign {
         code,
         live,
         pieces: Vec::with_capacity(2 * bundles.all.len()),
         queue: BinaryHeap::new(),
-        registers: registers.collect(),
+        general: registers.iter().filter(|r| r.name.class() == RegClass::Int).count(),
+        registers,
         mentions: Mentions::of(code),
-        block_of: block_of(code),
+        frequencies: frequencies(code, live, &block_of),
+        block_of,
         split: Vec::new(),
     };
     let hints = assign.fixed();
@@ -245,7 +188,7 @@ impl Assign<'_> {
     fn add(&mut self, ranges: Ranges, class: RegClass, part: Part, origin: usize, hint: Option<PReg>) {
         let length: usize = ranges.iter().map(|r| r.end - r.start).sum();
         let weight = match &part {
-            Part::Whole(members) => members.iter().map(|&member| self.frequency(member, &ranges)).sum(),
+            Part::Whole(members) => members.iter().map(|member| self.frequencies[member.vreg()]).sum(),
             Part::Loop(register, _) => self.frequency(*register, &ranges),
             Part::Point(_) => f32::INFINITY,
         };
@@ -281,16 +224,18 @@ impl Assign<'_> {
     /// Gives a piece a register, or splits it.
     fn place(&mut self, piece: usize) -> Result<(), String> {
         let Piece { ranges, class, hint, weight, .. } = &self.pieces[piece];
-        let is_free = |r: &Register| r.name.class() == *class && !any(&r.busy, ranges);
-        let hinted = hint.and_then(|hint| self.registers.iter().position(|r| r.name == hint && is_free(r)));
-        if let Some(register) = hinted.or_else(|| self.registers.iter().position(is_free)) {
+        let of_class = self.of_class(*class);
+        let is_free = |at: &usize| !any(&self.registers[*at].busy, ranges);
+        let is_hint = |at: &usize| Some(self.registers[*at].name) == *hint;
+        let hinted = hint.and_then(|_| of_class.clone().find(is_hint)).filter(is_free);
+        if let Some(register) = hinted.or_else(|| of_class.clone().find(is_free)) {
             self.take(piece, register);
             return Ok(());
         }
         // The first of those whose dearest holder is cheapest, if that is cheaper than the piece.
         let (mut cheapest, mut bound) = (None, *weight);
-        for at in 0..self.registers.len() {
-            if let Some(cost) = self.cost(at, *class, ranges, bound) {
+        for at in of_class {
+            if let Some(cost) = self.cost(at, ranges, bound) {
                 (cheapest, bound) = (Some(at), cost);
             }
         }
@@ -304,10 +249,18 @@ impl Assign<'_> {
         }
     }
 
+    /// The registers of a class, which stand together.
+    fn of_class(&self, class: RegClass) -> std::ops::Range<usize> {
+        match class {
+            RegClass::Int => 0..self.general,
+            RegClass::Float | RegClass::Vector => self.general..self.registers.len(),
+        }
+    }
+
     /// The greatest weight of those that would have to leave a register, if it is below a bound.
-    fn cost(&self, register: usize, class: RegClass, ranges: &Ranges, bound: f32) -> Option<f32> {
+    fn cost(&self, register: usize, ranges: &Ranges, bound: f32) -> Option<f32> {
         let register = &self.registers[register];
-        if register.name.class() != class || any(&register.reserved, ranges) {
+        if any(&register.reserved, ranges) {
             return None;
         }
         let mut weights = register.holders(ranges).map(|holder| self.pieces[holder].weight);
@@ -469,5 +422,19 @@ fn place_on_stack(code: &Code, bundles: &Bundles, split: &[(VReg, usize)], to: &
 
 /// Whether any of these points is in a set.
 fn any(set: &FixedBitSet, ranges: &Ranges) -> bool {
-    ranges.iter().any(|r| set.contains_any_in_range(r.start..r.end))
+    const BITS: usize = usize::BITS as usize;
+    let words = set.as_slice();
+    ranges.iter().any(|range| {
+        let (first, last) = (range.start / BITS, (range.end - 1) / BITS);
+        let (from, to) =
+            (usize::MAX << (range.start % BITS), usize::MAX >> (BITS - 1 - (range.end - 1) % BITS));
+        match first == last {
+            true => words[first] & from & to != 0,
+            false => {
+                words[first] & from != 0
+                    || words[first + 1..last].iter().any(|&word| word != 0)
+                    || words[last] & to != 0
+            }
+        }
+    })
 }

@@ -134,13 +134,13 @@ fn live_out(code: &Code) -> Vec<FixedBitSet> {
         let (read, written) = (&mut read[at], &mut written[at]);
         block.targets.iter().flat_map(|(_, args)| args).for_each(|arg| read.insert(arg.vreg()));
         for inst in (block.range.0..block.range.1).rev() {
-            let operands = code.inst_operands(Inst::new(inst));
-            for operand in operands.iter().filter(|o| o.kind() == OperandKind::Def) {
-                read.remove(operand.vreg().vreg());
-                written.insert(operand.vreg().vreg());
-            }
-            for operand in operands.iter().filter(|o| o.kind() == OperandKind::Use) {
-                read.insert(operand.vreg().vreg());
+            // No instruction reads what it writes.
+            for operand in code.inst_operands(Inst::new(inst)) {
+                let register = operand.vreg().vreg();
+                read.set(register, operand.kind() == OperandKind::Use);
+                if operand.kind() == OperandKind::Def {
+                    written.insert(register);
+                }
             }
         }
         for param in &block.params {
@@ -186,19 +186,19 @@ fn ranges(code: &Code, live_out: &[FixedBitSet]) -> (Vec<Ranges>, Vec<Point>) {
         let mut define = |register: VReg, point: Point, ends: &mut [Option<Point>]| {
             let register = register.vreg();
             let end = ends[register].take().unwrap_or(point + 1);
-            ranges[register].push(Range { start: point, end });
+            prepend(&mut ranges[register], Range { start: point, end });
             defined[register] = point;
         };
         for inst in (block.range.0..block.range.1).rev() {
-            let operands = code.inst_operands(Inst::new(inst));
-            for operand in operands.iter().filter(|o| o.kind() == OperandKind::Def) {
-                define(operand.vreg(), writes(inst), &mut ends);
-            }
-            for operand in operands.iter().filter(|o| o.kind() == OperandKind::Use) {
+            for operand in code.inst_operands(Inst::new(inst)) {
                 let register = operand.vreg().vreg();
-                if ends[register].is_none() {
-                    ends[register] = Some(reads(inst) + 1);
-                    live.push(register);
+                match operand.kind() {
+                    OperandKind::Def => define(operand.vreg(), writes(inst), &mut ends),
+                    OperandKind::Use if ends[register].is_none() => {
+                        ends[register] = Some(reads(inst) + 1);
+                        live.push(register);
+                    }
+                    OperandKind::Use => {}
                 }
             }
         }
@@ -207,16 +207,20 @@ fn ranges(code: &Code, live_out: &[FixedBitSet]) -> (Vec<Ranges>, Vec<Point>) {
         }
         for register in live.drain(..) {
             if let Some(end) = ends[register].take() {
-                ranges[register].push(Range { start: all.start, end });
+                prepend(&mut ranges[register], Range { start: all.start, end });
             }
         }
     }
-    for backwards in ranges.iter_mut().filter(|ranges| ranges.len() > 1) {
-        let mut forwards = Ranges::new();
-        backwards.iter().rev().for_each(|&range| append(&mut forwards, range));
-        *backwards = forwards;
-    }
+    ranges.iter_mut().for_each(|backwards| backwards.reverse());
     (ranges, defined)
+}
+
+/// Adds a range that ends at or before the last one's start, to ranges from the last to the first.
+fn prepend(backwards: &mut Ranges, range: Range) {
+    match backwards.last_mut() {
+        Some(first) if first.start == range.end => first.start = range.start,
+        _ => backwards.push(range),
+    }
 }
 
 /// For each virtual register, the instructions that read or write it.

@@ -6,6 +6,7 @@
 //! ```
 
 mod assign;
+mod assignment;
 mod bundle;
 mod live;
 mod moves;

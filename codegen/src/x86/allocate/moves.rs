@@ -7,7 +7,7 @@ use regalloc2::{
 use smallvec::SmallVec;
 
 use super::Code;
-use super::assign::Assignment;
+use super::assignment::Assignment;
 use super::live::{Live, Point, copied, points, reads, writes};
 
 /// A copy of one place to another, at the same time as others.
@@ -99,45 +99,49 @@ impl Write<'_> {
         let code = self.code;
         let operands = code.inst_operands(Inst::new(inst));
         let (mut before, mut behind) = (Moves::new(), Moves::new());
-        let mut places: SmallVec<[Allocation; 6]> = operands.iter().map(|o| self.place(*o, inst)).collect();
+        let mut places: SmallVec<[Allocation; 6]> = SmallVec::new();
+        let mut homes: SmallVec<[Allocation; 6]> = SmallVec::new();
+        for operand in operands {
+            let (place, home) = self.place(*operand, inst);
+            places.push(place);
+            homes.push(home);
+        }
         for (at, operand) in operands.iter().enumerate() {
             if let Some(from) = copied(*operand) {
                 places[from] = places[at];
             }
         }
-        for (operand, &place) in operands.iter().zip(&places) {
+        for ((operand, &place), &home) in operands.iter().zip(&places).zip(&homes) {
             let class = operand.class();
             match operand.kind() {
-                OperandKind::Use => {
-                    let from = self.assignment.home(operand.vreg(), reads(inst));
-                    if !before.iter().any(|m: &Move| m.to == place) {
-                        before.push(Move { from, to: place, class });
-                    }
-                }
-                OperandKind::Def => {
-                    let to = self.assignment.home(operand.vreg(), writes(inst));
-                    behind.push(Move { from: place, to, class });
-                }
+                _ if place == home => {}
+                OperandKind::Use if before.iter().any(|m: &Move| m.to == place) => {}
+                OperandKind::Use => before.push(Move { from: home, to: place, class }),
+                OperandKind::Def => behind.push(Move { from: place, to: home, class }),
             }
         }
         let here = Inst::new(inst);
         self.parallel(before, ProgPoint::before(here), &[reads(inst).max(1) - 1, reads(inst)]);
         self.output.inst_alloc_offsets.push(self.output.allocs.len() as u32);
-        self.output.allocs.extend(places);
+        self.output.allocs.extend_from_slice(&places);
         self.parallel(behind, ProgPoint::after(here), &[writes(inst), writes(inst) + 1]);
     }
 
-    /// Where an instruction finds or leaves an operand.
-    fn place(&self, operand: Operand, inst: usize) -> Allocation {
-        match (operand.constraint(), operand.kind()) {
-            (OperandConstraint::FixedReg(register), _) => Allocation::reg(register),
-            (_, OperandKind::Use) => self.assignment.place(operand.vreg(), reads(inst)),
-            (_, OperandKind::Def) => self.assignment.place(operand.vreg(), writes(inst)),
+    /// Where an instruction finds or leaves an operand, and where that is besides.
+    fn place(&self, operand: Operand, inst: usize) -> (Allocation, Allocation) {
+        let point = if operand.kind() == OperandKind::Use { reads(inst) } else { writes(inst) };
+        let (place, home) = self.assignment.place(operand.vreg(), point);
+        match operand.constraint() {
+            OperandConstraint::FixedReg(register) => (Allocation::reg(register), home),
+            _ => (place, home),
         }
     }
 
     /// Writes moves that happen at once, one after the other.
     fn parallel(&mut self, mut moves: Moves, at: ProgPoint, points: &[Point]) {
+        if moves.is_empty() {
+            return;
+        }
         moves.retain(|m| m.from != m.to);
         while !moves.is_empty() {
             let is_read = |place: Allocation| moves.iter().any(|m| m.from == place);

@@ -18,7 +18,7 @@ pub fn run_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, 
             return Err(Error::InputType { name: name.clone(), expected, found });
         }
     }
-    let program = &*program.prepared(|prepare| run_program(prepare, &[]))?;
+    let constants = program.all_constants(|prepare| run_program(prepare, &[]))?;
     let mut outputs: Vec<Tensor> =
         program.outputs.iter().map(|(_, ty)| Tensor::zeros(ty.dtype, &ty.shape())).collect();
     for &(input, output) in &program.in_place {
@@ -26,7 +26,7 @@ pub fn run_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, 
     }
     let mut arena = vec![POISON; program.arena_bytes as usize];
     let (outputs_at, constants_at) = (inputs.len(), inputs.len() + outputs.len());
-    let arena_at = constants_at + program.constants.len();
+    let arena_at = constants_at + constants.len();
     let argument = |place: &Place| match *place {
         Place::Input(i) => Argument { region: i as usize, offset: 0 },
         Place::Output(i) => Argument { region: outputs_at + i as usize, offset: 0 },
@@ -35,7 +35,7 @@ pub fn run_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, 
     };
     let mut regions: Vec<Region<'_>> = inputs.iter().map(|t| Region::Read(t.raw_bytes())).collect();
     regions.extend(outputs.iter_mut().map(|t| Region::Write(t.bytes_mut())));
-    regions.extend(program.constants.iter().map(|t| Region::Read(t.raw_bytes())));
+    regions.extend(constants.iter().map(|t| Region::Read(t.raw_bytes())));
     regions.push(Region::Write(&mut arena));
 
     let prepared: Vec<Prepared> = program.kernels.iter().map(Prepared::new).collect::<Result<_, _>>()?;

@@ -64,6 +64,7 @@ impl Opt {
         let options = PassOptions {
             fuel: self.fuel,
             explain: self.explain,
+            verify: true,
             batch: self.batch,
             shared: self.shared,
             memory_limit: self.memory_limit,

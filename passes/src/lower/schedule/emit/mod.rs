@@ -8,8 +8,9 @@
 mod loops;
 mod reduce;
 
-use cranelift_entity::SecondaryMap;
+use cranelift_entity::PrimaryMap;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use windlass_ir::loops::{
     Buffer, Expr, Guard, Index, Kernel, KernelBuilder, LoopKind, Nest, Rhs, Role, Val, Var,
 };
@@ -40,7 +41,7 @@ pub struct Emit<'n> {
     pub nest: &'n Nest,
     /// The kernel so far.
     pub builder: KernelBuilder,
-    free: SecondaryMap<Val, Vars>,
+    free: PrimaryMap<Val, Vars>,
     ins: Vec<Buffer>,
     outs: Vec<Buffer>,
     /// What each variable of the nest is now, and how deep the block is in which that holds.
@@ -197,16 +198,18 @@ impl<'n> Emit<'n> {
 
     /// The nest's index in terms of kernel variables and values.
     pub fn index(&mut self, index: &Index) -> Index {
-        let values: FxHashMap<Val, Val> = index.values().into_iter().map(|v| (v, self.value(v))).collect();
-        let bound = |v| Some(self.bound.get(&v).expect("every variable is bound").0.clone());
-        index.map(&bound, &|v| values[&v])
+        let values: SmallVec<[(Val, Val); 2]> =
+            index.values().into_iter().map(|v| (v, self.value(v))).collect();
+        let value = |val| values.iter().find(|(v, _)| *v == val).expect("every value is known").1;
+        index.map(&|v| Some(&self.bound.get(&v).expect("every variable is bound").0), &value)
     }
 
     /// How deep the block is in which an index of the nest is known.
     fn depth_of(&mut self, index: &Index) -> usize {
-        let vals: Vec<usize> = index.values().into_iter().map(|v| self.value_at(v).1).collect();
-        let vars = index.vars().into_iter().map(|v| self.bound[&v].1);
-        vals.into_iter().chain(vars).max().unwrap_or(0).max(self.outermost)
+        let vals = index.values().into_iter().map(|v| self.value_at(v).1).max().unwrap_or(0);
+        let mut depth = vals.max(self.outermost);
+        index.visit_vars(&mut |v| depth = depth.max(self.bound[&v].1));
+        depth
     }
 
     /// What is known of guards that must all hold, and how deep the block is in which that is so.
@@ -288,7 +291,7 @@ impl<'n> Emit<'n> {
             }
             Expr::Apply(f, args) => {
                 let mut depth = self.outermost;
-                let mut made: smallvec::SmallVec<[Val; 3]> = smallvec::SmallVec::new();
+                let mut made: SmallVec<[Val; 3]> = SmallVec::new();
                 for &arg in args {
                     let (arg, at) = self.value_at(arg);
                     depth = depth.max(at);

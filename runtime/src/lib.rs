@@ -4,7 +4,8 @@
 //! the host for the few ops without native code. A step's code may come after it, before the step first runs; else it
 //! is immutable and shared by threads; what a run
 //! needs for itself (the arena and the table of kernel arguments) is taken from a free list and put
-//! back, so a run allocates nothing and takes no lock while kernels execute. A [`Pool`] runs the
+//! back, so a run allocates nothing and takes no lock while kernels execute. A [`Run`] goes step by step, and may run a
+//! step in parts. A [`Pool`] runs the
 //! outermost parallel loop of a kernel in contiguous chunks, on threads of its own or on those that the
 //! caller's [`Executor`] lends; steps that are [repeated](Repeat) are one job whose threads meet after each. Chunks never change the bits of a
 //! result, so results do not depend on the number of threads.

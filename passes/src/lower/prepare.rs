@@ -1,7 +1,8 @@
 //! Preparation: what depends on constants alone is computed once, before the first run.
 //!
 //! Weights are scaled, transposed and packed by units like any others. This part takes them out of the
-//! units that run each time, and what they compute becomes further constants of the program.
+//! units that run each time, and what they compute becomes further constants of the program. Large results that take
+//! many times the memory of what they are made from are left to each run.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;

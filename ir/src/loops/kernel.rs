@@ -417,3 +417,34 @@ impl KernelBuilder {
         self.kernel
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn iterations_leave_behind_what_no_later_one_reads() {
+        type Place = fn(Index, Index) -> Index;
+        let places: [(Place, usize); 4] = [
+            (|i, j| i.mul(4).add(&j), 4),
+            // Later iterations read further ahead, which leaves as much behind.
+            (|i, j| i.mul(4).add(&j.mul(8)), 4),
+            (|i, j| i.add(&j.mul(10)), 1),
+            (|_, j| j, 0),
+        ];
+        for (place, expected) in places {
+            let mut b = KernelBuilder::new("k");
+            let x = b.buffer("x", DType::F32, 64, Role::In);
+            let y = b.buffer("y", DType::F32, 40, Role::Out);
+            b.repeat(LoopKind::Parallel, 10, |b, i| {
+                b.repeat(LoopKind::Serial, 4, |b, j| {
+                    let v = b.load(x, place(i.clone(), j.clone()));
+                    b.store(y, i.mul(4).add(&j), v);
+                });
+            });
+            let kernel = b.finish();
+            assert_eq!(kernel.leaves_behind(x), expected);
+            assert_eq!(kernel.leaves_behind(y), 0, "it is not read");
+        }
+    }
+}

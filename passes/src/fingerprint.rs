@@ -14,8 +14,8 @@ use windlass_ir::{Graph, Op, Tensor};
 /// Constants of up to this many bytes are hashed whole.
 pub const WHOLE_BYTES: usize = 4096;
 
-/// How many places of a larger constant are hashed.
-const SAMPLES: usize = 64;
+/// How many places of a larger constant are hashed. Few: each brings a piece of the model's file into memory.
+const SAMPLES: usize = 4;
 
 /// The fingerprint of a graph.
 pub fn fingerprint(graph: &Graph) -> u64 {

@@ -163,3 +163,16 @@ fn known_bytes_are_multiplied_in_pairs_that_are_stored_as_bytes() {
         assert!(unpacked.is_none() || rest.find("unroll for") < rest.find("dot2"), "{text}");
     }
 }
+
+#[test]
+fn right_operands_are_packed_a_few_rows_at_a_time() {
+    for (rows, columns) in [(600, 300), (129, 520)] {
+        let x = TensorType::fixed(DType::F32, &[7, rows]);
+        let weights = Tensor::from_fn::<f32>(&[rows, columns], |i| ((i * 7919) % 61) as f32 / 64.0);
+        let program = check_graph(&product(x, weights, |_, values| values), "a product");
+        let prepare = program.prepare.as_ref().unwrap();
+        let kernel = &prepare.kernels[0];
+        let (source, _) = kernel.params().next().unwrap();
+        assert_eq!(kernel.leaves_behind(source), 32 * columns, "{prepare}");
+    }
+}

@@ -7,7 +7,7 @@ use windlass_runtime::{Pool, Run};
 use crate::error::Error;
 
 /// A constant of more bytes than this is packed in parts of this size, of which one at a time is in memory twice.
-const PART: usize = 4 << 20;
+const PART: usize = 1 << 20;
 
 /// A program that prepares constants.
 pub(super) struct Preparing<'p> {

@@ -1,6 +1,6 @@
 //! Elementwise nests: every result from loads alone.
 
-use windlass_ir::loops::{Expr, Guard, Index, LoopKind, Nest, Var};
+use windlass_ir::loops::{Expr, Guard, Index, LoopKind, Nest, Val, Var};
 
 use super::ahead::LINE;
 use super::{Emit, PARALLEL_ITERATIONS, parallel_first};
@@ -14,6 +14,12 @@ const LINES: usize = 8;
 /// Bytes of an operand that the first cache holds, in whatever order it is read.
 const CACHED: usize = 16 << 10;
 
+/// Bytes of an operand that the second cache holds.
+const CACHED_LATER: usize = 256 << 10;
+
+/// Rows of an operand that are read together where results follow its columns.
+const ROWS: usize = 32;
+
 /// Loops over the domain, the last dimension as lanes.
 pub fn schedule(emit: &mut Emit<'_>) {
     let nest = emit.nest;
@@ -26,6 +32,11 @@ pub fn schedule(emit: &mut Emit<'_>) {
     }
     if let Some((along, line)) = contiguous(nest, lane) {
         return in_tiles(emit, lane, along, line);
+    }
+    if let Some(row) =
+        columns_first(nest, lane).filter(|&row| large && emit.cuts(row, &nest.roots).len() == 2)
+    {
+        return in_rows(emit, lane, row);
     }
     let outer = if large { parallel_first(outer.to_vec()) } else { outer.to_vec() };
     let parallel = large && !outer.is_empty();
@@ -91,6 +102,42 @@ fn in_tiles(emit: &mut Emit<'_>, lane: Var, along: Var, line: usize) {
                     tile(emit, first, count);
                 });
             }
+        });
+    });
+}
+
+/// The variable that counts the rows of the only large operand, if it is contiguous along the lanes and another variable,
+/// outside that one, counts columns, as in packing.
+fn columns_first(nest: &Nest, lane: Var) -> Option<Var> {
+    let is_large = |&val: &Val| {
+        let Expr::Load { operand, .. } = nest.expr(val) else { return false };
+        let operand = &nest.operands[*operand as usize];
+        operand.dtype.size() * operand.shape.iter().product::<usize>() > CACHED_LATER
+    };
+    let mut large = nest.needed(&nest.roots).into_iter().filter(is_large);
+    let (Some(load), None) = (large.next(), large.next()) else { return None };
+    let Expr::Load { index, .. } = nest.expr(load) else { return None };
+    let steps: Option<Vec<i64>> = nest.domain.iter().map(|&var| index[0].coefficient(var)).collect();
+    let (last, outer) = steps.as_deref()?.split_last()?;
+    let (at, &longest) = outer.iter().enumerate().max_by_key(|(_, step)| **step)?;
+    let row = nest.domain[at];
+    let columns_outside = outer[..at].iter().any(|step| (1..longest).contains(step));
+    (nest.domain.last() == Some(&lane) && *last == 1 && columns_outside && row.extent >= 2 * ROWS)
+        .then_some(row)
+}
+
+/// A few rows at a time, so that memory is read nearly in its order.
+fn in_rows(emit: &mut Emit<'_>, lane: Var, row: Var) {
+    let roots = &emit.nest.roots;
+    let rest: Vec<Var> = emit.nest.domain.iter().copied().filter(|var| ![lane, row].contains(var)).collect();
+    in_pieces(emit, LoopKind::Parallel, &[0, row.extent], ROWS, &mut |emit, first, count| {
+        emit.over_all(&rest, false, roots, &mut |emit| {
+            let index = emit.enter(LoopKind::Serial, count);
+            emit.bind(row, first.add(&index));
+            emit.unswitch(roots, &mut |emit| {
+                emit.over_lanes(lane, roots, &mut |emit| emit.store_results());
+            });
+            emit.leave();
         });
     });
 }

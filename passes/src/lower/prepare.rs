@@ -55,8 +55,8 @@ fn is_prepared(unit: &Unit, units: &Units, known: &SecondaryMap<Buf, bool>) -> b
     pure && !unit.ins.is_empty() && unit.ins.iter().all(|&b| known[b]) && (sums || small())
 }
 
-/// A result of at least so many bytes, which no cache keeps from one run to the next, is made in every run if that needs
-/// half of its memory or less: reading it would take about as long as making it.
+/// A result of at least so many bytes, which no cache keeps from one run to the next, is made in every run if what it is
+/// made from takes half of its memory or less: that takes two or three times as long as reading it.
 const REMADE: usize = 16 << 20;
 
 /// Takes the units that are prepared out. Their results that the others read are from then on

@@ -441,7 +441,8 @@ pub(crate) mod tests {
         }
     }
 
-    fn parts() -> Parts {
+    /// Doubles an input twice.
+    pub(crate) fn parts() -> Parts {
         let step = |from, to| Step {
             work: Work::Kernel { function: OnceLock::from(double as KernelFn), extent: 100, grain: 10 },
             args: vec![(from, 100), (to, 100)],
@@ -482,20 +483,6 @@ pub(crate) mod tests {
         let error = executable.run(&pool, &[&[0; 99]], &mut [&mut y]).unwrap_err();
         assert_eq!(error.to_string(), "input `x` takes 100 bytes, found 99");
         assert!(executable.run(&pool, &[], &mut [&mut y]).is_err());
-    }
-
-    #[test]
-    fn steps_in_parts_are_whole_in_the_end() {
-        // SAFETY: `double` keeps to its two buffers.
-        let executable = unsafe { Executable::new(parts()) }.unwrap();
-        let (x, mut y, mut told) = ([3u8; 100], [0u8; 100], Vec::new());
-        let (inputs, mut outputs): ([&[u8]; 1], [&mut [u8]; 1]) = ([&x], [&mut y]);
-        let mut run = executable.start(&inputs, &mut outputs).unwrap();
-        while run.next().is_some() {
-            run.step_in_parts(&Pool::new(2), 40, &mut |done| told.push(done)).unwrap();
-        }
-        drop(run);
-        assert_eq!((y, told), ([12u8; 100], vec![40, 80, 100, 40, 80, 100]));
     }
 
     #[test]

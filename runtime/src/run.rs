@@ -110,3 +110,23 @@ impl Drop for Run<'_> {
         idle.extend(self.instance.take());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::executable::tests::parts;
+    use crate::{Executable, Pool};
+
+    #[test]
+    fn steps_in_parts_are_whole_in_the_end() {
+        // SAFETY: the kernel keeps to its two buffers.
+        let executable = unsafe { Executable::new(parts()) }.unwrap();
+        let (x, mut y, mut told) = ([3u8; 100], [0u8; 100], Vec::new());
+        let (inputs, mut outputs): ([&[u8]; 1], [&mut [u8]; 1]) = ([&x], [&mut y]);
+        let mut run = executable.start(&inputs, &mut outputs).unwrap();
+        while run.next().is_some() {
+            run.step_in_parts(&Pool::new(2), 40, &mut |done| told.push(done)).unwrap();
+        }
+        drop(run);
+        assert_eq!((y, told), ([12u8; 100], vec![40, 80, 100, 40, 80, 100]));
+    }
+}

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{EntityRef, SecondaryMap};
 use windlass_ir::DType;
-use windlass_ir::loops::{Block, Buffer, Index, Kernel, Let, LoopKind, Rhs, Role, Stmt, Var};
+use windlass_ir::loops::{Block, Buffer, Index, Kernel, LoopKind, Role, Stmt, Var, visit_accesses};
 
 use super::{Emitter, Machine, scalar_type};
 use crate::error::Error;
@@ -55,24 +55,6 @@ fn is_walked(block: &Block, buffer: Buffer) -> bool {
     })
 }
 
-/// Every access in a block, with whether it writes.
-fn visit_accesses(block: &Block, visit: &mut impl FnMut(Buffer, &Index, bool)) {
-    block.iter().for_each(|stmt| visit_stmt(stmt, visit));
-}
-
-fn visit_stmt(stmt: &Stmt, visit: &mut impl FnMut(Buffer, &Index, bool)) {
-    match stmt {
-        Stmt::For { body, .. } => visit_accesses(body, visit),
-        Stmt::If { then, otherwise, .. } => {
-            visit_accesses(then, visit);
-            visit_accesses(otherwise, visit);
-        }
-        Stmt::Let(Let { rhs: Rhs::Load { buffer, index, .. }, .. }) => visit(*buffer, index, false),
-        Stmt::Let(_) | Stmt::Prefetch { .. } => {}
-        Stmt::Store { buffer, index, .. } => visit(*buffer, index, true),
-    }
-}
-
 /// About how many instructions a block is, if it is a straight line once loops of constant extent that
 /// are not serial are written out.
 pub(super) fn straight_length(block: &Block) -> Option<usize> {
@@ -100,7 +82,7 @@ fn kills(block: &Block, buffer: Buffer, len: usize) -> bool {
     let mut written = vec![false; len];
     for stmt in block {
         let (mut reads, mut writes) = (false, false);
-        visit_stmt(stmt, &mut |b, _, write| {
+        visit_accesses(std::slice::from_ref(stmt), &mut |b, _, write| {
             writes |= b == buffer && write;
             reads |= b == buffer && !write;
         });

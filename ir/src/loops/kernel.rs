@@ -199,30 +199,33 @@ impl Kernel {
     /// after `n` of them, the later ones read none of the first `n` times so many.
     pub fn leaves_behind(&self, buffer: Buffer) -> usize {
         let Some((var, _, body)) = self.as_parallel() else { return 0 };
-        let mut least = usize::MAX;
-        visit_loads(body, buffer, &mut |index| {
+        let mut least: Option<usize> = None;
+        visit_accesses(body, &mut |from, index, writes| {
+            if from != buffer || writes {
+                return;
+            }
             let step = index.coefficient(var).unwrap_or(0);
             let others = index.sub(&Index::var(var).mul(step));
-            let ahead = !index.values().is_empty() || others.range().0 < 0;
-            least = least.min(if ahead { 0 } else { usize::try_from(step).unwrap_or(0) });
+            let may_go_back = !index.values().is_empty() || others.range().0 < 0;
+            let behind = if may_go_back { 0 } else { usize::try_from(step).unwrap_or(0) };
+            least = Some(least.map_or(behind, |least| least.min(behind)));
         });
-        if least == usize::MAX { 0 } else { least }
+        least.unwrap_or(0)
     }
 }
 
-/// Visits the indices of all loads from a buffer.
-fn visit_loads(block: &[Stmt], buffer: Buffer, visit: &mut impl FnMut(&Index)) {
+/// Visits every access in statements, with whether it writes.
+pub fn visit_accesses(block: &[Stmt], visit: &mut impl FnMut(Buffer, &Index, bool)) {
     for stmt in block {
         match stmt {
-            Stmt::Let(Let { rhs: Rhs::Load { buffer: from, index, .. }, .. }) if *from == buffer => {
-                visit(index)
-            }
-            Stmt::For { body, .. } => visit_loads(body, buffer, visit),
+            Stmt::For { body, .. } => visit_accesses(body, visit),
             Stmt::If { then, otherwise, .. } => {
-                visit_loads(then, buffer, visit);
-                visit_loads(otherwise, buffer, visit);
+                visit_accesses(then, visit);
+                visit_accesses(otherwise, visit);
             }
-            Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => {}
+            Stmt::Let(Let { rhs: Rhs::Load { buffer, index, .. }, .. }) => visit(*buffer, index, false),
+            Stmt::Store { buffer, index, .. } => visit(*buffer, index, true),
+            Stmt::Let(_) | Stmt::Prefetch { .. } => {}
         }
     }
 }

@@ -25,7 +25,9 @@ use cranelift_entity::entity_impl;
 pub use expand::{check_expanded, expand_kernel, expand_with_origins, is_emitted};
 pub use guard::Guard;
 pub use index::{Atom, Index, Var};
-pub use kernel::{Block, Buffer, BufferData, Kernel, KernelBuilder, Let, LoopKind, Rhs, Role, Stmt};
+pub use kernel::{
+    Block, Buffer, BufferData, Kernel, KernelBuilder, Let, LoopKind, Rhs, Role, Stmt, visit_accesses,
+};
 pub use machine::{MachineFn, machine_fn};
 pub use nest::{Expr, Nest, NestBuilder, Operand, Reduction, const_bits};
 pub use nest_interpret::interpret_nest;

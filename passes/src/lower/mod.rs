@@ -143,8 +143,9 @@ fn lower_as(
 fn merge(units: &mut Units, options: &LowerOptions, observe: &mut dyn FnMut(fuse::Decision)) {
     if options.fuse {
         fuse::fuse(units, observe);
-        narrow::narrow(units, &options.machine);
-        pairs::pair(units, &options.machine);
+        let known = known_bufs(units);
+        narrow::narrow(units, &known, &options.machine);
+        pairs::pair(units, &known, &options.machine);
     }
 }
 

@@ -8,7 +8,6 @@ use cranelift_entity::SecondaryMap;
 use windlass_ir::loops::{Expr, Nest, NestBuilder, Reduction, Val};
 use windlass_ir::{DType, ScalarFn, Tensor};
 
-use super::prepare::known_bufs;
 use super::schedule::Machine;
 use super::schedule::contraction::as_contraction;
 use super::units::{Buf, Unit, UnitWork, Units};
@@ -19,9 +18,9 @@ const WIDE: DType = DType::I32;
 /// The least and the greatest value that there may be.
 pub(super) type Range = (i128, i128);
 
-/// Stores factors in fewer bits where that holds them.
-pub fn narrow(units: &mut Units, machine: &Machine) {
-    let narrowed = choose(units, machine);
+/// Stores factors in fewer bits where that holds them; `known` are the buffers known before the run.
+pub fn narrow(units: &mut Units, known: &SecondaryMap<Buf, bool>, machine: &Machine) {
+    let narrowed = choose(units, known, machine);
     let needs = |unit: &Unit| unit.ins.iter().chain(&unit.outs).any(|&buf| narrowed[buf].is_some());
     for at in 0..units.units.len() {
         if !needs(&units.units[at]) {
@@ -42,7 +41,11 @@ pub fn narrow(units: &mut Units, machine: &Machine) {
 }
 
 /// The buffers to narrow, and to what.
-fn choose(units: &Units, machine: &Machine) -> SecondaryMap<Buf, Option<DType>> {
+fn choose(
+    units: &Units,
+    known: &SecondaryMap<Buf, bool>,
+    machine: &Machine,
+) -> SecondaryMap<Buf, Option<DType>> {
     let mut wanted: SecondaryMap<Buf, bool> = SecondaryMap::new();
     for unit in units.units.iter().rev() {
         let UnitWork::Nest(nest) = &unit.work else { continue };
@@ -80,7 +83,6 @@ fn choose(units: &Units, machine: &Machine) -> SecondaryMap<Buf, Option<DType>> 
             ranges[unit.outs[0]] = range_of_root(nest, &|operand| ranges[unit.ins[operand as usize]]);
         }
     }
-    let known = known_bufs(units);
     let types = |buf: Buf| -> &[DType] {
         match (machine.byte_products, known[buf]) {
             (true, _) => &[DType::U8, DType::I8, DType::I16],

@@ -20,7 +20,6 @@ use windlass_ir::loops::{Expr, Index, Nest, NestBuilder, Reduction, Val, Var};
 use windlass_ir::{DType, ScalarFn, Shape};
 
 use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
-use super::prepare::known_bufs;
 use super::schedule::Machine;
 use super::schedule::contraction::{Contraction, as_contraction};
 use super::schedule::tile::FEW_LANES;
@@ -62,17 +61,16 @@ const FOURS: Form = Form {
     unpacks: false,
 };
 
-/// Makes products of small integers products of words.
-pub fn pair(units: &mut Units, machine: &Machine) {
+/// Makes products of small integers products of words; `known` are the buffers known before the run.
+pub fn pair(units: &mut Units, known: &SecondaryMap<Buf, bool>, machine: &Machine) {
     let forms = if machine.byte_products { &[FOURS, PAIRS][..] } else { &[PAIRS_OF_BYTES, PAIRS] };
-    let known = known_bufs(units);
     let mut result: Vec<Unit> = Vec::new();
     for mut unit in std::mem::take(&mut units.units) {
         if let UnitWork::Nest(nest) = &unit.work
             && as_contraction(nest).is_some_and(|product| nest.dtype(product.reduce) == DType::I32)
         {
             let nest = merge_loops(split_loops(flatten_operands(nest)));
-            if let Some(plan) = forms.iter().find_map(|form| plan(form, &nest, &unit, units, &known)) {
+            if let Some(plan) = forms.iter().find_map(|form| plan(form, &nest, &unit, units, known)) {
                 result.extend(apply(&nest, &mut unit, &plan, units));
             }
         }

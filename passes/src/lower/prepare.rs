@@ -56,7 +56,7 @@ fn is_prepared(unit: &Unit, units: &Units, known: &SecondaryMap<Buf, bool>) -> b
 }
 
 /// A result of at least so many bytes, which no cache keeps from one run to the next, is made in every run if what it is
-/// made from takes half of its memory or less: that takes two or three times as long as reading it.
+/// made from takes half of its memory or less. That takes longer than reading it.
 const REMADE: usize = 16 << 20;
 
 /// Takes the units that are prepared out. Their results that the others read are from then on

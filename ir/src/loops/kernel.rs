@@ -297,18 +297,19 @@ impl KernelBuilder {
 
     /// Opens a loop of constant extent and returns its variable.
     pub fn begin_loop(&mut self, kind: LoopKind, extent: usize) -> Var {
-        let var = self.fresh_var(extent);
-        let extent = Index::constant(extent as i64);
-        self.open.push(Frame { opens: Opens::Loop { var, extent, kind }, block: Vec::new() });
-        var
+        self.begin_any_loop(kind, extent, Index::constant(extent as i64))
     }
 
     /// Opens a serial loop whose number of iterations depends on outer variables, at most `bound`, and
     /// returns its variable.
     pub fn begin_loop_below(&mut self, bound: usize, extent: Index) -> Var {
+        self.begin_any_loop(LoopKind::Serial, bound, extent)
+    }
+
+    /// Opens a loop of any kind whose number of iterations is at most `bound`, and returns its variable.
+    pub(super) fn begin_any_loop(&mut self, kind: LoopKind, bound: usize, extent: Index) -> Var {
         let var = self.fresh_var(bound);
-        let opens = Opens::Loop { var, extent, kind: LoopKind::Serial };
-        self.open.push(Frame { opens, block: Vec::new() });
+        self.open.push(Frame { opens: Opens::Loop { var, extent, kind }, block: Vec::new() });
         var
     }
 

@@ -17,6 +17,7 @@ mod nest;
 mod nest_interpret;
 mod program;
 mod rounds;
+mod splice;
 mod text;
 mod verify;
 
@@ -33,6 +34,7 @@ pub use nest::{Expr, Nest, NestBuilder, Operand, Reduction, const_bits};
 pub use nest_interpret::interpret_nest;
 pub use program::{Move, Place, Program, Repeat, Step, Work};
 pub use rounds::{Call, Part, Rounds, Stage};
+pub use splice::Redirect;
 pub use text::{parse_kernel, print_kernel, print_lines, print_nest, print_program};
 pub use verify::verify_kernel;
 

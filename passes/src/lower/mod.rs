@@ -5,10 +5,11 @@
 //! ([`mod@pairs`]), right operands of contractions are packed ([`pack`]) or kept in few bits (`compact`), what depends on
 //! constants alone is set apart ([`mod@prepare`]), and results that are padded are written with their margins
 //! ([`margins`]). Formulas that hand windows of rows (`window`) or whole rows (`chain`) to each other become one kernel,
-//! other formulas become loops ([`mod@schedule`]), kernels that run in rounds become a repeat, and buffers get their
-//! places in memory ([`mod@place`]), outputs those of inputs that they replace (`in_place`). The bodies of scans go the
-//! same way (`bodies`), and run in rounds.
+//! and so do kernels with a formula between them (`bands`); other formulas become loops ([`mod@schedule`]), kernels that
+//! run in rounds become a repeat, and buffers get their places in memory ([`mod@place`]), outputs those of inputs that they
+//! replace (`in_place`). The bodies of scans go the same way (`bodies`), and run in rounds.
 
+mod bands;
 mod bodies;
 mod chain;
 mod compact;
@@ -155,6 +156,7 @@ fn join(units: &mut Units, options: &LowerOptions) {
         margins::absorb(units);
         window::join(units, &options.machine);
         chain::chain(units, &options.machine);
+        bands::join(units, &options.machine);
     }
 }
 

@@ -85,7 +85,7 @@ pub const PARALLEL_OPERATIONS: u64 = 200_000;
 
 /// Parallel loops aim for at least this many iterations, so that any small number of threads has
 /// even work.
-const PARALLEL_ITERATIONS: usize = 16;
+pub const PARALLEL_ITERATIONS: usize = 16;
 
 /// The form of a nest that is scheduled: operands flat, loops merged. Nests with one such form have one
 /// kernel.

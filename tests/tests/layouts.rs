@@ -4,7 +4,7 @@
 use windlass_codegen::{Options, Target, jit};
 use windlass_ir::loops::Program;
 use windlass_ir::loops::interpret::run_program;
-use windlass_ir::ops::MatMul;
+use windlass_ir::ops::{MatMul, Winograd};
 use windlass_ir::text::parse_graph;
 use windlass_ir::{Builder, DType, Graph, Tensor, TensorType, Value, interpret};
 use windlass_passes::lower::schedule::Machine;
@@ -136,6 +136,33 @@ fn weights_that_take_many_times_the_memory_are_made_in_every_run() {
         let prepared = program.prepare.as_ref().map_or(DType::I8, |prepare| prepare.outputs[0].1.dtype);
         assert_eq!(prepared, stored_as, "of {columns} columns");
     }
+}
+
+/// The bytes of memory that is neither an input's nor an output's nor a constant's.
+fn between(program: &Program) -> u64 {
+    assert!(!program.repeats.is_empty(), "{program}");
+    program.arena_bytes
+}
+
+#[test]
+fn weights_made_in_every_run_are_made_in_pieces() {
+    let x = TensorType::fixed(DType::F32, &[5, 1024]);
+    let weights = Tensor::from_fn::<i8>(&[1024, 4224], |i| (i * 37 % 256) as u8 as i8);
+    let make = |b: &mut Builder, [x, weights]: [Value; 2]| [x, b.cast(weights, DType::F32).unwrap()];
+    let program = check_graph(&product(x, weights, make), "a product with bytes");
+    assert!(between(&program) <= 3 << 20, "{program}");
+
+    let mut b = Builder::new("winograd");
+    let x = b.input("x", TensorType::fixed(DType::F32, &[1, 5, 7, 128]));
+    let weights =
+        b.constant(Tensor::from_fn::<f32>(&[3, 3, 128, 928], |i| ((i * 7919) % 61) as f32 / 4096.0));
+    let weights = b.push1(Winograd::weight(), &[weights]).unwrap();
+    let tiles = b.push1(Winograd::input(&[1; 4]), &[x]).unwrap();
+    let sums = b.push1(MatMul { trans_a: false, trans_b: false }, &[tiles, weights]).unwrap();
+    let y = b.push1(Winograd::output([1, 5, 7]), &[sums]).unwrap();
+    b.output("y", y);
+    let program = check_graph(&b.finish().unwrap(), "a convolution");
+    assert!(between(&program) <= 6 << 20, "{program}");
 }
 
 #[test]

@@ -18,9 +18,8 @@
 use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
-use windlass_ir::Shape;
 use windlass_ir::loops::{
-    Block, Buffer, Expr, Index, Kernel, KernelBuilder, LoopKind, Nest, NestBuilder, Role, Var, visit_accesses,
+    Block, Buffer, Index, Kernel, KernelBuilder, LoopKind, Nest, NestBuilder, Role, Var, visit_accesses,
 };
 
 use super::chain::{Operands, PARAMETERS};
@@ -28,6 +27,7 @@ use super::formula::flatten_operands;
 use super::margins::as_reduction;
 use super::schedule::split::Split;
 use super::schedule::{Emit, Machine, PARALLEL_ITERATIONS, fill};
+use super::sliced::Sliced;
 use super::units::{Buf, BufData, Unit, UnitWork, Units, origins};
 
 /// Bytes of the stack for slices that are handed on. What kernels keep there themselves comes to it.
@@ -74,7 +74,7 @@ impl<'u> Outer<'u> {
     /// The array that a parameter is, if each iteration uses one slice of it alone, that of its number.
     fn sliced(&self, param: usize, data: &BufData) -> Option<Sliced> {
         let dims = (0..data.shape.len()).filter(|&dim| data.shape[dim] == self.var.extent);
-        let mut arrays = dims.map(|dim| Sliced { shape: data.shape.clone(), dim });
+        let mut arrays = dims.map(|dim| Sliced::new(&data.shape, dim));
         arrays.find(|array| {
             let mut alone = true;
             visit_accesses(self.body, &mut |buffer, index, _| {
@@ -105,55 +105,6 @@ impl<'u> Outer<'u> {
             }
         });
         builder.end();
-    }
-}
-
-/// An array seen as slices along one of its dimensions.
-struct Sliced {
-    shape: Shape,
-    dim: usize,
-}
-
-impl Sliced {
-    /// Whether an element lies in the slice of a variable's number.
-    fn is_in_slice(&self, flat: &Index, number: Var) -> bool {
-        flat.values().is_empty() && Index::unflatten(flat, &self.shape)[self.dim] == Index::var(number)
-    }
-
-    /// The elements of so many slices.
-    fn elements(&self, count: usize) -> usize {
-        let others = self.shape.iter().enumerate().filter(|(dim, _)| *dim != self.dim);
-        others.map(|(_, extent)| extent).product::<usize>() * count
-    }
-
-    /// Where an element stands in an array of so many slices, in the one of this number.
-    fn place(&self, flat: &Index, number: &Index, count: usize) -> Index {
-        let mut index = Index::unflatten(flat, &self.shape);
-        index[self.dim] = number.clone();
-        let mut shape = self.shape.clone();
-        shape[self.dim] = count;
-        Index::flatten(&index, &shape)
-    }
-
-    /// The variable of a formula's domain that counts the slices, where the array is its result.
-    fn counted_by(&self, nest: &Nest) -> Option<Var> {
-        let within: usize = self.shape[self.dim + 1..].iter().product();
-        let mut inner = 1;
-        nest.domain.iter().rev().copied().find(|var| {
-            let found = inner == within && var.extent == self.shape[self.dim];
-            inner *= var.extent;
-            found
-        })
-    }
-
-    /// Whether a formula reads, of the array that is one of its operands, the slice of this number alone.
-    fn is_read_by(&self, nest: &Nest, operand: usize, number: Var) -> bool {
-        nest.needed(&nest.roots).into_iter().all(|val| match nest.expr(val) {
-            Expr::Load { operand: at, index, guards } if *at as usize == operand => {
-                guards.is_empty() && self.is_in_slice(&index[0], number)
-            }
-            _ => true,
-        })
     }
 }
 

@@ -21,8 +21,8 @@ pub struct Margins {
     outer: Shape,
     /// How many elements of the array come before the result's in each dimension.
     before: Shape,
-    /// The other elements' bits.
-    fill: u64,
+    /// The other elements' bits; those that are written by others have none.
+    fill: Option<u64>,
 }
 
 /// A part of the margins: rows that are equally far apart, each without gaps.
@@ -39,7 +39,18 @@ impl Margins {
     /// No margins around a result of this shape.
     pub fn none(shape: &[usize]) -> Margins {
         let shape = Shape::from_slice(shape);
-        Margins { before: shape.iter().map(|_| 0).collect(), inner: shape.clone(), outer: shape, fill: 0 }
+        Margins {
+            before: shape.iter().map(|_| 0).collect(),
+            inner: shape.clone(),
+            outer: shape,
+            fill: Some(0),
+        }
+    }
+
+    /// A result in the first places of an array of this shape, whose others are not its business.
+    pub fn among_others(inner: &[usize], outer: &[usize]) -> Margins {
+        let [inner, outer] = [inner, outer].map(Shape::from_slice);
+        Margins { before: inner.iter().map(|_| 0).collect(), inner, outer, fill: None }
     }
 
     /// Those of a block of the last dimension, within one index of the first `dims` dimensions.
@@ -104,7 +115,7 @@ impl Margins {
         [part, start]: [&Index; 2],
         parts: usize,
     ) {
-        for Strip { dims, first, len } in self.strips() {
+        for Strip { dims, first, len } in self.strips().filter(|_| self.fill.is_some()) {
             let rows: usize = self.inner[..dims].iter().product();
             if rows * len == 0 {
                 continue;
@@ -137,7 +148,7 @@ impl Margins {
         start: &Index,
         len: usize,
     ) {
-        let fill = builder.define(dtype, Rhs::Const(self.fill));
+        let fill = builder.define(dtype, Rhs::Const(self.fill.unwrap_or(0)));
         let lane = Index::var(builder.begin_loop(LoopKind::Vector, len));
         builder.store(buffer, start.add(&lane), fill);
         builder.end();
@@ -222,7 +233,7 @@ fn as_padding(unit: &Unit, units: &Units) -> Option<(usize, Margins)> {
         before.push(first);
     }
     let own = |guard: &Guard| index.iter().zip(&inner).any(|(i, &n)| guard.index == *i && guard.size == n);
-    guards.iter().all(own).then_some((*operand as usize, Margins { inner, outer, before, fill }))
+    guards.iter().all(own).then_some((*operand as usize, Margins { inner, outer, before, fill: Some(fill) }))
 }
 
 /// The bits of an expression that is the same everywhere, if they are known.

@@ -5,9 +5,10 @@
 //! ([`mod@pairs`]), right operands of contractions are packed ([`pack`]) or kept in few bits (`compact`), what depends on
 //! constants alone is set apart ([`mod@prepare`]), and results that are padded are written with their margins
 //! ([`margins`]). Formulas that hand windows of rows (`window`) or whole rows (`chain`) to each other become one kernel,
-//! and so do kernels with a formula between them (`bands`); other formulas become loops ([`mod@schedule`]), kernels that
-//! run in rounds become a repeat, and buffers get their places in memory ([`mod@place`]), outputs those of inputs that they
-//! replace (`in_place`). The bodies of scans go the same way (`bodies`), and run in rounds.
+//! and so do kernels with a formula between them (`bands`); large operands that every run makes are made and read in
+//! pieces (`pieces`). Other formulas become loops ([`mod@schedule`]), kernels that run in rounds become a repeat, and
+//! buffers get their places in memory ([`mod@place`]), outputs those of inputs that they replace (`in_place`). The bodies of
+//! scans go the same way (`bodies`), and run in rounds.
 
 mod bands;
 mod bodies;
@@ -21,9 +22,11 @@ mod narrow;
 pub mod pack;
 pub mod pairs;
 mod parallel;
+mod pieces;
 pub mod place;
 pub mod prepare;
 pub mod schedule;
+mod sliced;
 pub mod units;
 mod window;
 
@@ -157,6 +160,7 @@ fn join(units: &mut Units, options: &LowerOptions) {
         window::join(units, &options.machine);
         chain::chain(units, &options.machine);
         bands::join(units, &options.machine);
+        pieces::cut(units, &options.machine);
     }
 }
 

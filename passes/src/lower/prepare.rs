@@ -57,7 +57,7 @@ fn is_prepared(unit: &Unit, units: &Units, known: &SecondaryMap<Buf, bool>) -> b
 
 /// A result of at least so many bytes, which no cache keeps from one run to the next, is made in every run if what it is
 /// made from takes half of its memory or less. That takes longer than reading it.
-const REMADE: usize = 16 << 20;
+pub const REMADE: usize = 16 << 20;
 
 /// Takes the units that are prepared out. Their results that the others read are from then on
 /// [`Units::prepared`], in the order in which they are outputs of the units returned.

@@ -5,13 +5,21 @@ use rustc_hash::FxHashMap;
 
 use super::{Buffer, Guard, Index, Kernel, KernelBuilder, Let, Rhs, Role, Stmt, Val, Var};
 
-/// Where an access to a buffer goes instead: the buffer, and the index in the variables of the kernel that is spliced.
-pub type Redirect<'a> = dyn FnMut(Buffer, &Index) -> (Buffer, Index) + 'a;
+/// What becomes of the accesses to the parameters of a kernel that is spliced.
+pub trait Redirect {
+    /// The buffer that an access goes to, and the index there, in the variables of the kernel that is spliced.
+    fn place(&mut self, buffer: Buffer, index: &Index) -> (Buffer, Index);
+
+    /// Writes a value to where a store was redirected.
+    fn store(&mut self, to: &mut KernelBuilder, buffer: Buffer, index: Index, val: Val) {
+        to.store(buffer, index, val);
+    }
+}
 
 impl KernelBuilder {
     /// Writes statements of another kernel into the innermost block. `bound` says what the variables are that these
-    /// statements do not bind themselves, and `redirect` where the accesses to its parameters go; its locals become
-    /// locals of this kernel.
+    /// statements do not bind themselves, and `redirect` what becomes of the accesses to its parameters; its locals
+    /// become locals of this kernel.
     ///
     /// # Panics
     /// If a statement uses a value that none of them defines.
@@ -20,7 +28,7 @@ impl KernelBuilder {
         kernel: &Kernel,
         block: &[Stmt],
         bound: &[(Var, Index)],
-        redirect: &mut Redirect<'_>,
+        redirect: &mut dyn Redirect,
     ) {
         let mut locals: SecondaryMap<Buffer, Option<Buffer>> = SecondaryMap::new();
         for (buffer, data) in &kernel.buffers {
@@ -34,17 +42,17 @@ impl KernelBuilder {
     }
 }
 
-struct Splice<'a, 'r> {
+struct Splice<'a> {
     from: &'a Kernel,
     to: &'a mut KernelBuilder,
-    redirect: &'a mut Redirect<'r>,
+    redirect: &'a mut dyn Redirect,
     locals: SecondaryMap<Buffer, Option<Buffer>>,
     /// What variables and values are in the kernel that is written.
     vars: FxHashMap<Var, Index>,
     vals: FxHashMap<Val, Val>,
 }
 
-impl Splice<'_, '_> {
+impl Splice<'_> {
     fn index(&self, index: &Index) -> Index {
         index.map(&|var| self.vars.get(&var), &|val| self.vals[&val])
     }
@@ -57,7 +65,7 @@ impl Splice<'_, '_> {
         match self.locals[buffer] {
             Some(local) => (local, self.index(index)),
             None => {
-                let (buffer, index) = (self.redirect)(buffer, index);
+                let (buffer, index) = self.redirect.place(buffer, index);
                 (buffer, self.index(&index))
             }
         }
@@ -101,8 +109,12 @@ impl Splice<'_, '_> {
                 self.vals.insert(*val, own);
             }
             Stmt::Store { buffer, index, val } => {
+                let is_local = self.locals[*buffer].is_some();
                 let (buffer, index) = self.access(*buffer, index);
-                self.to.store(buffer, index, self.vals[val]);
+                match is_local {
+                    true => self.to.store(buffer, index, self.vals[val]),
+                    false => self.redirect.store(self.to, buffer, index, self.vals[val]),
+                }
             }
             Stmt::Prefetch { buffer, index } => {
                 let (buffer, index) = self.access(*buffer, index);

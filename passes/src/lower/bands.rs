@@ -19,7 +19,8 @@ use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::loops::{
-    Block, Buffer, Index, Kernel, KernelBuilder, LoopKind, Nest, NestBuilder, Role, Var, visit_accesses,
+    Block, Buffer, Index, Kernel, KernelBuilder, LoopKind, Nest, NestBuilder, Redirect, Role, Var,
+    visit_accesses,
 };
 
 use super::chain::{Operands, PARAMETERS};
@@ -97,14 +98,33 @@ impl<'u> Outer<'u> {
         let own = Index::var(builder.begin_loop(LoopKind::Serial, size));
         let in_block = Var { id: PARAMETERS, extent: size };
         let bound = [(self.var, start.add(&own)), (in_block, own)];
-        builder.splice(self.kernel, self.body, &bound, &mut |buffer, index| {
-            let param = self.params.iter().position(|&param| param == buffer).expect("it is a parameter");
-            match params[param] {
-                now if now == between => (now, array.place(index, &Index::var(in_block), size)),
-                now => (now, index.clone()),
-            }
-        });
+        let mut block = BlockOf { outer: self, params, between, array, in_block, size };
+        builder.splice(self.kernel, self.body, &bound, &mut block);
         builder.end();
+    }
+}
+
+/// A block of a kernel's iterations, by which one of the arrays has the slices of the block alone.
+struct BlockOf<'b> {
+    outer: &'b Outer<'b>,
+    /// The buffers that the parameters are now.
+    params: &'b [Buffer],
+    between: Buffer,
+    array: &'b Sliced,
+    /// The number of the iteration in the block.
+    in_block: Var,
+    size: usize,
+}
+
+impl Redirect for BlockOf<'_> {
+    fn place(&mut self, buffer: Buffer, index: &Index) -> (Buffer, Index) {
+        let param = self.outer.params.iter().position(|&param| param == buffer).expect("it is a parameter");
+        match self.params[param] {
+            now if now == self.between => {
+                (now, self.array.place(index, &Index::var(self.in_block), self.size))
+            }
+            now => (now, index.clone()),
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 //! Every node becomes a unit over buffers ([`units`]), formulas are merged into their users
 //! ([`mod@fuse`]), factors of integer products are stored in few bits (`narrow`) and multiplied several to a word
 //! ([`mod@pairs`]), right operands of contractions are packed ([`pack`]) or kept in few bits (`compact`), what depends on
-//! constants alone is set apart ([`mod@prepare`]), and results that are padded are written with their margins
-//! ([`margins`]). Formulas that hand windows of rows (`window`) or whole rows (`chain`) to each other become one kernel,
+//! constants alone is set apart ([`mod@prepare`]), what kernels store is what is made of it element by element (`stores`),
+//! and results that are padded are written with their margins ([`margins`]). Formulas that hand windows of rows (`window`) or whole rows (`chain`) to each other become one kernel,
 //! and so do kernels with a formula between them (`bands`); large operands that every run makes are made and read in
 //! pieces (`pieces`). Other formulas become loops ([`mod@schedule`]), kernels that run in rounds become a repeat, and
 //! buffers get their places in memory ([`mod@place`]), outputs those of inputs that they replace (`in_place`). The bodies of
@@ -27,6 +27,7 @@ pub mod place;
 pub mod prepare;
 pub mod schedule;
 mod sliced;
+mod stores;
 pub mod units;
 mod window;
 
@@ -156,6 +157,7 @@ fn merge(units: &mut Units, options: &LowerOptions, observe: &mut dyn FnMut(fuse
 /// Lets formulas hand results to each other within a kernel.
 fn join(units: &mut Units, options: &LowerOptions) {
     if options.fuse {
+        stores::merge(units);
         margins::absorb(units);
         window::join(units, &options.machine);
         chain::chain(units, &options.machine);

@@ -40,11 +40,14 @@ pub fn check(name: &str, graph: &Graph) {
     }
 }
 
-pub fn build(name: &str, body: impl FnOnce(&mut Builder) -> Vec<Value>) {
+/// Builds a graph and checks it.
+pub fn build(name: &str, body: impl FnOnce(&mut Builder) -> Vec<Value>) -> Graph {
     let mut b = Builder::new(name);
     let outs = body(&mut b);
     for (i, out) in outs.into_iter().enumerate() {
         b.output(&format!("y{i}"), out);
     }
-    check(name, &b.finish().expect("the graph is valid"));
+    let graph = b.finish().expect("the graph is valid");
+    check(name, &graph);
+    graph
 }

@@ -5,6 +5,10 @@ use std::fmt::Write;
 use windlass_ir::{DType, TensorType};
 
 use super::ObjectOptions;
+use crate::emit::STACK_LIMIT;
+
+/// The stack of a thread that runs a model: a kernel's arrays, its registers, and what calls it.
+const STACK_BYTES: usize = STACK_LIMIT + (64 << 10);
 
 /// What the caller of an object has to know.
 pub(super) struct Interface<'a> {
@@ -27,11 +31,11 @@ pub(super) fn header(interface: &Interface<'_>, options: &ObjectOptions) -> Stri
         text.push_str(&s);
         text.push('\n');
     };
-    line(
-        "/* Made by Windlass. All buffers are row-major. Any thread may run the model; concurrent runs"
-            .into(),
-    );
-    line("   need an arena each. */".into());
+    line(format!(
+        "/* Made by Windlass. All buffers are row-major. Any thread with {} KiB of stack may run the model;",
+        STACK_BYTES >> 10
+    ));
+    line("   concurrent runs need an arena each. */".into());
     line(format!("#ifndef {upper}_H\n#define {upper}_H\n"));
     line("#include <stdint.h>\n".into());
     line("#ifdef __cplusplus\nextern \"C\" {\n#endif\n".into());

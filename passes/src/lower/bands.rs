@@ -39,16 +39,11 @@ const LEAST_SLICES: usize = 4;
 
 /// Replaces units that hand slices to each other by one kernel.
 pub fn join(units: &mut Units, machine: &Machine) {
-    let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
-    for (at, unit) in units.units.iter().enumerate() {
-        unit.outs.iter().for_each(|&buf| producer[buf] = Some(at));
-    }
-    let uses = units.use_counts();
+    let makers = units.makers_for_one();
     let mut dead: BTreeSet<usize> = BTreeSet::new();
     for at in 0..units.units.len() {
-        let maker = |buf: Buf| producer[buf].filter(|_| uses[buf] == 1);
         let joined =
-            Band::new(units, at, &maker, machine).map(|band| (band.unit(units, machine), band.numbers));
+            Band::new(units, at, &makers, machine).map(|band| (band.unit(units, machine), band.numbers));
         if let Some((unit, [first, middle, _])) = joined {
             units.units[at] = unit;
             dead.extend([first, middle]);
@@ -147,16 +142,16 @@ struct Band<'u> {
 }
 
 impl<'u> Band<'u> {
-    /// The band that ends with a unit. `maker` is the unit that makes a buffer for one reader alone.
+    /// The band that ends with a unit. `makers` are those of buffers with one reader.
     fn new(
         units: &'u Units,
         last: usize,
-        maker: &dyn Fn(Buf) -> Option<usize>,
+        makers: &SecondaryMap<Buf, Option<usize>>,
         machine: &Machine,
     ) -> Option<Band<'u>> {
         let unit = &units.units[last];
         (0..unit.ins.len()).find_map(|read| {
-            let middle = maker(unit.ins[read])?;
+            let middle = makers[unit.ins[read]]?;
             let (nest, None) = as_reduction(&units.units[middle])? else { return None };
             let second = Outer::of(unit)?;
             let to = second.sliced(read, &units.bufs[unit.ins[read]])?;
@@ -164,7 +159,7 @@ impl<'u> Band<'u> {
             let var = to.counted_by(&nest)?;
             let ins = &units.units[middle].ins;
             let (number, operand, first, from) = (0..ins.len()).find_map(|operand| {
-                let number = maker(ins[operand])?;
+                let number = makers[ins[operand]]?;
                 let unit = &units.units[number];
                 let first = Outer::of(unit).filter(|_| unit.outs.len() == 1)?;
                 let from = first.sliced(unit.ins.len(), &units.bufs[ins[operand]])?;

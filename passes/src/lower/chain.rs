@@ -64,10 +64,7 @@ impl Link {
 
 /// Replaces units that hand rows to each other by one kernel.
 pub fn chain(units: &mut Units, machine: &Machine) {
-    let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
-    for (at, unit) in units.units.iter().enumerate() {
-        unit.outs.iter().for_each(|&b| producer[b] = Some(at));
-    }
+    let producer = units.makers();
     let mut uses = units.use_counts();
     let mut dead: BTreeSet<usize> = BTreeSet::new();
     for at in (0..units.units.len()).rev() {

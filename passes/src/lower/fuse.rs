@@ -90,11 +90,7 @@ struct Fusion {
 
 impl Fusion {
     fn new(units: &Units) -> Fusion {
-        let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
-        for (i, unit) in units.units.iter().enumerate() {
-            unit.outs.iter().for_each(|&b| producer[b] = Some(i));
-        }
-        Fusion { producer, known: known_bufs(units), uses: units.use_counts() }
+        Fusion { producer: units.makers(), known: known_bufs(units), uses: units.use_counts() }
     }
 
     /// Merges what a unit reads into it.

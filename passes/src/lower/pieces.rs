@@ -33,15 +33,10 @@ const LEAST_BYTES: usize = 512 << 10;
 
 /// Replaces units that make a large operand, and those that read it, by rounds of both.
 pub fn cut(units: &mut Units, machine: &Machine) {
-    let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
-    for (at, unit) in units.units.iter().enumerate() {
-        unit.outs.iter().for_each(|&buf| producer[buf] = Some(at));
-    }
-    let uses = units.use_counts();
+    let makers = units.makers_for_one();
     let mut dead: BTreeSet<usize> = BTreeSet::new();
     for at in 0..units.units.len() {
-        let maker = |buf: Buf| producer[buf].filter(|_| uses[buf] == 1);
-        let cut = Cut::new(units, at, &maker).map(|cut| (cut.unit(units, machine), cut.numbers[0]));
+        let cut = Cut::new(units, at, &makers).map(|cut| (cut.unit(units, machine), cut.numbers[0]));
         if let Some((unit, maker)) = cut {
             units.units[at] = unit;
             dead.insert(maker);
@@ -68,13 +63,13 @@ struct Cut {
 }
 
 impl Cut {
-    /// The cut of a large operand of a unit. `maker` is the unit that makes a buffer for one reader alone.
-    fn new(units: &Units, reader: usize, maker: &dyn Fn(Buf) -> Option<usize>) -> Option<Cut> {
+    /// The cut of a large operand of a unit. `makers` are those of buffers with one reader.
+    fn new(units: &Units, reader: usize, makers: &SecondaryMap<Buf, Option<usize>>) -> Option<Cut> {
         let ins = &units.units[reader].ins;
         (0..ins.len()).find_map(|operand| {
             let data = &units.bufs[ins[operand]];
             let bytes = data.elements().saturating_mul(data.dtype.size());
-            let number = maker(ins[operand]).filter(|_| bytes >= REMADE)?;
+            let number = makers[ins[operand]].filter(|_| bytes >= REMADE)?;
             let UnitWork::Nest(made) = &units.units[number].work else { return None };
             let (read, None) = as_reduction(&units.units[reader]).filter(|_| made.roots.len() == 1)? else {
                 return None;

@@ -20,14 +20,10 @@ use super::units::{Buf, Unit, UnitWork, Units, origins};
 
 /// Merges formulas into the kernels that make their operands.
 pub fn merge(units: &mut Units) {
-    let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
-    for (at, unit) in units.units.iter().enumerate() {
-        unit.outs.iter().for_each(|&buf| producer[buf] = Some(at));
-    }
-    let uses = units.use_counts();
+    let makers = units.makers_for_one();
     let mut dead: BTreeSet<usize> = BTreeSet::new();
     for at in 0..units.units.len() {
-        let Some((nest, operand, maker)) = merged(units, at, &producer, &uses) else { continue };
+        let Some((nest, operand, maker)) = merged(units, at, &makers) else { continue };
         let unit = unit(units, [maker, at], &nest, operand);
         units.units[at] = unit;
         dead.insert(maker);
@@ -39,8 +35,7 @@ pub fn merge(units: &mut Units) {
 fn merged(
     units: &Units,
     at: usize,
-    producer: &SecondaryMap<Buf, Option<usize>>,
-    uses: &SecondaryMap<Buf, u32>,
+    makers: &SecondaryMap<Buf, Option<usize>>,
 ) -> Option<(Nest, usize, usize)> {
     let unit = &units.units[at];
     let UnitWork::Nest(nest) = &unit.work else { return None };
@@ -50,7 +45,7 @@ fn merged(
     let len: usize = nest.shape().iter().product();
     (0..unit.ins.len()).find_map(|operand| {
         let buf = unit.ins[operand];
-        let maker = producer[buf].filter(|_| uses[buf] == 1 && units.bufs[buf].elements() == len)?;
+        let maker = makers[buf].filter(|_| units.bufs[buf].elements() == len)?;
         let (kernel, result) = as_stores(&units.units[maker])?;
         let fits = reads_own_places(nest, |o| o as usize == operand) && only_stores(kernel, result);
         fits.then(|| (flatten_operands(nest), operand, maker))

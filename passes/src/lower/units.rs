@@ -214,6 +214,22 @@ impl Units {
         counts
     }
 
+    /// For each buffer the position of the unit that makes it.
+    pub fn makers(&self) -> SecondaryMap<Buf, Option<usize>> {
+        let mut makers = SecondaryMap::new();
+        for (at, unit) in self.units.iter().enumerate() {
+            unit.outs.iter().for_each(|&buf| makers[buf] = Some(at));
+        }
+        makers
+    }
+
+    /// The same of buffers with one reader.
+    pub fn makers_for_one(&self) -> SecondaryMap<Buf, Option<usize>> {
+        let (uses, mut makers) = (self.use_counts(), self.makers());
+        makers.iter_mut().filter(|(buf, _)| uses[*buf] != 1).for_each(|(_, maker)| *maker = None);
+        makers
+    }
+
     /// Removes units by their positions.
     pub fn remove(&mut self, dead: &BTreeSet<usize>) {
         let mut at = 0..;

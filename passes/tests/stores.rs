@@ -3,8 +3,8 @@
 mod common;
 
 use common::{build, f32s, ramp};
-use windlass_ir::ops::{Cumulative, CumulativeKind, Transpose, Winograd};
-use windlass_ir::{Builder, DType, ScalarFn, Value};
+use windlass_ir::ops::{Cumulative, CumulativeKind, ScatterNd, ScatterReduction, Transpose, Winograd};
+use windlass_ir::{Builder, DType, ScalarFn, Tensor, Value};
 use windlass_passes::lower::{LowerOptions, lower};
 
 /// How many steps a graph takes, which is checked.
@@ -52,6 +52,20 @@ fn other_readers_read_what_is_stored() {
     assert_eq!(elsewhere, 2);
     let squared = steps_after("its own operand", |b, y| vec![b.map(ScalarFn::Mul, &[y, y]).unwrap()]);
     assert_eq!(squared, 1);
+}
+
+/// A scatter stores all elements and then some again.
+#[test]
+fn elements_that_are_stored_twice() {
+    for reduction in [ScatterReduction::None, ScatterReduction::Add] {
+        build("scatter", |b| {
+            let x = b.input("x", f32s(&[6, 40]));
+            let updates = b.input("updates", f32s(&[3, 40]));
+            let rows = b.constant(Tensor::new(&[3, 1], &[4i64, 0, 4]));
+            let y = b.push1(ScatterNd { reduction }, &[x, rows, updates]).unwrap();
+            vec![b.map(ScalarFn::Relu, &[y]).unwrap()]
+        });
+    }
 }
 
 /// What adds up one element after another, without lanes, is no place for what lanes compute.

@@ -64,6 +64,9 @@ impl<'u> Outer<'u> {
     fn of(unit: &'u Unit) -> Option<Outer<'u>> {
         let UnitWork::Kernel(kernel) = &unit.work else { return None };
         let (var, _, body) = kernel.as_parallel()?;
+        if kernel.params().any(|(_, data)| data.role == Role::InOut) {
+            return None;
+        }
         Some(Outer { kernel, var, body, params: kernel.params().map(|(buffer, _)| buffer).collect() })
     }
 

@@ -106,14 +106,16 @@ fn constants_are_laid_out_for_what_reads_them() {
 /// Weights beyond the second cache are asked for before they are read, once each, by tiles enough to hide it.
 #[test]
 fn large_weights_are_prefetched() {
-    for (m, k, n, bits, expected) in [
-        (48, 700, 130, 256, true),
-        (48, 300, 260, 256, true),
-        (100, 250, 290, 512, true),
-        // A single row, weights that stay in the cache, no such instruction.
-        (1, 700, 130, 256, false),
-        (48, 70, 130, 256, false),
-        (48, 700, 130, 128, false),
+    let told = |bits| Machine { prefetches: true, ..Machine::with_vectors(bits) };
+    for (m, k, n, machine, expected) in [
+        (48, 700, 130, Machine::with_vectors(256), true),
+        (48, 300, 260, told(256), true),
+        (100, 250, 290, told(512), true),
+        // A single row, weights that stay in the cache, machines that know better or have no such instruction.
+        (1, 700, 130, told(256), false),
+        (48, 70, 130, told(256), false),
+        (100, 250, 290, Machine::with_vectors(512), false),
+        (48, 700, 130, Machine::with_vectors(128), false),
     ] {
         let mut b = Builder::new("ahead");
         let x = b.input("x", f32s(&[m, k]));
@@ -122,7 +124,7 @@ fn large_weights_are_prefetched() {
         b.output("y", y);
         let graph = b.finish().unwrap();
         let lowered = |machine| lower(&graph, &LowerOptions { machine, ..LowerOptions::default() }).unwrap();
-        let program = lowered(Machine::with_vectors(bits));
+        let program = lowered(machine);
         let text: String = program.kernels.iter().map(print_kernel).collect();
         assert_eq!(text.contains("prefetch x1["), expected, "{text}");
         let inputs = [ramp(&[m, k], 0)];

@@ -16,6 +16,7 @@
 //! knows, if it is asked for, which statement each instruction was written for.
 
 mod address;
+mod elements;
 mod lanes;
 mod lines;
 mod region;

@@ -4,6 +4,7 @@
 //! A loop carries the buffers that its body writes as block parameters, unless the buffer lives within
 //! one iteration: all of its accesses are in the body, and there it is written before it is read.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 use cranelift_entity::packed_option::PackedOption;
@@ -11,7 +12,7 @@ use cranelift_entity::{EntityRef, SecondaryMap};
 use windlass_ir::DType;
 use windlass_ir::loops::{Block, Buffer, Index, Kernel, LoopKind, Role, Stmt, Var, visit_accesses};
 
-use super::{Emitter, Machine, scalar_type};
+use super::{Emitter, Machine, elements, scalar_type};
 use crate::error::Error;
 use crate::ssa::{Op, Type, Value};
 
@@ -23,6 +24,8 @@ pub(super) const WRITTEN_OUT: usize = 1024;
 pub(super) struct RegisterFile {
     pub ty: Type,
     pub chunks: Vec<PackedOption<Value>>,
+    /// Whether each element is ever read, once that was asked.
+    read: OnceCell<Vec<bool>>,
 }
 
 impl RegisterFile {
@@ -30,7 +33,8 @@ impl RegisterFile {
         let data = &kernel.buffers[buffer];
         let wide = machine.vector_bytes > 0 && data.dtype != DType::Bool && is_walked(&kernel.body, buffer);
         let ty = if wide { machine.vector_type(data.dtype) } else { scalar_type(data.dtype) };
-        RegisterFile { ty, chunks: vec![PackedOption::default(); data.len.div_ceil(ty.lanes())] }
+        let chunks = vec![PackedOption::default(); data.len.div_ceil(ty.lanes())];
+        RegisterFile { ty, chunks, read: OnceCell::new() }
     }
 
     /// Elements per value.
@@ -77,85 +81,6 @@ pub(super) fn count_accesses(block: &Block, counts: &mut SecondaryMap<Buffer, u3
     visit_accesses(block, &mut |buffer, _, _| counts[buffer] += 1);
 }
 
-/// Whether the block writes all of a buffer before it reads any of it (or does not touch it).
-fn kills(block: &Block, buffer: Buffer, len: usize) -> bool {
-    let mut written = vec![false; len];
-    for stmt in block {
-        let (mut reads, mut writes) = (false, false);
-        visit_accesses(std::slice::from_ref(stmt), &mut |b, _, write| {
-            writes |= b == buffer && write;
-            reads |= b == buffer && !write;
-        });
-        match stmt {
-            _ if !reads && !writes => {}
-            Stmt::For { body, .. } if reads => return kills(body, buffer, len),
-            Stmt::If { then, otherwise, .. } if reads => {
-                return kills(then, buffer, len) && kills(otherwise, buffer, len);
-            }
-            Stmt::Let(_) | Stmt::Prefetch { .. } => return false,
-            Stmt::If { then, otherwise, .. } => {
-                // What either side writes.
-                let mut sides = [then, otherwise].map(|side| {
-                    let mut written = written.clone();
-                    mark_block(side, buffer, &mut written);
-                    written
-                });
-                let [ours, theirs] = &mut sides;
-                ours.iter_mut().zip(theirs).for_each(|(ours, theirs)| *ours &= *theirs);
-                written.copy_from_slice(ours);
-            }
-            Stmt::For { .. } | Stmt::Store { .. } => {
-                mark_block(std::slice::from_ref(stmt), buffer, &mut written);
-            }
-        }
-        if written.iter().all(|&w| w) {
-            return true;
-        }
-    }
-    // Read nowhere, or written in part and never read.
-    true
-}
-
-/// Marks the elements that statements certainly write.
-fn mark_block(block: &[Stmt], buffer: Buffer, written: &mut [bool]) {
-    block.iter().for_each(|stmt| mark_written(stmt, buffer, &mut Vec::new(), written));
-}
-
-/// Marks the elements that a statement inside loops of constant extents certainly writes.
-fn mark_written(stmt: &Stmt, buffer: Buffer, loops: &mut Vec<(Var, i64)>, written: &mut [bool]) {
-    match stmt {
-        Stmt::Store { buffer: b, index, .. } if *b == buffer => {
-            let known = index.values().is_empty()
-                && index.vars().iter().all(|v| loops.iter().any(|(open, _)| open.id == v.id));
-            let steps: Option<Vec<(i64, i64)>> =
-                loops.iter().map(|(var, extent)| Some((index.coefficient(*var)?, *extent))).collect();
-            let (true, Some(steps)) = (known, steps) else { return };
-            let mut places = vec![index.offset()];
-            for (step, extent) in steps.into_iter().filter(|(step, _)| *step != 0) {
-                if places.len().saturating_mul(extent as usize) > MOST_PLACES {
-                    return;
-                }
-                places = places.iter().flat_map(|at| (0..extent).map(move |i| at + i * step)).collect();
-            }
-            for at in places {
-                if let Some(slot) = usize::try_from(at).ok().and_then(|at| written.get_mut(at)) {
-                    *slot = true;
-                }
-            }
-        }
-        Stmt::For { var, extent, body, .. } => {
-            let Some(extent) = extent.as_constant().filter(|n| *n > 0) else { return };
-            loops.push((*var, extent));
-            body.iter().for_each(|s| mark_written(s, buffer, loops, written));
-            loops.pop();
-        }
-        Stmt::Store { .. } | Stmt::Let(_) | Stmt::If { .. } | Stmt::Prefetch { .. } => {}
-    }
-}
-
-/// A store to more elements than this is not looked at.
-const MOST_PLACES: usize = 1 << 14;
-
 /// The register buffers that blocks write.
 #[derive(Debug)]
 pub(super) struct Carried {
@@ -191,8 +116,8 @@ impl<'k> Emitter<'k> {
         stored.sort_unstable_by_key(|b| b.index());
         stored.dedup();
         let (flowing, own) = stored.into_iter().partition(|&buffer| {
-            let len = self.kernel.buffers[buffer].len;
-            counts[buffer] != self.accesses[buffer] || !blocks.iter().all(|b| kills(b, buffer, len))
+            counts[buffer] != self.accesses[buffer]
+                || !blocks.iter().all(|b| elements::kills(b, buffer, self.read(buffer)))
         });
         Carried { flowing, own }
     }
@@ -232,9 +157,14 @@ impl<'k> Emitter<'k> {
         self.chunks(buffer).fill(PackedOption::default());
     }
 
+    /// Whether each element of a register buffer is ever read.
+    fn read(&self, buffer: Buffer) -> &[bool] {
+        self.registers[&buffer].read.get_or_init(|| elements::read(self.kernel, buffer))
+    }
+
     /// Part of a register buffer; zero if nothing was written yet.
     pub(super) fn chunk_or_zero(&mut self, buffer: Buffer, at: usize) -> Value {
-        let RegisterFile { ty, chunks } = &self.registers[&buffer];
+        let RegisterFile { ty, chunks, .. } = &self.registers[&buffer];
         match chunks[at].expand() {
             Some(value) => value,
             None => self.bits(0, *ty),
@@ -295,11 +225,15 @@ impl<'k> Emitter<'k> {
         let lanes = self.registers[&buffer].lanes();
         let top = self.top_index();
         if at.is_multiple_of(lanes) && count <= lanes {
-            let value = match self.registers[&buffer].chunks[at / lanes].expand() {
-                Some(old) if count < lanes => self.at(top, Op::Merge(count as u8), &[value, old]),
+            let chunk = at / lanes;
+            let rest = || self.read(buffer).iter().take((chunk + 1) * lanes).skip(at + count);
+            let value = match self.registers[&buffer].chunks[chunk].expand() {
+                Some(old) if count < lanes && rest().any(|read| *read) => {
+                    self.at(top, Op::Merge(count as u8), &[value, old])
+                }
                 _ => value,
             };
-            self.chunks(buffer)[at / lanes] = value.into();
+            self.chunks(buffer)[chunk] = value.into();
             return;
         }
         for lane in 0..count {

@@ -46,7 +46,7 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
         Depth::of(emit, plan.reductions[0], tiles.parts, steps, machine.panel_bytes / (plan.lanes * size));
     let batch_count: usize = extents(&plan.batch).iter().product();
     let wanted = if emit.is_shared() { PARALLEL_ITERATIONS.div_ceil(batch_count.max(1)) } else { 1 };
-    let tile_len = plan.tile_rows * plan.lanes;
+    let tile_len = plan.tile_rows * plan.pitch(plan.lanes);
     let product = Footprint {
         tiles: tiles.parts,
         panels,
@@ -146,19 +146,34 @@ struct Tile<'p> {
 }
 
 impl Tile<'_> {
+    /// How far apart its rows are where sums are kept.
+    fn pitch(&self) -> usize {
+        self.plan.pitch(self.lanes)
+    }
+
+    /// The elements of a buffer for its sums.
+    fn len(&self) -> usize {
+        self.rows * self.pitch()
+    }
+
+    /// Where such a buffer has a sum.
+    fn at(&self, row: &Index, lane: &Index) -> Index {
+        row.mul(self.pitch() as i64).add(lane)
+    }
+
     fn emit(&self, emit: &mut Emit<'_>) {
         self.ask(emit);
         let mut done: Vec<(Val, Buffer)> = Vec::new();
         for &reduction in &self.plan.reductions {
-            let acc = emit.register_tile(reduction, self.rows, self.lanes);
+            let acc = emit.register_tile(reduction, self.len());
             if let Some(part) = self.part {
                 emit.enter_if(&part.first);
-                emit.fill_identity(reduction, acc, self.rows, self.lanes);
+                emit.fill_identity(reduction, acc, self.rows, self.lanes, self.pitch());
                 emit.enter_else();
                 self.each(emit, |emit, at| emit.copy(part.buffer, part.offset.add(&at), acc, at.clone()));
                 emit.leave();
             } else {
-                emit.fill_identity(reduction, acc, self.rows, self.lanes);
+                emit.fill_identity(reduction, acc, self.rows, self.lanes, self.pitch());
             }
             let mut vars = emit.reduce_vars(reduction);
             if let Some(part) = self.part {
@@ -181,7 +196,7 @@ impl Tile<'_> {
                             for &(val, buffer) in &made {
                                 emit.place_result(val, buffer, lane.clone());
                             }
-                            emit.accumulate(reduction, acc, row.mul(self.lanes as i64).add(lane));
+                            emit.accumulate(reduction, acc, self.at(&row, lane));
                         });
                     });
                 });
@@ -207,7 +222,7 @@ impl Tile<'_> {
     /// Makes what the rows share of a step, in registers.
     fn make(&self, emit: &mut Emit<'_>) -> Vec<(Val, Buffer)> {
         let one = |&val: &Val| {
-            let buffer = emit.register_tile(val, 1, self.lanes);
+            let buffer = emit.register_tile(val, self.lanes);
             self.over_lanes(emit, self.lanes, &[], &Index::constant(0), |emit, lane| {
                 emit.keep(val, buffer, lane.clone());
             });
@@ -243,7 +258,7 @@ impl Tile<'_> {
             }
             for row in 0..self.rows {
                 self.bind_row(emit, &Index::constant(row as i64));
-                emit.accumulate(reduction, acc, lane.add_const((row * self.lanes) as i64));
+                emit.accumulate(reduction, acc, lane.add_const((row * self.pitch()) as i64));
             }
         }
         emit.leave();
@@ -253,7 +268,7 @@ impl Tile<'_> {
     fn each<'n>(&self, emit: &mut Emit<'n>, body: impl FnOnce(&mut Emit<'n>, Index)) {
         let row = emit.enter_rows(self.rows);
         let lane = emit.enter(LoopKind::Vector, self.lanes);
-        body(emit, row.mul(self.lanes as i64).add(&lane));
+        body(emit, self.at(&row, &lane));
         emit.leave();
         emit.leave_rows(self.rows);
     }
@@ -271,13 +286,13 @@ impl Tile<'_> {
         let mut kept = done.to_vec();
         for val in once {
             let tile = match rolled {
-                true => emit.scratch(val, self.rows * self.lanes),
-                false => emit.register_tile(val, self.rows, self.lanes),
+                true => emit.scratch(val, self.len()),
+                false => emit.register_tile(val, self.len()),
             };
             self.over_rows(emit, |emit, row| {
                 emit.unswitch(&[val], &mut |emit| {
                     self.over_lanes(emit, self.stored, done, &row, |emit, lane| {
-                        emit.keep(val, tile, row.mul(self.lanes as i64).add(lane));
+                        emit.keep(val, tile, self.at(&row, lane));
                     });
                 });
             });
@@ -314,7 +329,7 @@ impl Tile<'_> {
     /// Finished reductions where loops can index them, so that the code for what is done to them is written once.
     fn on_the_stack(&self, emit: &mut Emit<'_>, done: &[(Val, Buffer)]) -> Vec<(Val, Buffer)> {
         let stacked = done.iter().map(|&(reduction, acc)| {
-            let stack = emit.scratch(reduction, self.rows * self.lanes);
+            let stack = emit.scratch(reduction, self.len());
             self.each(emit, |emit, at| emit.copy(acc, at.clone(), stack, at));
             (reduction, stack)
         });
@@ -360,7 +375,7 @@ impl Tile<'_> {
         let lane = emit.enter(LoopKind::Vector, lanes);
         emit.bind(self.plan.lane, self.panel.mul(self.plan.lanes as i64).add(&lane));
         for &(reduction, acc) in done {
-            emit.place_result(reduction, acc, row.mul(self.lanes as i64).add(&lane));
+            emit.place_result(reduction, acc, self.at(row, &lane));
         }
         body(emit, &lane);
         emit.leave();

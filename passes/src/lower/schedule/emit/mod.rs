@@ -334,9 +334,9 @@ impl<'n> Emit<'n> {
     }
 
     /// A register buffer for partial results of a reduction, or for values that are needed again.
-    pub fn register_tile(&mut self, val: Val, rows: usize, lanes: usize) -> Buffer {
+    pub fn register_tile(&mut self, val: Val, len: usize) -> Buffer {
         let name = format!("acc{}", self.builder.fresh_var(0).id);
-        self.builder.buffer(&name, self.nest.dtype(val), rows * lanes, Role::Register)
+        self.builder.buffer(&name, self.nest.dtype(val), len, Role::Register)
     }
 
     /// A buffer on the stack for partial results of a reduction, or for values that are needed again.

@@ -35,18 +35,18 @@ impl Emit<'_> {
 
     /// A register buffer for partial results of a reduction, filled with its identity.
     pub fn accumulator(&mut self, reduce: Val, rows: usize, lanes: usize) -> Buffer {
-        let buffer = self.register_tile(reduce, rows, lanes);
-        self.fill_identity(reduce, buffer, rows, lanes);
+        let buffer = self.register_tile(reduce, rows * lanes);
+        self.fill_identity(reduce, buffer, rows, lanes, lanes);
         buffer
     }
 
-    /// Fills a register tile with a reduction's identity.
-    pub fn fill_identity(&mut self, reduce: Val, buffer: Buffer, rows: usize, lanes: usize) {
+    /// Fills a register tile, whose rows are `pitch` elements apart, with a reduction's identity.
+    pub fn fill_identity(&mut self, reduce: Val, buffer: Buffer, rows: usize, lanes: usize, pitch: usize) {
         let Expr::Reduce { kind, .. } = self.nest.expr(reduce) else { panic!("{reduce} is no reduction") };
         let identity = self.identity(*kind, self.nest.dtype(reduce));
         let row = self.enter_rows(rows);
         let lane = self.enter(LoopKind::Vector, lanes);
-        self.builder.store(buffer, row.mul(lanes as i64).add(&lane), identity);
+        self.builder.store(buffer, row.mul(pitch as i64).add(&lane), identity);
         self.leave();
         self.leave_rows(rows);
     }

@@ -24,6 +24,8 @@ pub struct Plan {
     pub(super) tile_rows: usize,
     /// The lanes of a tile.
     pub(super) lanes: usize,
+    /// The lanes of a vector, of the narrowest reduction.
+    pub(super) vector: usize,
     /// The load of a product's packed operand.
     pub(super) packed: Option<Val>,
     /// Whether operands may be read past the last lane, up to a whole tile.
@@ -36,6 +38,13 @@ pub struct Plan {
     pub(super) made: Vec<Val>,
     /// Loads of the epilogue that are asked for before the reduction.
     pub(super) streamed: Vec<Val>,
+}
+
+impl Plan {
+    /// How far apart rows of so many lanes are kept: each begins with a vector of its own.
+    pub fn pitch(&self, lanes: usize) -> usize {
+        lanes.next_multiple_of(self.vector)
+    }
 }
 
 /// A variable of its own for lanes within a tile; no nest has as many variables.
@@ -98,6 +107,8 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
         |val: &Val| free[*val].contains(&lane) && rows.iter().all(|row| !free[*val].contains(row));
     let mut made = if computed || rows.is_empty() { Vec::new() } else { made_factors(nest, reductions[0]) };
     made.retain(is_shared);
+    let narrowest = reductions.iter().map(|&r| nest.dtype(r).size()).min()?;
+    let vector = machine.vector_bytes / narrowest;
     let reductions = reductions.to_vec();
     Some(Plan {
         reductions,
@@ -107,6 +118,7 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
         inner,
         tile_rows,
         lanes,
+        vector,
         packed,
         padded,
         computed,

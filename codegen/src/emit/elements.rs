@@ -1,0 +1,119 @@
+//! Which elements of a register buffer statements read and write.
+
+use windlass_ir::loops::{Block, Buffer, Index, Kernel, Let, Rhs, Stmt, Var, visit_accesses};
+
+/// An access to more elements than this is not looked at.
+const MOST_PLACES: usize = 1 << 14;
+
+/// The elements that a kernel may read: no other needs a value.
+pub(super) fn read(kernel: &Kernel, buffer: Buffer) -> Vec<bool> {
+    let len = kernel.buffers[buffer].len;
+    let mut read = vec![false; len];
+    match mark_read(&kernel.body, buffer, &mut Vec::new(), &mut read) {
+        Some(()) => read,
+        None => vec![true; len],
+    }
+}
+
+/// Whether a block writes all that is needed of a buffer before it reads any of it (or does not touch it).
+pub(super) fn kills(block: &Block, buffer: Buffer, needed: &[bool]) -> bool {
+    let mut written: Vec<bool> = needed.iter().map(|needed| !needed).collect();
+    for stmt in block {
+        let (mut reads, mut writes) = (false, false);
+        visit_accesses(std::slice::from_ref(stmt), &mut |b, _, write| {
+            writes |= b == buffer && write;
+            reads |= b == buffer && !write;
+        });
+        match stmt {
+            _ if !reads && !writes => {}
+            Stmt::For { body, .. } if reads => return kills(body, buffer, needed),
+            Stmt::If { then, otherwise, .. } if reads => {
+                return kills(then, buffer, needed) && kills(otherwise, buffer, needed);
+            }
+            Stmt::Let(_) | Stmt::Prefetch { .. } => return false,
+            Stmt::If { then, otherwise, .. } => {
+                // What either side writes.
+                let mut sides = [then, otherwise].map(|side| {
+                    let mut written = written.clone();
+                    mark_written(side, buffer, &mut Vec::new(), &mut written);
+                    written
+                });
+                let [ours, theirs] = &mut sides;
+                ours.iter_mut().zip(theirs).for_each(|(ours, theirs)| *ours &= *theirs);
+                written.copy_from_slice(ours);
+            }
+            Stmt::For { .. } | Stmt::Store { .. } => {
+                mark_written(std::slice::from_ref(stmt), buffer, &mut Vec::new(), &mut written);
+            }
+        }
+        if written.iter().all(|&w| w) {
+            return true;
+        }
+    }
+    // Read nowhere, or written in part and never read.
+    true
+}
+
+/// Marks the elements that statements certainly write.
+fn mark_written(block: &[Stmt], buffer: Buffer, loops: &mut Vec<(Var, i64)>, written: &mut [bool]) {
+    for stmt in block {
+        match stmt {
+            Stmt::Store { buffer: b, index, .. } if *b == buffer => {
+                mark(index, loops, written);
+            }
+            Stmt::For { var, extent, body, .. } => {
+                let Some(extent) = extent.as_constant().filter(|n| *n > 0) else { continue };
+                loops.push((*var, extent));
+                mark_written(body, buffer, loops, written);
+                loops.pop();
+            }
+            Stmt::Store { .. } | Stmt::Let(_) | Stmt::If { .. } | Stmt::Prefetch { .. } => {}
+        }
+    }
+}
+
+/// Marks the elements that statements may read, or none if that is not known.
+fn mark_read(block: &[Stmt], buffer: Buffer, loops: &mut Vec<(Var, i64)>, read: &mut [bool]) -> Option<()> {
+    for stmt in block {
+        match stmt {
+            Stmt::Let(Let { rhs: Rhs::Load { buffer: b, index, .. }, .. }) if *b == buffer => {
+                mark(index, loops, read)?;
+            }
+            Stmt::For { var, extent, body, .. } => {
+                // An index is not known if it mentions the variable of a loop whose extent is not constant.
+                let outside = loops.len();
+                loops.extend(extent.as_constant().map(|extent| (*var, extent)));
+                mark_read(body, buffer, loops, read)?;
+                loops.truncate(outside);
+            }
+            Stmt::If { then, otherwise, .. } => {
+                mark_read(then, buffer, loops, read)?;
+                mark_read(otherwise, buffer, loops, read)?;
+            }
+            Stmt::Let(_) | Stmt::Store { .. } | Stmt::Prefetch { .. } => {}
+        }
+    }
+    Some(())
+}
+
+/// Marks the elements at an index in open loops, if it follows from their variables alone.
+fn mark(index: &Index, loops: &[(Var, i64)], marked: &mut [bool]) -> Option<()> {
+    let known = index.values().is_empty()
+        && index.vars().iter().all(|v| loops.iter().any(|(open, _)| open.id == v.id));
+    let steps: Option<Vec<(i64, i64)>> =
+        loops.iter().map(|(var, extent)| Some((index.coefficient(*var)?, *extent))).collect();
+    let steps = steps.filter(|_| known)?;
+    let mut places = vec![index.offset()];
+    for (step, extent) in steps.into_iter().filter(|(step, _)| *step != 0) {
+        if places.len().saturating_mul(extent as usize) > MOST_PLACES {
+            return None;
+        }
+        places = places.iter().flat_map(|at| (0..extent).map(move |i| at + i * step)).collect();
+    }
+    for at in places {
+        if let Some(slot) = usize::try_from(at).ok().and_then(|at| marked.get_mut(at)) {
+            *slot = true;
+        }
+    }
+    Some(())
+}

@@ -155,7 +155,7 @@ fn weights_made_in_every_run_are_made_in_pieces() {
     let mut b = Builder::new("winograd");
     let x = b.input("x", TensorType::fixed(DType::F32, &[1, 5, 7, 128]));
     let weights =
-        b.constant(Tensor::from_fn::<f32>(&[3, 3, 128, 928], |i| ((i * 7919) % 61) as f32 / 4096.0));
+        b.constant(Tensor::from_fn::<f32>(&[3, 3, 128, 960], |i| ((i * 7919) % 61) as f32 / 4096.0));
     let weights = b.push1(Winograd::weight(), &[weights]).unwrap();
     let tiles = b.push1(Winograd::input(&[1; 4]), &[x]).unwrap();
     let sums = b.push1(MatMul { trans_a: false, trans_b: false }, &[tiles, weights]).unwrap();

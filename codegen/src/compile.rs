@@ -208,6 +208,7 @@ impl Backend {
                 vector_bytes: bits / 8,
                 little_endian: true,
                 byte_products: bits == 512 && isa::has_byte_products(isa),
+                masks: if bits == 512 { x86::MASKS } else { 0 },
             }),
             _ => Backend::Cranelift,
         }

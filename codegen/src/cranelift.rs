@@ -31,6 +31,7 @@ pub fn machine(isa: &dyn TargetIsa) -> Machine {
         vector_bytes: if !is_riscv || has_v { VECTOR_BYTES } else { 0 },
         little_endian: isa.endianness() == ir::Endianness::Little,
         byte_products: false,
+        masks: 0,
     }
 }
 

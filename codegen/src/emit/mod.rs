@@ -58,6 +58,9 @@ pub struct Machine {
     pub little_endian: bool,
     /// Whether it has [`Op::Dot4`].
     pub byte_products: bool,
+    /// With how many masks code may load and store as many lanes as it likes, not only one, two, four and so on; one mask
+    /// is for one number of lanes.
+    pub masks: usize,
 }
 
 impl Machine {
@@ -121,6 +124,8 @@ struct Emitter<'k> {
     /// What is known of blocks, by their addresses: most are written several times over.
     carried: FxHashMap<*const Block, Rc<Carried>>,
     bodies: FxHashMap<*const Block, Rc<Body<'k>>>,
+    /// The numbers of lanes that masks are for.
+    masks: Vec<i64>,
     lines: Lines,
 }
 
@@ -146,6 +151,7 @@ impl<'k> Emitter<'k> {
             accesses: SecondaryMap::new(),
             carried: FxHashMap::default(),
             bodies: FxHashMap::default(),
+            masks: Vec::new(),
             lines,
         };
         emitter.func.line = emitter.lines.first();

@@ -43,8 +43,7 @@ impl<'k> Emitter<'k> {
             done += side_by_side;
         }
         while done < count {
-            let left = (count - done).min(widest);
-            let lanes = 1i64 << (63 - left.leading_zeros());
+            let lanes = self.lanes_at_once((count - done).min(widest));
             let first = Binding { base: None, offset: done };
             match lanes {
                 1 => {
@@ -56,6 +55,22 @@ impl<'k> Emitter<'k> {
             done += lanes;
         }
         Ok(())
+    }
+
+    /// How many of the lanes that are left of a loop one piece takes, the rest of a vector being idle: all of them if
+    /// there is a mask for that, else the largest power of two.
+    fn lanes_at_once(&mut self, left: i64) -> i64 {
+        let power = 1 << left.ilog2();
+        if left == power || self.masks.contains(&left) {
+            return left;
+        }
+        match self.masks.len() < self.machine.masks {
+            true => {
+                self.masks.push(left);
+                left
+            }
+            false => power,
+        }
     }
 
     /// The vector form of a vector loop's body.

@@ -179,7 +179,10 @@ impl Encode<'_> {
                         listing.enter(self.at, self.code.lines[inst.index()]);
                         let allocations = self.output.inst_allocs(inst);
                         match &self.code.insts[inst.index()] {
-                            Inst::Params(_) => self.prologue()?,
+                            Inst::Params(_) => {
+                                self.prologue()?;
+                                self.masks()?;
+                            }
                             Inst::Machine(machine) => self.machine(machine, allocations)?,
                             Inst::Jump(to) => {
                                 if next != Some(goals[*to]) {
@@ -255,6 +258,20 @@ impl Encode<'_> {
         all.push(with_immediate(Sub_rm64_imm32, Register::RSP, left));
         all.push(with_immediate(And_rm64_imm32, Register::RSP, -(self.align as i32)));
         all.iter().try_for_each(|i| self.put(i).map(drop))
+    }
+
+    /// Fills the function's masks. No register but those of the parameters is in use yet.
+    fn masks(&mut self) -> Result<(), String> {
+        if self.code.masks.len() > super::MASKS {
+            return Err(format!("{} masks of lanes", self.code.masks.len()));
+        }
+        for (number, &mask) in self.code.masks.iter().enumerate() {
+            let mut bits = with(Mov_r64_imm64, &[Register::RAX]);
+            immediate(&mut bits, 1, Imm::Quad(mask));
+            self.put(&bits)?;
+            self.put(&with(VEX_Kmovq_kr_r64, &[mask_register(number as u8), Register::RAX]))?;
+        }
+        Ok(())
     }
 
     fn epilogue(&mut self) -> Result<(), String> {
@@ -354,6 +371,10 @@ impl Encode<'_> {
                     instruction.set_op_kind(at, OpKind::Register);
                     instruction.set_op_register(at, Register::K1);
                 }
+                Slot::Only(number) => {
+                    instruction.set_op_mask(mask_register(number));
+                    instruction.set_zeroing_masking(instruction.op0_kind() == OpKind::Register);
+                }
             }
         }
         let at = self.put(&instruction)?;
@@ -405,6 +426,11 @@ impl Encode<'_> {
         }
         self.put(&instruction).map(drop)
     }
+}
+
+/// The register of a function's mask: the first two are for no mask, and for comparisons.
+fn mask_register(number: u8) -> Register {
+    Register::K2 + u32::from(number)
 }
 
 /// An instruction on registers.

@@ -79,6 +79,8 @@ pub enum Slot {
     Imm(Imm),
     /// The mask register that a comparison leaves its result in for the next instruction.
     Mask,
+    /// The mask of this number, behind the operands: all other lanes stay out of it, and a register has zeros there.
+    Only(u8),
 }
 
 /// An instruction.
@@ -124,6 +126,8 @@ pub enum Arg {
     Imm(Imm),
     /// The mask register.
     Mask,
+    /// Behind the operands, the mask of the function's that is for the lanes to load or store.
+    Only(u8),
 }
 
 impl Machine {
@@ -146,6 +150,7 @@ impl Machine {
                 }
                 Arg::Imm(imm) => Slot::Imm(imm),
                 Arg::Mask => Slot::Mask,
+                Arg::Only(mask) => Slot::Only(mask),
                 Arg::Mem(Mem { base, index, offset }) => {
                     let base = match base {
                         Base::Reg(reg) => Base::Reg(machine.operand(Operand::reg_use(reg))),

@@ -239,6 +239,17 @@ impl<'s> Lower<'s> {
         register
     }
 
+    /// The number of the mask for the low lanes.
+    pub fn mask_of(&mut self, lanes: usize) -> u8 {
+        let mask = (1u64 << lanes) - 1;
+        let masks = &mut self.code.masks;
+        let at = masks.iter().position(|&known| known == mask).unwrap_or_else(|| {
+            masks.push(mask);
+            masks.len() - 1
+        });
+        at as u8
+    }
+
     /// Adds an instruction.
     pub fn push(&mut self, code: iced_x86::Code, args: &[Arg]) {
         self.push_machine(Machine::new(code, args));
@@ -350,7 +361,7 @@ impl<'s> Lower<'s> {
         }
         let value = self.reg(value);
         match ty.is_vector() || ty.is_float() {
-            true => self.store_vector(memory, usize::from(bytes), value),
+            true => self.store_vector(memory, usize::from(bytes), ty, value),
             false => self.store_scalar(memory, usize::from(bytes), value),
         }
         Ok(())

@@ -49,6 +49,10 @@ pub fn warm_up() {
     drop(iced_x86::Encoder::new(64));
 }
 
+/// How many masks of lanes a function may have: there are eight registers, one of which means no mask, and one is for
+/// comparisons.
+pub const MASKS: usize = 6;
+
 /// What a function becomes.
 pub struct Assembled {
     /// Its code, and behind it its constants.

@@ -85,7 +85,16 @@ impl Lower<'_> {
         self.push(code, &[Arg::Def(to, part(ty)), Arg::Use(from, part(ty))]);
     }
 
-    pub fn store_vector(&mut self, memory: Mem<VReg>, bytes: usize, value: VReg) {
+    pub fn store_vector(&mut self, memory: Mem<VReg>, bytes: usize, of: Type, value: VReg) {
+        if let Some(only) = self.mask_for(bytes, of) {
+            let code = match of.element().bytes() {
+                1 => EVEX_Vmovdqu8_zmmm512_k1z_zmm,
+                2 => EVEX_Vmovdqu16_zmmm512_k1z_zmm,
+                4 => EVEX_Vmovups_zmmm512_k1z_zmm,
+                _ => EVEX_Vmovupd_zmmm512_k1z_zmm,
+            };
+            return self.push(code, &[Arg::Mem(memory), Arg::Use(value, self.whole), only]);
+        }
         let (code, width) = match bytes {
             _ if part_of(bytes) == self.whole => (VEX_Vmovups_ymmm256_ymm, self.whole),
             32 => (EVEX_Vmovups_ymmm256_k1z_ymm, Width::Y),
@@ -110,7 +119,16 @@ impl Lower<'_> {
         self.push(code, &[Arg::Mem(memory), Arg::Use(value, width)]);
     }
 
-    fn load_vector(&mut self, memory: Mem<VReg>, bytes: usize, to: VReg) {
+    fn load_vector(&mut self, memory: Mem<VReg>, bytes: usize, of: Type, to: VReg) {
+        if let Some(only) = self.mask_for(bytes, of) {
+            let code = match of.element().bytes() {
+                1 => EVEX_Vmovdqu8_zmm_k1z_zmmm512,
+                2 => EVEX_Vmovdqu16_zmm_k1z_zmmm512,
+                4 => EVEX_Vmovups_zmm_k1z_zmmm512,
+                _ => EVEX_Vmovupd_zmm_k1z_zmmm512,
+            };
+            return self.push(code, &[Arg::Def(to, self.whole), Arg::Mem(memory), only]);
+        }
         let (code, width) = match bytes {
             _ if part_of(bytes) == self.whole => (VEX_Vmovups_ymm_ymmm256, self.whole),
             32 => (EVEX_Vmovups_ymm_k1z_ymmm256, Width::Y),
@@ -126,6 +144,11 @@ impl Lower<'_> {
             }
         };
         self.push(code, &[Arg::Def(to, width), Arg::Mem(memory)]);
+    }
+
+    /// The mask for the lanes that some bytes are, unless so many are loaded and stored without.
+    fn mask_for(&mut self, bytes: usize, ty: Type) -> Option<Arg> {
+        (!bytes.is_power_of_two()).then(|| Arg::Only(self.mask_of(bytes / ty.element().bytes())))
     }
 
     /// Zeros in a new register.
@@ -158,7 +181,7 @@ impl Lower<'_> {
         match inst.op {
             Op::Load { offset, bytes } => {
                 let memory = self.address(args[0], offset);
-                self.load_vector(memory, usize::from(bytes), to);
+                self.load_vector(memory, usize::from(bytes), ty, to);
             }
             Op::Compare(_) => self.define_truth(inst, to),
             Op::Select => {
@@ -341,7 +364,7 @@ impl Lower<'_> {
         match inst.op {
             Op::Load { offset, bytes } => {
                 let memory = self.address(args[0], offset);
-                self.load_vector(memory, usize::from(bytes), to);
+                self.load_vector(memory, usize::from(bytes), ty, to);
             }
             Op::Iota(step) => {
                 let bytes = (0..ty.lanes() as i64).flat_map(|i| i.wrapping_mul(step).to_le_bytes()).collect();

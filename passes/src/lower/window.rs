@@ -14,6 +14,7 @@
 //! Rows that windows of two blocks share are made twice. An image that fits as it is, for a block of channels, is made
 //! in one go. The order of arithmetic is that of the formulas by themselves.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
@@ -176,19 +177,22 @@ impl<'u> Pair<'u> {
         let (made, read) = (flatten_operands(made), flatten_operands(read));
         let window = Window::of(&read, operand, image.outer())?;
         let row_len: usize = image.outer()[window.dim + 1..].iter().product();
-        let lanes = channels(window.channel.extent, tile_bytes(machine, row_len, 1) / size)?;
-        let row_bytes = row_len / window.channel.extent * lanes * size;
         let rows: usize = image.inner()[..=window.dim].iter().product();
         let source_bytes = bytes_of_every_channel(&made).div_ceil(rows);
-        let fits = |&count: &usize| {
-            let rows = window.rows(count);
-            rows * row_bytes <= SCRATCH_BYTES && rows * source_bytes <= machine.block_bytes
+        let whole = window.rows(window.row.extent);
+        let blocks = |lanes: usize| {
+            let row_bytes = row_len / window.channel.extent * lanes * size;
+            let fits = |&count: &usize| {
+                let rows = window.rows(count);
+                rows * row_bytes <= SCRATCH_BYTES && rows * source_bytes <= machine.block_bytes
+            };
+            let blocks = Split::even(window.row.extent, (1..=window.row.extent).rev().find(fits)?);
+            let made = blocks.parts * window.rows(blocks.sizes().max()?);
+            (made.saturating_sub(whole) * MADE_TWICE <= whole).then_some((lanes, blocks))
         };
-        let blocks = Split::even(window.row.extent, (1..=window.row.extent).rev().find(fits)?);
-        let (whole, block) = (window.rows(window.row.extent), window.rows(blocks.sizes().max()?));
-        if (blocks.parts * block).saturating_sub(whole) * MADE_TWICE > whole {
-            return None;
-        }
+        let most = tile_bytes(machine, row_len, 1) / size;
+        let (lanes, blocks) =
+            channels(window.channel.extent, most, machine.vector_bytes / size).into_iter().find_map(blocks)?;
         let pair = Pair { maker, reader, made, read, image, margins, operand, window, blocks, lanes };
         if !pair.image.is_only_between(pair.window.dim) {
             return None;
@@ -405,10 +409,13 @@ impl Part {
     }
 }
 
-/// How many channels a block has: those of a register tile, or a part of them that divides the channels.
-fn channels(count: usize, lanes: usize) -> Option<usize> {
-    let halves = std::iter::successors(Some(lanes), |lanes| Some(lanes / 2));
-    halves.take_while(|&lanes| lanes >= tile::FEW_LANES).find(|&lanes| count.is_multiple_of(lanes))
+/// How many channels a block may have, of as many as a register tile at most: those that leave the fewest lanes of vectors
+/// idle come first, and of those the most.
+fn channels(count: usize, most: usize, vector: usize) -> Vec<usize> {
+    let mut sizes: Vec<usize> = (tile::FEW_LANES..=most).filter(|&size| count.is_multiple_of(size)).collect();
+    let vectors = |size: &usize| (count / size) * size.div_ceil(vector);
+    sizes.sort_by_key(|size| (vectors(size), Reverse(*size)));
+    sizes
 }
 
 /// Bytes that a formula reads for one channel and again for every other.

@@ -40,6 +40,8 @@ pub struct Code {
     pub registers: usize,
     /// Bytes of a vector.
     pub vector_bytes: usize,
+    /// The masks of lanes that are made before all else.
+    pub masks: Vec<u64>,
 }
 
 /// A block.

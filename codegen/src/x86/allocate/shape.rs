@@ -16,7 +16,7 @@ struct Shape(Vec<u64>);
 
 impl Shape {
     fn of(code: &Code) -> Shape {
-        let Code { insts, lines: _, blocks, registers, vector_bytes } = code;
+        let Code { insts, lines: _, blocks, registers, vector_bytes, masks: _ } = code;
         let mut words = Vec::with_capacity(4 * insts.len() + 8 * blocks.len() + 3);
         words.extend([*registers as u64, *vector_bytes as u64, blocks.len() as u64]);
         // Where a block comes from follows from where all go on.
@@ -78,7 +78,7 @@ mod tests {
         ];
         let lines = vec![Default::default(); insts.len()];
         let blocks = vec![BlockData { range: (0, insts.len()), ..BlockData::default() }];
-        Code { insts, lines, blocks, registers: 2, vector_bytes: 32 }
+        Code { insts, lines, blocks, registers: 2, vector_bytes: 32, masks: Vec::new() }
     }
 
     #[test]

@@ -191,8 +191,9 @@ impl<'u> Pair<'u> {
             (made.saturating_sub(whole) * MADE_TWICE <= whole).then_some((lanes, blocks))
         };
         let most = tile_bytes(machine, row_len, 1) / size;
-        let (lanes, blocks) =
-            channels(window.channel.extent, most, machine.vector_bytes / size).into_iter().find_map(blocks)?;
+        let (lanes, blocks) = channels(window.channel.extent, most, machine.vector_bytes / size)
+            .into_iter()
+            .find_map(blocks)?;
         let pair = Pair { maker, reader, made, read, image, margins, operand, window, blocks, lanes };
         if !pair.image.is_only_between(pair.window.dim) {
             return None;

@@ -116,7 +116,7 @@ fn with_panel<'n>(
     body: &mut dyn FnMut(&mut Emit<'n>, usize, usize),
 ) {
     let (whole, rest) = (plan.lane.extent / plan.lanes, plan.lane.extent % plan.lanes);
-    let last = if plan.padded { plan.lanes } else { rest };
+    let last = if plan.padded { plan.pitch(rest).min(plan.lanes) } else { rest };
     match (whole, rest) {
         (_, 0) => body(emit, plan.lanes, plan.lanes),
         (0, _) => body(emit, last, rest),

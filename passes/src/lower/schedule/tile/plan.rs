@@ -28,7 +28,7 @@ pub struct Plan {
     pub(super) vector: usize,
     /// The load of a product's packed operand.
     pub(super) packed: Option<Val>,
-    /// Whether operands may be read past the last lane, up to a whole tile.
+    /// Whether operands may be read past the last lane, up to a whole tile: then the last vector is a whole one.
     pub(super) padded: bool,
     /// Whether a factor is made from integers at each step, for all rows of a tile and several steps at once.
     pub(super) computed: bool,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use windlass_ir::attrs::Late;
 use windlass_ir::ops::{
-    BatchNorm, Broadcast, Concat, DequantizeLinear, Hardmax, LayerNorm, LpNorm, MatMul, Pad, Pool,
+    BatchNorm, Broadcast, Concat, DequantizeLinear, Hardmax, LayerNorm, LpNorm, Lrn, MatMul, Pad, Pool,
     QuantizeLinear, Reduce, Reshape, Slice, Softmax, Tile,
 };
 use windlass_ir::{Dim, Graph, Node, Op, TensorType, Value, normalize_axis};
@@ -83,6 +83,10 @@ pub fn absorb(graph: &Graph, node: Node, layouts: &dyn Layouts) -> Option<Absorb
         Op::BatchNorm(op) => {
             let channels_last = flipped(op.channels_last, &first)?;
             first_operand(BatchNorm { channels_last, ..op.clone() }, data.ins.len(), &first)
+        }
+        Op::Lrn(op) => {
+            let channels_last = flipped(op.channels_last, &first)?;
+            same_layout(Lrn { channels_last, ..op.clone() }, &first)
         }
         Op::QuantizeLinear(op) if op.block_size == 0 => {
             let axis = scale_axis(op.axis, ty(1), &first)?;

@@ -1,5 +1,7 @@
 //! Pieces of formulas that several ops lower to.
 
+use crate::error::Error;
+use crate::graph::{Builder, Value};
 use crate::loops::{Index, NestBuilder, Reduction, Val};
 use crate::scalar::ScalarFn;
 
@@ -18,6 +20,23 @@ pub(crate) fn power(n: &mut NestBuilder, base: Val, exponent: f64) -> Val {
     } else {
         let exponent = n.constant(n.dtype(base), exponent);
         n.apply(ScalarFn::Pow, &[base, exponent])
+    }
+}
+
+/// The same in a graph.
+pub(crate) fn power_of(b: &mut Builder, base: Value, exponent: f64) -> Result<Value, Error> {
+    let mut square_root = |of| b.map(ScalarFn::Sqrt, &[of]);
+    if exponent == 1.0 {
+        Ok(base)
+    } else if exponent == 0.5 {
+        square_root(base)
+    } else if exponent == 0.75 {
+        let root = square_root(base)?;
+        let fourth = square_root(root)?;
+        b.map(ScalarFn::Mul, &[root, fourth])
+    } else {
+        let exponent = b.scalar_like(base, exponent);
+        b.map(ScalarFn::Pow, &[base, exponent])
     }
 }
 

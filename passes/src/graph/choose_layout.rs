@@ -59,7 +59,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
 #[cfg(test)]
 mod tests {
     use smallvec::smallvec;
-    use windlass_ir::ops::{Concat, Pool, PoolKind, Reduce, ReduceKind, Reshape};
+    use windlass_ir::ops::{Concat, Lrn, Pool, PoolKind, Reduce, ReduceKind, Reshape};
     use windlass_ir::{Builder, ScalarFn, Value};
 
     use super::*;
@@ -98,6 +98,19 @@ mod tests {
             ops(&g),
             "add 2, concat 1, conv 6, max_pool 1, reduce_mean 1, relu 5, reshape 1, transpose 1"
         );
+    }
+
+    #[test]
+    fn responses_are_normalized_across_the_last_dimension() {
+        let g = graph(&[&[2, 3, 8, 8]], |b, x| {
+            let y = conv(b, x[0], 6, 3, 1);
+            let y =
+                b.push1(Lrn { alpha: 1e-4, beta: 0.75, bias: 1.0, size: 5, channels_last: false }, &[y])?;
+            let y = b.push1(Pool::plain(PoolKind::Max, &[2, 2]), &[y])?;
+            Ok(smallvec![conv(b, y, 4, 1, 1)])
+        });
+        let (g, _) = after(&g, &PASSES);
+        assert_eq!(ops(&g), "conv 2, lrn 1, max_pool 1, transpose 2");
     }
 
     #[test]

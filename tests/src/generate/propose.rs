@@ -366,7 +366,8 @@ impl Growing<'_> {
             "lrn" => {
                 let (x, _, _) = self.main(is_float, 2, 4, false);
                 let size = Int(self.rng.between(1, 4));
-                (self.op(name, vec![("size", size)]), vec![x], Approximate, false)
+                let sets = vec![("size", size), ("channels_last", Bool(self.rng.flag()))];
+                (self.op(name, sets), vec![x], Approximate, false)
             }
             "gelu" | "silu" => {
                 (self.op(name, vec![]), vec![self.main(is_float, 0, 4, false).0], Approximate, false)

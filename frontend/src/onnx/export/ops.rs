@@ -173,6 +173,12 @@ pub(super) fn export_op(
             let attributes = vec![float("epsilon", op.epsilon)];
             channels_first(x, "BatchNormalization", ins, outs, attributes, op.channels_last.then_some(rank));
         }
+        Op::Lrn(op) => {
+            let (alpha, beta, bias) =
+                (float("alpha", op.alpha), float("beta", op.beta), float("bias", op.bias));
+            let attributes = vec![alpha, beta, bias, int("size", op.size)];
+            channels_first(x, "LRN", ins, outs, attributes, op.channels_last.then_some(rank));
+        }
         Op::GroupNorm(op) => {
             let mut attributes = vec![float("epsilon", op.epsilon)];
             if op.instance {

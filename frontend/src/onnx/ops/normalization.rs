@@ -16,6 +16,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     }),
     entry_at("Hardmax", 1..=12, |cx| flattened(cx, |axis| ops::Hardmax { axis }.into())),
     entry("BatchNormalization", batch_normalization),
+    entry("LRN", lrn),
     entry("InstanceNormalization", instance_normalization),
     entry("LayerNormalization", layer_normalization),
     entry("RMSNormalization", rms_normalization),
@@ -99,6 +100,18 @@ fn batch_normalization(cx: &mut NodeCx<'_, '_>) -> Imported {
         outs.push(cx.cast(sum, dtype)?);
     }
     Ok(outs)
+}
+
+fn lrn(cx: &mut NodeCx<'_, '_>) -> Imported {
+    let op = ops::Lrn {
+        alpha: cx.float_or("alpha", 1e-4)?,
+        beta: cx.float_or("beta", 0.75)?,
+        bias: cx.float_or("bias", 1.0)?,
+        size: cx.int_or("size", 0)?,
+        channels_last: false,
+    };
+    let ins = cx.inputs()?;
+    cx.push_whole(op, &ins)
 }
 
 /// Statistics are computed in f32 (f64 for f64), which is what `stash_type` asks for.

@@ -371,6 +371,7 @@ impl Encode<'_> {
                     instruction.set_op_kind(at, OpKind::Register);
                     instruction.set_op_register(at, Register::K1);
                 }
+                Slot::Where => instruction.set_op_mask(Register::K1),
                 Slot::Only(number) => {
                     instruction.set_op_mask(mask_register(number));
                     instruction.set_zeroing_masking(instruction.op0_kind() == OpKind::Register);

@@ -81,6 +81,8 @@ pub enum Slot {
     Mask,
     /// The mask of this number, behind the operands: all other lanes stay out of it, and a register has zeros there.
     Only(u8),
+    /// The comparison's mask, behind the operands: all other lanes stay as they are.
+    Where,
 }
 
 /// An instruction.
@@ -128,6 +130,8 @@ pub enum Arg {
     Mask,
     /// Behind the operands, the mask of the function's that is for the lanes to load or store.
     Only(u8),
+    /// Behind the operands, the comparison's mask for the lanes to change.
+    Where,
 }
 
 impl Machine {
@@ -151,6 +155,7 @@ impl Machine {
                 Arg::Imm(imm) => Slot::Imm(imm),
                 Arg::Mask => Slot::Mask,
                 Arg::Only(mask) => Slot::Only(mask),
+                Arg::Where => Slot::Where,
                 Arg::Mem(Mem { base, index, offset }) => {
                     let base = match base {
                         Base::Reg(reg) => Base::Reg(machine.operand(Operand::reg_use(reg))),

@@ -28,6 +28,23 @@ pub const ORDERED: usize = 0x07;
 /// The truth table of `a ? b : c`, bit by bit.
 const CHOOSE: usize = 0xca;
 
+/// The truth table of what is always true.
+const ONES: usize = 0xff;
+
+/// Which of two floats `vrange` gives: the larger, with its sign.
+const MAXIMUM: usize = 0b0101;
+
+/// The comparison of floats of a type.
+fn comparison(ty: Type) -> Code {
+    let codes = [
+        VEX_Vcmpss_xmm_xmm_xmmm32_imm8,
+        VEX_Vcmpsd_xmm_xmm_xmmm64_imm8,
+        VEX_Vcmpps_ymm_ymm_ymmm256_imm8,
+        VEX_Vcmppd_ymm_ymm_ymmm256_imm8,
+    ];
+    float(ty, codes)
+}
+
 impl Lower<'_> {
     /// A comparison of floats as a mask in a new register; a scalar's is in its low bits.
     pub fn mask(&mut self, ty: Type, how: usize, a: VReg, b: Arg) -> VReg {
@@ -38,16 +55,7 @@ impl Lower<'_> {
 
     /// The same in a given one.
     pub fn compare(&mut self, ty: Type, how: usize, to: VReg, a: VReg, b: Arg) {
-        let code = float(
-            ty,
-            [
-                VEX_Vcmpss_xmm_xmm_xmmm32_imm8,
-                VEX_Vcmpsd_xmm_xmm_xmmm64_imm8,
-                VEX_Vcmpps_ymm_ymm_ymmm256_imm8,
-                VEX_Vcmppd_ymm_ymm_ymmm256_imm8,
-            ],
-        );
-        self.push_comparison(code, ty, to, &[Arg::Use(a, part(ty)), b, byte(how)]);
+        self.push_comparison(comparison(ty), ty, to, &[Arg::Use(a, part(ty)), b, byte(how)]);
     }
 
     /// A comparison as a mask of lanes, or in the low bits for a scalar.
@@ -66,6 +74,32 @@ impl Lower<'_> {
             (false, _) => EVEX_Vpmovm2d_xmm_kr,
         };
         self.push(spread, &[result, Arg::Mask]);
+    }
+
+    /// The larger of two floats, +0 above -0, in AVX-512; all ones where one of them is NaN.
+    pub fn maximum(&mut self, ty: Type, to: VReg, a: VReg, b: VReg) {
+        let width = part(ty);
+        let larger = self.fresh(ty);
+        let [a, b] = [a, b].map(|v| Arg::Use(v, width));
+        let code = float(
+            ty,
+            [
+                EVEX_Vrangess_xmm_k1z_xmm_xmmm32_imm8_sae,
+                EVEX_Vrangesd_xmm_k1z_xmm_xmmm64_imm8_sae,
+                EVEX_Vrangeps_zmm_k1z_zmm_zmmm512b32_imm8_sae,
+                EVEX_Vrangepd_zmm_k1z_zmm_zmmm512b64_imm8_sae,
+            ],
+        );
+        self.push(code, &[Arg::Def(larger, width), a, b, byte(MAXIMUM)]);
+        self.push(comparison(ty), &[Arg::Mask, a, b, byte(UNORDERED)]);
+        let code = match (ty.is_vector(), ty.element().bytes()) {
+            (true, 4) => EVEX_Vpternlogd_zmm_k1z_zmm_zmmm512b32_imm8,
+            (true, _) => EVEX_Vpternlogq_zmm_k1z_zmm_zmmm512b64_imm8,
+            (false, 4) => EVEX_Vpternlogd_xmm_k1z_xmm_xmmm128b32_imm8,
+            (false, _) => EVEX_Vpternlogq_xmm_k1z_xmm_xmmm128b64_imm8,
+        };
+        let same = Arg::Use(larger, width);
+        self.push(code, &[Arg::Change(to, larger, width), same, same, byte(ONES), Arg::Where]);
     }
 
     /// `b` where a mask has ones, `c` where it has zeros, in lanes of so many bytes.

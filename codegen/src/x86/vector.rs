@@ -225,6 +225,10 @@ impl Lower<'_> {
         let args = &inst.args;
         match inst.op {
             Op::Const(bits) => self.define_constant(ty, to, bits),
+            Op::Max if ty.is_float() && self.is_wide() => {
+                let (a, b) = (self.reg(args[0]), self.reg(args[1]));
+                self.maximum(ty, to, a, b);
+            }
             Op::Min | Op::Max if ty.is_float() => {
                 let (a, b) = (self.reg(args[0]), self.reg(args[1]));
                 let least = inst.op == Op::Min;

@@ -105,17 +105,19 @@ impl Emit<'_> {
         outer.iter().for_each(|_| self.leave());
         let Expr::Reduce { kind, .. } = self.nest.expr(reduce) else { unreachable!("checked above") };
         let combine = kind.combine();
-        let mut width = lanes / 2;
+        let (mut from, mut width) = (buffer, lanes / 2);
         while width > 0 {
+            // Half the lanes in a tile of their own: those of the whole are not kept beside them.
+            let to = self.register_tile(reduce, width);
             let lane = self.enter(LoopKind::Vector, width);
-            let low = self.load(buffer, lane.clone());
-            let high = self.load(buffer, lane.add_const(width as i64));
+            let low = self.load(from, lane.clone());
+            let high = self.load(from, lane.add_const(width as i64));
             let sum = self.apply(combine, &[low, high]);
-            self.builder.store(buffer, lane, sum);
+            self.builder.store(to, lane, sum);
             self.leave();
-            width /= 2;
+            (from, width) = (to, width / 2);
         }
-        let result = self.load(buffer, Index::constant(0));
+        let result = self.load(from, Index::constant(0));
         let depth = self.builder.depth();
         self.scopes[depth].insert(reduce, result);
     }

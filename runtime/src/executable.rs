@@ -410,16 +410,19 @@ pub(crate) fn call(step: &Step, args: &[*mut u8], pool: &Pool) -> Result<(), Err
     }
 }
 
+/// So many chunks of a loop for each thread: at its end all wait for the last chunk, and a thread that the system holds
+/// up is helped out.
+const CHUNKS_PER_THREAD: usize = 4;
+
 /// Runs a part of the parallel loop of a step that is a kernel.
 pub(crate) fn call_part(step: &Step, args: &[*mut u8], pool: &Pool, part: Range<i64>) -> Result<(), Error> {
     let Work::Kernel { function, grain, .. } = &step.work else { return Ok(()) };
     let function = code_of(step, function)?;
     let table = Table(args.as_ptr().cast_mut());
     let extent = part.end - part.start;
-    // Twice as many chunks as threads, so that a thread the system holds up is helped out.
     let chunks = match pool.threads() {
         1 => 1,
-        threads => (2 * threads).min((extent / grain.max(&1)) as usize),
+        threads => (CHUNKS_PER_THREAD * threads).min((extent / grain.max(&1)) as usize),
     };
     pool.run(extent, chunks, &|begin, end| {
         // SAFETY: the contract of `Executable::new`: each argument was checked to lie inside a

@@ -12,7 +12,8 @@ Each measurement is a process of its own, so that none inherits what another lef
 
 - Time: the median of the runs after the first.
 - First result: from opening the model's file, which is in the system's cache, to the end of the first run; starting the
-  process is left out.
+  process is left out. Memory that a virtual machine has handed back to its host is slow to touch again: some is touched
+  before each measurement, or whoever comes first would pay for the others.
 - Memory: the most that was resident at once. Of Windlass, tract and rten that is the whole process. Of onnxruntime and
   OpenVINO it is what was added after the imports: Python, numpy, the engine's libraries and the inputs are left out.
 - Difference: the largest between our outputs and those of the first peer, onnxruntime unless it is left out or fails,
@@ -40,6 +41,8 @@ SIZES = {"sequence": 128, "past": 256, "length": 4 << 20}
 DEFAULT = ["matmul_1024_1024_1024", "resnet50"]
 PEERS = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO", "tract": "tract", "rten": "rten"}
 IN_PYTHON = ["onnxruntime", "openvino"]
+# Bytes of memory that are touched before a measurement.
+WARMED = 1 << 30
 # A peer that differs by more computes something else. Engines that quantize at other places differ by 0.02.
 WRONG = 0.1
 
@@ -115,6 +118,7 @@ class Bench:
         os.environ["RTEN_NUM_THREADS"] = str(arguments.threads)
 
     def measure(self, engine, model, seconds):
+        model.warm()
         options = [self.threads, f"--seconds={seconds}", *model.inputs]
         if engine != "windlass":
             report = json.loads(call(self.peer(engine, model, options)))
@@ -185,6 +189,14 @@ class Model:
                 del self.rounds[engine]
         shown = ", ".join(f"{engine} {value:.0e}" for engine, value in self.differences.items())
         print(f"{self.name}: differences from {first}: {shown or 'none'}", file=sys.stderr)
+
+    def warm(self):
+        """Puts the model's files into the system's cache, and touches as much memory as a large model takes."""
+        for file in [self.path, *self.path.parent.glob(f"{self.path.name}.*")]:
+            with open(file, "rb") as source:
+                while source.read(1 << 22):
+                    pass
+        np.ones(WARMED // 8)
 
     def measure_engines(self, bench, seconds):
         """One round. An engine that fails in any has no figures."""

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{build, check, f32s, ramp};
-use windlass_ir::loops::Step;
+use windlass_ir::loops::{Step, print_kernel};
 use windlass_ir::ops::{
     Concat, Conv, Cumulative, CumulativeKind, LayerNorm, MatMul, Pool, PoolKind, Reduce, ReduceKind, Reshape,
     Softmax, Transpose,
@@ -219,5 +219,28 @@ fn what_a_guard_decides_stays_inside_it() {
         let w = b.input("w", f32s(&[1, 1, 1, 1]));
         let conv = Conv { strides: vec![3, 1], pads: vec![1, 2, 0, 0], ..Conv::plain() };
         vec![b.push1(conv, &[x, w]).unwrap()]
+    });
+}
+
+/// What several passes over a row compute dearly is computed by the first, unless the row is too long to keep.
+#[test]
+fn exponentials_of_a_row_are_made_once() {
+    for (length, times) in [(37, 1), (128, 1), (5000, 2)] {
+        let graph = build("softmax", |b| {
+            let x = b.input("x", f32s(&[3, length]));
+            let y = b.push1(Softmax { log: false, axis: -1, masked: false }, &[x]).unwrap();
+            vec![b.map(ScalarFn::Add, &[y, x]).unwrap()]
+        });
+        let program = lower(&graph, &LowerOptions::default()).unwrap();
+        let text: String = program.kernels.iter().map(print_kernel).collect();
+        // Rows end within the lanes of a step, which is written out a second time.
+        let ends = if length % 32 == 0 { 0 } else { 1 };
+        assert_eq!(text.matches("= exp ").count(), times + ends, "{text}");
+    }
+    build("two reductions of what a third made", |b| {
+        let x = b.input("x", f32s(&[5, 70]));
+        let y = b.map(ScalarFn::Tanh, &[x]).unwrap();
+        let (scale, bias) = (b.constant(ramp(&[70], 1)), b.constant(ramp(&[70], 2)));
+        vec![b.push1(LayerNorm { axis: 1, epsilon: 1e-3, rms: false }, &[y, scale, bias]).unwrap()]
     });
 }

@@ -4,7 +4,7 @@
 use windlass_codegen::{Options, Target, jit};
 use windlass_ir::loops::Program;
 use windlass_ir::loops::interpret::run_program;
-use windlass_ir::ops::{MatMul, Winograd};
+use windlass_ir::ops::{Conv, MatMul, Transpose, Winograd};
 use windlass_ir::text::parse_graph;
 use windlass_ir::{Builder, DType, Graph, Tensor, TensorType, Value, interpret};
 use windlass_passes::lower::schedule::Machine;
@@ -114,6 +114,23 @@ fn means_of_channels_that_are_packed_with_the_batch() {
     );
     // A mean is made once for each channel, and not for each channel of each example.
     assert!(!program.to_string().contains(")%16"), "{program}");
+}
+
+#[test]
+fn weights_of_channels_of_their_own_are_put_in_order_once() {
+    for kernel in [5, 7] {
+        let mut b = Builder::new("depthwise");
+        let x = b.input("x", TensorType::fixed(DType::F32, &[1, 11, 9, 100]));
+        let weights =
+            b.constant(Tensor::from_fn::<f32>(&[100, 1, kernel, kernel], |i| (i * 7919 % 61) as f32));
+        let weights = b.push1(Transpose::by(&[2, 3, 1, 0]), &[weights]).unwrap();
+        let op = Conv { pads: vec![1; 4], group: 100, channels_last: true, ..Conv::plain() };
+        let y = b.push1(op, &[x, weights]).unwrap();
+        b.output("y", y);
+        let program = check_graph(&b.finish().unwrap(), "a depthwise convolution");
+        let prepare = program.prepare.as_ref().expect("weights are put in order before the first run");
+        assert_eq!(prepare.outputs.len(), 1, "{program}");
+    }
 }
 
 /// A graph of a product with what is made of a constant.

@@ -132,11 +132,21 @@ fn plan(
     let contraction = as_contraction(nest)?;
     let free = free_vars(nest);
     let lane = *nest.domain.last()?;
-    let mut with_lane = contraction.factors.into_iter().filter(|f| free[*f].contains(&lane));
-    let factor = with_lane.next()?;
-    if with_lane.next().is_some() || lane.extent < FEW_LANES {
+    if lane.extent < FEW_LANES {
         return None;
     }
+    let strided = |val: Val| match nest.expr(val) {
+        Expr::Load { operand, index, .. } => {
+            known[unit.ins[*operand as usize]] && index[0].coefficient(lane) != Some(1)
+        }
+        _ => false,
+    };
+    // Where lanes have factors of their own, as channels of a depthwise convolution, what is known is put in their order.
+    let mut with_lane = contraction.factors.into_iter().filter(|f| free[*f].contains(&lane));
+    let (factor, is_shared) = match (with_lane.next()?, with_lane.next()) {
+        (factor, None) => (factor, true),
+        (one, Some(other)) => ([one, other].into_iter().find(|&factor| strided(factor))?, false),
+    };
     let Expr::Load { operand, index, .. } = nest.expr(factor) else { return None };
     let Expr::Reduce { vars: steps, .. } = nest.expr(contraction.reduce) else { return None };
     let once = nest
@@ -155,7 +165,10 @@ fn plan(
     }
     let is_row = |v: &&Var| free[contraction.reduce].contains(v) && !free[factor].contains(v);
     let row_count: usize = nest.domain.iter().filter(is_row).map(|v| v.extent).product();
-    let lanes = tile_bytes(machine, row_count, 1) / nest.dtype(contraction.reduce).size();
+    let lanes = match is_shared {
+        true => tile_bytes(machine, row_count, 1) / nest.dtype(contraction.reduce).size(),
+        false => lane.extent,
+    };
     let neighbours = index[0].coefficient(lane) == Some(1);
     let step_count: usize = steps.iter().map(|v| v.extent).product();
     let constant = known[unit.ins[*operand as usize]];

@@ -17,6 +17,7 @@ pub mod contraction;
 mod depth;
 mod elementwise;
 mod emit;
+mod kept;
 pub mod knobs;
 pub mod rows;
 pub mod split;

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use windlass_ir::loops::{Expr, Nest, Val, Var};
 
+use super::kept::{Pass, Rows};
 use super::{Emit, parallel_first};
 
 /// Partial results of a long reduction: 8 vectors of 128 bits or 2 of 512, enough to hide the latency
@@ -21,33 +22,65 @@ pub fn schedule(emit: &mut Emit<'_>, reductions: &[Val]) {
     let (outer, inner): (Vec<Var>, Vec<Var>) = nest.domain.iter().partition(|v| depends.contains(v));
     let large = emit.is_shared() && !outer.is_empty();
     let outer = if large { parallel_first(outer) } else { outer };
+    // A reduction with one variable and the results along one are passes over the same row.
+    let mut passes: Vec<Pass> = Vec::new();
+    let mut pass = |var: Option<Var>, roots: Vec<Val>| {
+        var.map(|var| {
+            passes.push(Pass { var, roots });
+            passes.len() - 1
+        })
+    };
+    let reductions: Vec<(Val, Option<Var>, Option<usize>)> = reductions
+        .iter()
+        .map(|&reduction| {
+            let along = lanes_along(emit, reduction);
+            let alone = along.filter(|_| emit.reduce_vars(reduction).len() == 1);
+            (reduction, along, pass(alone, arguments(nest, reduction)))
+        })
+        .collect();
+    let last = pass(Some(&inner).filter(|inner| inner.len() == 1).map(|inner| inner[0]), nest.roots.clone());
     emit.over_all(&outer, large, &nest.roots, &mut |emit| {
-        for &reduction in reductions {
-            reduce(emit, reduction);
+        let kept = Rows::new(emit, &passes);
+        for &(reduction, along, pass) in &reductions {
+            match along {
+                None => drop(emit.value(reduction)),
+                Some(along) => {
+                    let lanes = match along.extent {
+                        n if n >= LANES => LANES,
+                        n => 1 << n.max(1).ilog2(),
+                    };
+                    emit.reduce_in_lanes(reduction, along, lanes, &mut |emit| {
+                        pass.into_iter().for_each(|pass| kept.visit(emit, pass, along));
+                    });
+                }
+            }
         }
         emit.unswitch(&nest.roots, &mut |emit| match inner.split_last() {
             None => emit.store_results(),
             Some((&lane, between)) => emit.over_all(between, false, &nest.roots, &mut |emit| {
                 emit.unswitch(&nest.roots, &mut |emit| {
-                    emit.over_lanes(lane, &nest.roots, &mut |emit| emit.store_results());
+                    emit.over_lanes(lane, &nest.roots, &mut |emit| {
+                        last.into_iter().for_each(|pass| kept.visit(emit, pass, lane));
+                        emit.store_results();
+                    });
                 });
             }),
         });
     });
 }
 
-/// Computes one reduction, in lanes if its argument is made of vectors along one of its variables.
-fn reduce(emit: &mut Emit<'_>, reduction: Val) {
+/// What a reduction combines.
+fn arguments(nest: &Nest, reduction: Val) -> Vec<Val> {
+    match nest.expr(reduction) {
+        Expr::Reduce { arg, .. } => vec![*arg],
+        _ => Vec::new(),
+    }
+}
+
+/// The variable of a reduction over whose values it is computed in lanes, if its argument is made of vectors along one.
+fn lanes_along(emit: &Emit<'_>, reduction: Val) -> Option<Var> {
     let vars = emit.reduce_vars(reduction);
-    let Some(along) = vars.iter().rev().copied().find(|&v| is_vector_along(emit.nest, reduction, v)) else {
-        emit.value(reduction);
-        return;
-    };
-    let lanes = match along.extent {
-        n if n >= LANES => LANES,
-        n => 1 << n.max(1).ilog2(),
-    };
-    emit.reduce_in_lanes(reduction, along, lanes);
+    vars.iter().rev().copied().find(|&v| is_vector_along(emit.nest, reduction, v))
 }
 
 /// Whether lanes along `var` read neighbours (or the same element) in every load, and nothing inside

@@ -124,6 +124,11 @@ impl<'n> Emit<'n> {
         !self.nested && super::is_large(self.nest)
     }
 
+    /// Whether the loops stand inside no others.
+    pub fn stands_alone(&self) -> bool {
+        !self.nested
+    }
+
     /// The variables an expression depends on.
     pub fn free(&self, val: Val) -> &Vars {
         &self.free[val]

@@ -78,8 +78,14 @@ impl Emit<'_> {
     }
 
     /// A reduction's result as a scalar of the present block, with partial results in `lanes` lanes over
-    /// its variable `along`, which are then folded in halves.
-    pub fn reduce_in_lanes(&mut self, reduce: Val, along: Var, lanes: usize) {
+    /// its variable `along`, which are then folded in halves. `before` is done in the loops over lanes, before each step.
+    pub fn reduce_in_lanes(
+        &mut self,
+        reduce: Val,
+        along: Var,
+        lanes: usize,
+        before: &mut dyn FnMut(&mut Self),
+    ) {
         let buffer = self.accumulator(reduce, 1, lanes);
         let vars = self.reduce_vars(reduce);
         let outer: Vec<Var> = vars.into_iter().filter(|&v| v != along).collect();
@@ -92,6 +98,7 @@ impl Emit<'_> {
             let block = self.enter(LoopKind::Serial, whole);
             let lane = self.enter(LoopKind::Vector, lanes);
             self.bind(along, block.mul(lanes as i64).add(&lane));
+            before(self);
             self.accumulate(reduce, buffer, lane);
             self.leave();
             self.leave();
@@ -99,6 +106,7 @@ impl Emit<'_> {
         if rest > 0 {
             let lane = self.enter(LoopKind::Vector, rest);
             self.bind(along, lane.add_const((whole * lanes) as i64));
+            before(self);
             self.accumulate(reduce, buffer, lane);
             self.leave();
         }

@@ -60,7 +60,7 @@ impl Machine {
     /// for a row's vectors of the right operand and one broadcast of the left.
     ///
     /// Processors with vectors of 512 bits read a panel from a second-level cache of a megabyte and more as fast as tiles
-    /// use it, and fetch it there by themselves: being told what will be read cost them 3 to 8 % of products.
+    /// use it, and fetch it there by themselves: being told what will be read made products up to 6 % slower.
     pub fn with_vectors(bits: usize) -> Machine {
         let (tile_rows, tile_row_bytes, panel_steps) = match bits {
             512.. => (6, 256, 1024),

@@ -39,8 +39,8 @@ pub fn schedule(emit: &mut Emit<'_>, reductions: &[Val]) {
         })
         .collect();
     let last = pass(Some(&inner).filter(|inner| inner.len() == 1).map(|inner| inner[0]), nest.roots.clone());
+    let kept = Rows::new(emit, &passes);
     emit.over_all(&outer, large, &nest.roots, &mut |emit| {
-        let kept = Rows::new(emit, &passes);
         for &(reduction, along, pass) in &reductions {
             match along {
                 None => drop(emit.value(reduction)),

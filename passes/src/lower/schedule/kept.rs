@@ -31,11 +31,15 @@ impl Rows {
     /// Finds what the passes have in common and makes room for it.
     pub fn new(emit: &mut Emit<'_>, passes: &[Pass]) -> Rows {
         let nest = emit.nest;
+        let is_dear = |val: Val| matches!(nest.expr(val), Expr::Apply(f, _) if !f.is_primitive());
         let mut rows = Rows(Vec::new());
-        let mut room = if emit.stands_alone() { ROW_BYTES } else { 0 };
+        // Loops inside others share the stack with what those keep there.
+        if !emit.stands_alone() || passes.len() < 2 || !nest.exprs.keys().any(is_dear) {
+            return rows;
+        }
+        let mut room = ROW_BYTES;
         for (at, pass) in passes.iter().enumerate() {
             let of_row = |val: Val| emit.free(val).contains(&pass.var);
-            let is_dear = |val: Val| matches!(nest.expr(val), Expr::Apply(f, _) if !f.is_primitive());
             let mut found: Vec<Vec<(usize, Val)>> = Vec::new();
             let mut covered: Vec<Val> = Vec::new();
             for val in nest.needed(&pass.roots).into_iter().rev().filter(|&val| of_row(val)) {

@@ -209,6 +209,8 @@ impl Backend {
                 little_endian: true,
                 byte_products: bits == 512 && isa::has_byte_products(isa),
                 masks: if bits == 512 { x86::MASKS } else { 0 },
+                picks_lanes: true,
+                converts_longs: bits == 512,
             }),
             _ => Backend::Cranelift,
         }

@@ -32,6 +32,8 @@ pub fn machine(isa: &dyn TargetIsa) -> Machine {
         little_endian: isa.endianness() == ir::Endianness::Little,
         byte_products: false,
         masks: 0,
+        picks_lanes: false,
+        converts_longs: false,
     }
 }
 
@@ -311,7 +313,9 @@ impl Translator<'_, '_> {
             Op::SignExtend | Op::ZeroExtend if result.is_vector() => return self.widen(inst.op, ty, a),
             Op::Truncate if result.is_vector() => return self.narrow(ty, a),
             Op::Bitcast => return self.as_type(ty, a),
-            Op::Dot4 => unreachable!("the machine has no such instruction"),
+            Op::Dot4 | Op::LoadWhere { .. } | Op::Evens(_) => {
+                unreachable!("the machine has no such instruction")
+            }
             Op::Dot2 => {
                 let [a, b] = [a, b].map(|words| self.as_type(types::I16X8, words));
                 let [low_a, low_b] = [a, b].map(|halves| self.cursor.ins().swiden_low(halves));

@@ -114,6 +114,12 @@ pub struct Body<'k> {
 }
 
 impl<'k> Body<'k> {
+    /// Whether lanes are loaded one by one, from wherever each is.
+    pub fn gathers(&self) -> bool {
+        let gathers = |instr: &Instr<'_>| matches!(instr, Instr::Load { access: Access::Irregular(_), .. });
+        self.instrs.iter().any(gathers)
+    }
+
     /// The vector form of a vector loop's body, or what does not belong in one.
     pub fn new(kernel: &'k Kernel, lane: Var, block: &'k Block) -> Result<Body<'k>, String> {
         let mut body = Body {

@@ -5,8 +5,8 @@ mod common;
 use common::{build, check, f32s, ramp};
 use windlass_ir::loops::{Step, print_kernel};
 use windlass_ir::ops::{
-    Concat, Conv, Cumulative, CumulativeKind, LayerNorm, MatMul, Pool, PoolKind, Reduce, ReduceKind, Reshape,
-    Softmax, Transpose,
+    Broadcast, Concat, Conv, Cumulative, CumulativeKind, LayerNorm, MatMul, Pool, PoolKind, Reduce,
+    ReduceKind, Reshape, Softmax, Transpose,
 };
 use windlass_ir::{Builder, DType, ScalarFn, Value};
 use windlass_passes::lower::{LowerOptions, lower};
@@ -220,6 +220,24 @@ fn what_a_guard_decides_stays_inside_it() {
         let conv = Conv { strides: vec![3, 1], pads: vec![1, 2, 0, 0], ..Conv::plain() };
         vec![b.push1(conv, &[x, w]).unwrap()]
     });
+}
+
+/// What is dear and the same in every row is computed once for a stretch of lanes, if there are enough rows to read it.
+#[test]
+fn what_rows_have_in_common_is_made_once() {
+    for rows in [2, 7, 1000] {
+        let graph = build("broadcast", |b| {
+            let (x, row) = (b.input("x", f32s(&[rows, 70])), b.input("row", f32s(&[70])));
+            let row = b.map(ScalarFn::Exp, &[row]).unwrap();
+            let wide = b.push1(Broadcast::to(&[rows, 70]), &[row]).unwrap();
+            vec![b.map(ScalarFn::Add, &[x, wide]).unwrap()]
+        });
+        let program = lower(&graph, &LowerOptions::default()).unwrap();
+        let [kernel] = program.kernels.as_slice() else { panic!("{program}") };
+        let text = print_kernel(kernel);
+        assert_eq!(text.contains(" stack\n"), rows > 2, "{text}");
+        assert_eq!(text.matches("= exp ").count(), 1, "{text}");
+    }
 }
 
 /// What several passes over a row compute dearly is computed by the first, unless the row is too long to keep.

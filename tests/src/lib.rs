@@ -9,3 +9,4 @@ pub mod golden;
 pub mod kernels;
 pub mod lowering;
 pub mod nets;
+pub mod widths;

@@ -1,48 +1,10 @@
 //! Data large enough to be read in another order than it is written: the loops agree with the graph's meaning, and code has
 //! the loops' bits on any number of threads, at every width of vectors.
 
-use windlass_codegen::{Options, Target, jit};
 use windlass_ir::loops::Program;
-use windlass_ir::loops::interpret::run_program;
 use windlass_ir::ops::{Conv, MatMul, Transpose, Winograd};
-use windlass_ir::text::parse_graph;
-use windlass_ir::{Builder, DType, Graph, Tensor, TensorType, Value, interpret};
-use windlass_passes::lower::schedule::Machine;
-use windlass_passes::lower::{LowerOptions, lower};
-use windlass_runtime::Pool;
-use windlass_tests::lowering::compare_within;
-
-/// Checks a graph on numbers. Its loops.
-fn check(text: &str) -> Program {
-    check_graph(&parse_graph(text).unwrap_or_else(|e| panic!("{e} in {text}")), text)
-}
-
-/// The same of a graph that stands for itself under this name.
-fn check_graph(graph: &Graph, name: &str) -> Program {
-    let numbers = |(_, value): &(String, Value)| {
-        let ty = graph.ty(*value);
-        let values: Vec<f64> = (0..ty.as_len().unwrap()).map(|i| ((i * 7919) % 61) as f64 / 16.0).collect();
-        Tensor::from_f64s(ty.dtype, &ty.shape(), &values)
-    };
-    let inputs: Vec<Tensor> = graph.inputs().iter().map(numbers).collect();
-    let meant = interpret(graph, &inputs).unwrap();
-    let widths = Target::host().vector_widths().unwrap();
-    let machine = Machine::with_vectors(*widths.last().unwrap());
-    let program = lower(graph, &LowerOptions { machine, ..LowerOptions::default() }).unwrap();
-    let expected = run_program(&program, &inputs).unwrap();
-    compare_within(&expected[0], &meant[0], 1e-5).unwrap_or_else(|e| panic!("{e} in {name}"));
-    let inputs: Vec<&[u8]> = inputs.iter().map(Tensor::bytes).collect();
-    for bits in widths {
-        let options = Options { vector_bits: Some(bits), ..Options::default() };
-        let (executable, _) = jit(&program, &options).unwrap();
-        for threads in [1, 2, 3] {
-            let mut found = Tensor::zeros(expected[0].dtype(), expected[0].shape());
-            executable.run(&Pool::new(threads), &inputs, &mut [found.bytes_mut()]).unwrap();
-            assert!(found.bytes() == expected[0].bytes(), "{bits} bits, {threads} threads: {name}");
-        }
-    }
-    program
-}
+use windlass_ir::{Builder, DType, Graph, Tensor, TensorType, Value};
+use windlass_tests::widths::{check, check_graph};
 
 #[test]
 fn transposed_operands() {
@@ -99,6 +61,21 @@ fn left_operands_whose_steps_are_pages_apart() {
     );
     let text = program.to_string();
     assert_eq!(text.matches("kernel k").count(), 3, "both operands are laid out: {text}");
+}
+
+#[test]
+fn right_operands_of_few_columns_are_laid_out_by_column() {
+    for (rows, steps, columns) in [(40, 33, 3), (9, 64, 2), (4, 5, 3), (3, 300, 2), (50, 3, 3)] {
+        let program = check(&format!(
+            "graph @g(%x: f32[{rows}, {steps}], %w: f32[{steps}, {columns}]) {{
+               %0 = matmul %x, %w
+               return %0 as \"y\"
+             }}"
+        ));
+        // Sums in lanes, of neighbours on both sides, where enough rows use them.
+        let text = program.to_string();
+        assert_eq!(text.contains("pack for"), rows > 3 && steps > 3, "{rows} x {steps} x {columns}: {text}");
+    }
 }
 
 #[test]

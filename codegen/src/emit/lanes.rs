@@ -82,7 +82,10 @@ impl<'k> Emitter<'k> {
         self.vars.insert(piece.body.lane.id, Binding { base, offset: offset + lane as i64 });
         for val in indices.iter().flat_map(|i| i.values()) {
             if let Some(vector) = self.vector(piece, val) {
-                let value = self.at(self.top_index(), Op::Extract(lane as u8), &[vector]);
+                let value = match self.memory_of(piece, val) {
+                    Some((buffer, index)) => self.scalar_load(buffer, index, &[])?,
+                    None => self.at(self.top_index(), Op::Extract(lane as u8), &[vector]),
+                };
                 self.constants[val] = None;
                 self.scalars[val] = value.into();
             }
@@ -90,6 +93,24 @@ impl<'k> Emitter<'k> {
         let result = each(self);
         self.vars.insert(piece.body.lane.id, piece.first);
         result
+    }
+
+    /// Where the lanes of a value were loaded from, one behind another, if they are still there.
+    fn memory_of<'b>(&self, piece: &Piece<'b, 'k>, val: Val) -> Option<(Buffer, &'b Index)> {
+        let instrs = &piece.body.instrs;
+        let (from, index) = instrs.iter().find_map(|instr| match instr {
+            Instr::Load { val: loaded, buffer, access, guards: [] } if *loaded == val => {
+                access.is_contiguous().then(|| (*buffer, access.index()))
+            }
+            _ => None,
+        })?;
+        let changes = |instr: &Instr<'_>| matches!(instr, Instr::Store { buffer, .. } if *buffer == from);
+        let stays = match self.kernel.buffers[from].role {
+            Role::In => true,
+            Role::Stack => !instrs.iter().any(changes),
+            Role::Out | Role::InOut | Role::Register => false,
+        };
+        stays.then_some((from, index))
     }
 
     /// The vector of a value that differs by lane.
@@ -119,7 +140,31 @@ impl<'k> Emitter<'k> {
         {
             return self.load_piece(piece, buffer, index, guards, whole);
         }
+        if let Access::Strided { stride: 2, .. } = access
+            && guards.is_empty()
+            && data.role != Role::Register
+            && dtype.size() == 4
+            && self.picks_evens(lanes)
+        {
+            return self.load_evens(buffer, index, lanes);
+        }
         self.load_each_lane(piece, buffer, index, guards)
+    }
+
+    /// Whether there is an instruction for every second one of so many lanes.
+    fn picks_evens(&self, lanes: usize) -> bool {
+        let wide = self.machine.vector_bytes == 64;
+        self.machine.picks_lanes
+            && lanes > 1
+            && (wide || lanes == 4 || 4 * lanes == self.machine.vector_bytes)
+    }
+
+    /// Loads every second element from two pieces of memory, which reach no further than the last of them.
+    fn load_evens(&mut self, buffer: Buffer, index: &Index, lanes: usize) -> Result<Value, Error> {
+        let first = self.address(buffer, index)?;
+        let last = self.address(buffer, &index.add_const(lanes as i64 - 1))?;
+        let [a, b] = [first, last].map(|address| self.load_vector(buffer, address, lanes));
+        Ok(self.at(self.top_index(), Op::Evens(lanes as u8), &[a, b]))
     }
 
     /// Whether all lanes of a piece pass those guards that differ by lane, or `None` if that cannot be told
@@ -156,7 +201,7 @@ impl<'k> Emitter<'k> {
         let steady: Vec<Guard> =
             guards.iter().filter(|g| !g.index.mentions(piece.body.lane)).cloned().collect();
         match whole {
-            Number::Known(0) => self.load_each_lane(piece, buffer, index, guards),
+            Number::Known(0) => self.load_some(piece, buffer, index, guards),
             Number::Known(_) => self.load_whole(piece, buffer, index, &steady),
             Number::Value(whole) => {
                 let sides = self.fork(whole);
@@ -166,7 +211,7 @@ impl<'k> Emitter<'k> {
                     self.enter_side(side);
                     let value = match at {
                         0 => self.load_whole(piece, buffer, index, &steady)?,
-                        _ => self.load_each_lane(piece, buffer, index, guards)?,
+                        _ => self.load_some(piece, buffer, index, guards)?,
                     };
                     ty = Some(self.func.ty(value));
                     self.leave_side(Target { block: join, args: vec![value] });
@@ -177,6 +222,65 @@ impl<'k> Emitter<'k> {
                 Ok(value)
             }
         }
+    }
+
+    /// Loads those lanes of a contiguous piece that pass their guards.
+    fn load_some(
+        &mut self,
+        piece: &Piece<'_, 'k>,
+        buffer: Buffer,
+        index: &Index,
+        guards: &[Guard],
+    ) -> Result<Value, Error> {
+        let lane = piece.body.lane;
+        let (moving, steady): (Vec<Guard>, Vec<Guard>) =
+            guards.iter().cloned().partition(|g| g.index.mentions(lane));
+        let dtype = self.kernel.buffers[buffer].dtype;
+        let ty = self.machine.vector_type(dtype);
+        let fits = |g: &Guard| {
+            let (least, most) = g.index.range();
+            i32::try_from(least).is_ok() && i32::try_from(most).is_ok() && i32::try_from(g.size).is_ok()
+        };
+        if !self.machine.picks_lanes || dtype.size() != 4 || !moving.iter().all(fits) {
+            return self.load_each_lane(piece, buffer, index, guards);
+        }
+        let words = ty.as_int();
+        // Lanes beyond the piece are not loaded either.
+        let within = (piece.lanes < ty.lanes()).then(|| {
+            let numbers = self.cached(self.constant_region(), Op::Iota(1), words, &[]);
+            let count = self.bits(piece.lanes as u64, words);
+            (numbers, count)
+        });
+        let mut tests: SmallVec<[(Value, Value); 2]> = within.into_iter().collect();
+        for guard in &moving {
+            let step = guard.index.coefficient(lane).unwrap_or(0);
+            let number = self.index(&guard.index)?;
+            let first = self.number(number);
+            let first = self.cached(self.hoisted(&[first]), Op::Truncate, Type::I32, &[first]);
+            let spread = self.cached(self.hoisted(&[first]), Op::Splat, words, &[first]);
+            let steps = self.cached(self.constant_region(), Op::Iota(step), words, &[]);
+            let numbers = self.cached(self.hoisted(&[spread, steps]), Op::Add, words, &[spread, steps]);
+            tests.push((numbers, self.bits(guard.size as u64, words)));
+        }
+        let mut mask: Option<Value> = None;
+        for (numbers, size) in tests {
+            let region = self.hoisted(&[numbers, size]);
+            let passes = self.cached(region, Op::Compare(Condition::Below), words, &[numbers, size]);
+            mask = Some(match mask {
+                None => passes,
+                Some(mask) => self.cached(self.hoisted(&[mask, passes]), Op::And, words, &[mask, passes]),
+            });
+        }
+        let Some(mask) = mask else { return self.load_each_lane(piece, buffer, index, guards) };
+        let (address, offset) = match self.guards(&steady)? {
+            Some(Number::Known(_)) => return self.load_each_lane(piece, buffer, index, guards),
+            Some(Number::Value(condition)) => {
+                let address = self.address(buffer, index)?;
+                (self.guarded_address(address, condition), 0)
+            }
+            None => self.address(buffer, index)?,
+        };
+        Ok(self.typed(self.top_index(), Op::LoadWhere { offset }, ty, &[address, mask]))
     }
 
     /// Loads a contiguous piece under guards that are the same for every lane.

@@ -116,6 +116,11 @@ impl Emitter<'_> {
                     Op::MaxUnsigned
                 }
             }
+            ScalarFn::Min | ScalarFn::Max if signed => {
+                let condition = if f == ScalarFn::Min { Condition::Lt } else { Condition::Gt };
+                let first = self.at(region, Op::Compare(condition), &[a, b]);
+                return Some(self.at(region, Op::Blend, &[first, a, b]));
+            }
             ScalarFn::And => Op::And,
             ScalarFn::Or => Op::Or,
             ScalarFn::Xor => Op::Xor,
@@ -194,6 +199,12 @@ impl Emitter<'_> {
                 let word = self.resized(region, from.is_signed_int(), 4, x);
                 let op = if from == DType::U32 { Op::FromUnsigned } else { Op::FromSigned };
                 Some(self.typed(region, op, ty, &[word]))
+            }
+            (DType::F32 | DType::F64, DType::I64) if self.machine.converts_longs => {
+                Some(self.typed(region, Op::ToSigned, ty, &[x]))
+            }
+            (DType::I64, DType::F32 | DType::F64) if self.machine.converts_longs => {
+                Some(self.typed(region, Op::FromSigned, ty, &[x]))
             }
             _ if from.is_int() && to.is_int() => {
                 Some(self.resized(region, from.is_signed_int(), to.size(), x))

@@ -143,7 +143,8 @@ impl<'k> Emitter<'k> {
             starts.push(self.func.blocks[block].insts.len());
             self.piece(body, lanes, first)?;
         }
-        if body.instrs.len() > LONG && self.top().block == block {
+        // Addresses of single lanes, of which each piece has many, would not all fit into registers.
+        if body.instrs.len() > LONG && !body.gathers() && self.top().block == block {
             self.func.interleave(block, &starts);
         }
         Ok(())

@@ -85,6 +85,12 @@ pub enum Op {
         /// How many bytes.
         bytes: u8,
     },
+    /// Lanes of 4 bytes from memory at address `a` plus an offset where the mask `b` is all ones; 0 in the others, whose
+    /// memory is not touched. Only of a machine that has it.
+    LoadWhere {
+        /// Added to the address.
+        offset: i32,
+    },
     /// Writes the low bytes of `a` to memory at address `b` plus an offset. No result.
     Store {
         /// Added to the address.
@@ -174,6 +180,9 @@ pub enum Op {
     Drop(u8),
     /// This many low lanes of `a`, the others of `b`.
     Merge(u8),
+    /// Every second lane, the first one first, of a row that begins with this many low lanes of `a` and ends with as many of
+    /// `b`, one lane being in both. Only of a machine that has it, of lanes of 4 bytes.
+    Evens(u8),
     /// Integers, wider, with their sign.
     SignExtend,
     /// Integers, wider, with zeros.

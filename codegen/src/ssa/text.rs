@@ -52,6 +52,7 @@ impl fmt::Display for Op {
             Op::Iota(step) => write!(f, "iota {step}"),
             Op::StackAddress(slot) => write!(f, "address {slot}"),
             Op::Load { offset, bytes } => write!(f, "load {bytes} bytes at {offset:+}"),
+            Op::LoadWhere { offset } => write!(f, "load where at {offset:+}"),
             Op::Store { offset, bytes } => write!(f, "store {bytes} bytes at {offset:+}"),
             Op::Prefetch { offset } => write!(f, "prefetch at {offset:+}"),
             other => {

@@ -6,6 +6,7 @@ use regalloc2::VReg;
 use super::inst::{Arg, Width};
 use super::lower::{Lower, byte};
 use super::masks::{ORDERED, predicate};
+use super::vector::part_of;
 use crate::ssa::{Condition, Element, Op, Type, Value};
 
 /// What is known of floats.
@@ -170,6 +171,37 @@ impl Lower<'_> {
         let past = self.mask(of, predicate(Condition::Ge), x, two_32);
         self.apply(VEX_Vpor_ymm_ymm_ymmm256, words, to, word, y(past));
         Some(())
+    }
+
+    /// Lanes of floats, the low ones of f32, to integers of 64 bits, in AVX-512: saturating, NaN to 0.
+    pub fn longs_of_floats(&mut self, value: Value, of: Type, ty: Type, to: VReg) {
+        let whole = self.whole;
+        let mut x = self.reg(value);
+        let f64s = ty.with_element(Element::F64);
+        if of.element() == Element::F32 {
+            let wide = self.fresh(f64s);
+            let low = Arg::Use(x, part_of(of.bytes() / 2));
+            self.push(VEX_Vcvtps2pd_ymm_xmmm128, &[Arg::Def(wide, whole), low]);
+            x = wide;
+        }
+        let y = |v: VReg| Arg::Use(v, whole);
+        // NaN gives zeros. Out of range, the instruction gives the least integer; above, that is one more than the greatest.
+        let long = self.fresh(ty);
+        self.push(EVEX_Vcmppd_kr_k1_zmm_zmmm512b64_imm8_sae, &[Arg::Mask, y(x), y(x), byte(ORDERED)]);
+        self.push(EVEX_Vcvttpd2qq_zmm_k1z_zmmm512b64_sae, &[Arg::Def(long, whole), y(x), Arg::OnlyWhere]);
+        let two_63 = self.constant(f64s, 9_223_372_036_854_775_808f64.to_bits());
+        let large = self.mask(f64s, predicate(Condition::Ge), x, two_63);
+        self.apply(VEX_Vpxor_ymm_ymm_ymmm256, ty, to, long, y(large));
+    }
+
+    /// Lanes of signed integers of 64 bits to floats, in AVX-512.
+    pub fn floats_of_longs(&mut self, value: Value, of: Type, ty: Type, to: VReg) {
+        let a = self.operand(value);
+        let (code, size) = match ty.element() {
+            Element::F32 => (EVEX_Vcvtqq2ps_ymm_k1z_zmmm512b64_er, of.bytes() / 2),
+            _ => (EVEX_Vcvtqq2pd_zmm_k1z_zmmm512b64_er, of.bytes()),
+        };
+        self.push(code, &[Arg::Def(to, part_of(size)), a]);
     }
 
     /// What is known of lanes of f32 from how they are made.

@@ -372,6 +372,10 @@ impl Encode<'_> {
                     instruction.set_op_register(at, Register::K1);
                 }
                 Slot::Where => instruction.set_op_mask(Register::K1),
+                Slot::OnlyWhere => {
+                    instruction.set_op_mask(Register::K1);
+                    instruction.set_zeroing_masking(true);
+                }
                 Slot::Only(number) => {
                     instruction.set_op_mask(mask_register(number));
                     instruction.set_zeroing_masking(instruction.op0_kind() == OpKind::Register);

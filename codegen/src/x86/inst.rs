@@ -83,6 +83,8 @@ pub enum Slot {
     Only(u8),
     /// The comparison's mask, behind the operands: all other lanes stay as they are.
     Where,
+    /// The same mask, but a register has zeros in all other lanes.
+    OnlyWhere,
 }
 
 /// An instruction.
@@ -132,6 +134,8 @@ pub enum Arg {
     Only(u8),
     /// Behind the operands, the comparison's mask for the lanes to change.
     Where,
+    /// Behind the operands, the comparison's mask for the lanes to load.
+    OnlyWhere,
 }
 
 impl Machine {
@@ -156,6 +160,7 @@ impl Machine {
                 Arg::Mask => Slot::Mask,
                 Arg::Only(mask) => Slot::Only(mask),
                 Arg::Where => Slot::Where,
+                Arg::OnlyWhere => Slot::OnlyWhere,
                 Arg::Mem(Mem { base, index, offset }) => {
                     let base = match base {
                         Base::Reg(reg) => Base::Reg(machine.operand(Operand::reg_use(reg))),

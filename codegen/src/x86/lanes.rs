@@ -184,6 +184,40 @@ impl Lower<'_> {
         self.blend(ty, to, mask, a, b);
     }
 
+    /// Every second lane of two vectors that so many lanes of are a row, with one lane in both.
+    pub fn evens(&mut self, lanes: usize, args: &[Value], ty: Type, to: VReg) -> Option<()> {
+        let whole = self.whole;
+        let a = self.reg(args[0]);
+        if self.is_wide() {
+            // Lanes of the second vector are numbered behind those of the first.
+            let (first, count) = (ty.lanes(), ty.lanes() as u32);
+            let from = |at: usize| if 2 * at < lanes { 2 * at } else { first + 2 * at + 1 - lanes };
+            let order: Vec<u8> = (0..count as usize)
+                .flat_map(|at| (if at < lanes { from(at) as u32 } else { 0 }).to_le_bytes())
+                .collect();
+            let memory = Arg::Mem(Mem::pool(self.pool.add(order)));
+            let order = self.fresh(ty);
+            self.push(VEX_Vmovups_ymm_ymmm256, &[Arg::Def(order, whole), memory]);
+            let b = self.operand(args[1]);
+            let args = [Arg::Change(to, a, whole), Arg::Use(order, whole), b];
+            self.push(EVEX_Vpermt2ps_zmm_k1z_zmm_zmmm512b32, &args);
+            return Some(());
+        }
+        // In each half the first and the third of one, the second and the fourth of the other; then the halves' pairs.
+        let b = Arg::Use(self.reg(args[1]), whole);
+        let last = lanes == 4;
+        let pairs = if last { to } else { self.fresh(ty) };
+        self.push(
+            VEX_Vshufps_ymm_ymm_ymmm256_imm8,
+            &[Arg::Def(pairs, whole), Arg::Use(a, whole), b, byte(0b11_01_10_00)],
+        );
+        if !last {
+            let args = [Arg::Def(to, whole), Arg::Use(pairs, whole), byte(0b11_01_10_00)];
+            self.push(VEX_Vpermpd_ymm_ymmm256_imm8, &args);
+        }
+        (lanes == 4 || lanes == 8).then_some(())
+    }
+
     /// The low parts of lanes, packed to the low bytes of a register.
     pub fn truncate(&mut self, a: VReg, from: usize, size: usize, to: VReg) {
         if self.is_wide() {

@@ -146,6 +146,16 @@ impl Lower<'_> {
         self.push(code, &[Arg::Def(to, width), Arg::Mem(memory)]);
     }
 
+    /// Loads the lanes of 4 bytes that a mask has ones in.
+    fn load_where(&mut self, memory: Mem<VReg>, mask: VReg, to: VReg) {
+        let (mask, whole) = (Arg::Use(mask, self.whole), Arg::Def(to, self.whole));
+        if !self.is_wide() {
+            return self.push(VEX_Vmaskmovps_ymm_ymm_m256, &[whole, mask, Arg::Mem(memory)]);
+        }
+        self.push(EVEX_Vpmovd2m_kr_zmm, &[Arg::Mask, mask]);
+        self.push(EVEX_Vmovups_zmm_k1z_zmmm512, &[whole, Arg::Mem(memory), Arg::OnlyWhere]);
+    }
+
     /// The mask for the lanes that some bytes are, unless so many are loaded and stored without.
     fn mask_for(&mut self, bytes: usize, ty: Type) -> Option<Arg> {
         (!bytes.is_power_of_two()).then(|| Arg::Only(self.mask_of(bytes / ty.element().bytes())))
@@ -370,8 +380,15 @@ impl Lower<'_> {
                 let memory = self.address(args[0], offset);
                 self.load_vector(memory, usize::from(bytes), ty, to);
             }
+            Op::LoadWhere { offset } => {
+                let memory = self.address(args[0], offset);
+                let mask = self.reg(args[1]);
+                self.load_where(memory, mask, to);
+            }
             Op::Iota(step) => {
-                let bytes = (0..ty.lanes() as i64).flat_map(|i| i.wrapping_mul(step).to_le_bytes()).collect();
+                let size = ty.element().bytes();
+                let lane = |i: i64| i.wrapping_mul(step).to_le_bytes().into_iter().take(size);
+                let bytes = (0..ty.lanes() as i64).flat_map(lane).collect();
                 let memory = Arg::Mem(Mem::pool(self.pool.add(bytes)));
                 self.push(VEX_Vmovups_ymm_ymmm256, &[whole, memory]);
             }
@@ -392,6 +409,7 @@ impl Lower<'_> {
                 let (a, b) = (self.reg(args[0]), self.reg(args[1]));
                 self.merge(to, a, b, 0, usize::from(lanes) * ty.element().bytes());
             }
+            Op::Evens(lanes) => self.evens(usize::from(lanes), args, ty, to)?,
             Op::Blend => {
                 let (mask, b, c) = (self.reg(args[0]), self.reg(args[1]), self.reg(args[2]));
                 self.blend(ty, to, mask, b, c);
@@ -442,6 +460,8 @@ impl Lower<'_> {
                 let half = Arg::Def(to, part_of(of.bytes() / 2));
                 self.push(VEX_Vcvtpd2ps_xmm_ymmm256, &[half, Arg::Use(a, self.whole)]);
             }
+            Op::ToSigned if ty.element() == Element::I64 => self.longs_of_floats(args[0], of, ty, to),
+            Op::FromSigned if of.element() == Element::I64 => self.floats_of_longs(args[0], of, ty, to),
             Op::ToSigned | Op::ToUnsigned => {
                 self.words_of_floats(inst.op == Op::ToSigned, args[0], of, to)?
             }

@@ -13,12 +13,12 @@
 
 use std::cell::RefCell;
 
-use cranelift_entity::SecondaryMap;
+use cranelift_entity::{PrimaryMap, SecondaryMap};
 use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
 use windlass_ir::{ScalarFn, Shape};
 
 use super::compact;
-use super::formula::{flatten_operands, free_vars, merge_loops, split_loops};
+use super::formula::{Vars, flatten_operands, free_vars, merge_loops, split_loops};
 use super::parallel;
 use super::prepare::known_bufs;
 use super::schedule::Machine;
@@ -133,7 +133,7 @@ fn plan(
     let free = free_vars(nest);
     let lane = *nest.domain.last()?;
     if lane.extent < FEW_LANES {
-        return None;
+        return plan_few(nest, &contraction, &free).map(Layout::Panels);
     }
     let strided = |val: Val| match nest.expr(val) {
         Expr::Load { operand, index, .. } => {
@@ -149,18 +149,13 @@ fn plan(
     };
     let Expr::Load { operand, index, .. } = nest.expr(factor) else { return None };
     let Expr::Reduce { vars: steps, .. } = nest.expr(contraction.reduce) else { return None };
-    let once = nest
-        .needed(&nest.roots)
-        .into_iter()
-        .filter(|&v| matches!(nest.expr(v), Expr::Load { operand: o, .. } if o == operand))
-        .count();
     let batch: Vec<Var> =
         nest.domain.iter().copied().filter(|v| *v != lane && free[factor].contains(v)).collect();
     let affine = index[0].values().is_empty()
         && batch.iter().chain(steps).chain([&lane]).all(|&v| index[0].coefficient(v).is_some());
     // An operand without elements is never read: some other dimension of the product is 0.
     let empty = units.bufs[unit.ins[*operand as usize]].elements() == 0;
-    if empty || once != 1 || !affine || !steps.iter().all(|v| free[factor].contains(v)) {
+    if empty || !is_read_once(nest, *operand) || !affine || !steps.iter().all(|v| free[factor].contains(v)) {
         return None;
     }
     let is_row = |v: &&Var| free[contraction.reduce].contains(v) && !free[factor].contains(v);
@@ -196,6 +191,40 @@ fn plan(
     })
 }
 
+/// The right operand, if it has so few columns that each result is a sum in lanes, of steps that are neighbours on the left
+/// alone: the steps of each column become neighbours. As lanes are summed in an order of their own, it does not matter
+/// whether the operand is known.
+fn plan_few(nest: &Nest, contraction: &Contraction, free: &PrimaryMap<Val, Vars>) -> Option<Packing> {
+    let lane = *nest.domain.last()?;
+    let [left, factor] = match contraction.factors.map(|factor| free[factor].contains(&lane)) {
+        [false, true] => contraction.factors,
+        [true, false] => [contraction.factors[1], contraction.factors[0]],
+        _ => return None,
+    };
+    let (Expr::Load { operand, index, .. }, Expr::Load { index: of_left, .. }) =
+        (nest.expr(factor), nest.expr(left))
+    else {
+        return None;
+    };
+    let Expr::Reduce { vars: steps, .. } = nest.expr(contraction.reduce) else { return None };
+    let last = *steps.last().filter(|last| last.extent >= FEW_LANES)?;
+    let batch: Vec<Var> =
+        nest.domain.iter().copied().filter(|v| *v != lane && free[factor].contains(v)).collect();
+    let affine = index[0].values().is_empty()
+        && batch.iter().chain(steps).chain([&lane]).all(|&v| index[0].coefficient(v).is_some());
+    let along = of_left[0].coefficient(last) == Some(1) && index[0].coefficient(last) != Some(1);
+    let is_row = |var: &&Var| free[contraction.reduce].contains(var) && !free[factor].contains(var);
+    let row_count: usize = nest.domain.iter().filter(is_row).map(|var| var.extent).product();
+    let pays = row_count >= ROWS_TO_TRANSPOSE && affine && along && is_read_once(nest, *operand);
+    pays.then(|| Packing { factor, operand: *operand, lane, lanes: 1, batch, steps: steps.clone() })
+}
+
+/// Whether one load alone reads an operand.
+fn is_read_once(nest: &Nest, operand: u32) -> bool {
+    let reads = |val: &Val| matches!(nest.expr(*val), Expr::Load { operand: of, .. } if *of == operand);
+    nest.needed(&nest.roots).into_iter().filter(reads).count() == 1
+}
+
 /// The left operand, if its steps are in each other's way: it becomes rows of steps.
 fn plan_rows(nest: &Nest) -> Option<Packing> {
     let contraction = as_contraction(nest)?;
@@ -204,8 +233,7 @@ fn plan_rows(nest: &Nest) -> Option<Packing> {
     let factor = contraction.factors.into_iter().find(|f| !free[*f].contains(columns))?;
     let Expr::Load { operand, index, guards } = nest.expr(factor) else { return None };
     let Expr::Reduce { vars: steps, .. } = nest.expr(contraction.reduce) else { return None };
-    let is_read = |v: &Val| matches!(nest.expr(*v), Expr::Load { operand: o, .. } if o == operand);
-    let once = nest.needed(&nest.roots).into_iter().filter(is_read).count() == 1;
+    let once = is_read_once(nest, *operand);
     let apart = |var: &Var| index[0].coefficient(*var).map(|step| step.unsigned_abs() as usize);
     let rows: Vec<Var> = nest.domain.iter().copied().filter(|v| free[factor].contains(v)).collect();
     let affine = index[0].values().is_empty() && rows.iter().chain(steps).all(|var| apart(var).is_some());

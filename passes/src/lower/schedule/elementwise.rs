@@ -3,6 +3,7 @@
 use windlass_ir::loops::{Expr, Guard, Index, LoopKind, Nest, Val, Var};
 
 use super::ahead::LINE;
+use super::columns::Columns;
 use super::{Emit, PARALLEL_ITERATIONS, parallel_first};
 
 /// Elements of one parallel iteration of a one-dimensional domain.
@@ -32,6 +33,9 @@ pub fn schedule(emit: &mut Emit<'_>) {
     }
     if let Some((along, line)) = contiguous(nest, lane) {
         return in_tiles(emit, lane, along, line);
+    }
+    if let Some(columns) = Columns::of(emit, lane, outer) {
+        return columns.schedule(emit);
     }
     if let Some(row) =
         columns_first(nest, lane).filter(|&row| large && emit.cuts(row, &nest.roots).len() == 2)
@@ -143,7 +147,7 @@ fn in_rows(emit: &mut Emit<'_>, lane: Var, row: Var) {
 }
 
 /// Runs `body` with the start and the length of each piece of a stretch: those of `size`, then what is left.
-fn in_pieces<'n>(
+pub fn in_pieces<'n>(
     emit: &mut Emit<'n>,
     kind: LoopKind,
     stretch: &[usize],

@@ -13,6 +13,7 @@
 
 mod ahead;
 mod blocks;
+mod columns;
 pub mod contraction;
 mod depth;
 mod elementwise;

@@ -97,9 +97,16 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     let padded =
         reductions.len() == 1 && lane.extent % lanes != 0 && may_pad(nest, reductions[0], lane, lanes);
     let lanes = if padded { lanes } else { lanes.min(lane.extent) };
+    let chains = chains(nest, reductions, lanes.min(lane.extent) * size, machine);
+    let (rows, tile_rows) = match rows.is_empty() {
+        true if contraction.is_none() && inner.is_empty() && chains > 1 => {
+            (vars_outside(&[]).pop().into_iter().collect(), chains)
+        }
+        true => (rows, 1),
+        false => (rows, machine.tile_rows),
+    };
     let in_rows: Vec<Var> = rows.iter().chain(&inner).copied().collect();
     let batch = vars_outside(&in_rows);
-    let tile_rows = if rows.is_empty() { 1 } else { machine.tile_rows };
     let packed = shared.filter(|&load| is_packed(nest, reductions[0], load, lane, lanes));
     let is_streamed = machine.prefetches && inner.is_empty();
     let streamed = if is_streamed { ahead::streamed(nest, lane, machine) } else { Vec::new() };
@@ -142,6 +149,23 @@ pub fn tile_bytes(machine: &Machine, row_count: usize, reductions: usize) -> usi
     }
 }
 
+/// How many vectors of results are made side by side, so that the processor need not wait for the last step of one. There
+/// are twice as many registers of 512 bits.
+fn most_chains(machine: &Machine) -> usize {
+    if machine.vector_bytes >= 64 { 8 } else { 4 }
+}
+
+/// How many rows of so many bytes, which share no factor, are worth making side by side.
+fn chains(nest: &Nest, reductions: &[Val], bytes: usize, machine: &Machine) -> usize {
+    let guarded = |val: &Val| matches!(nest.expr(*val), Expr::Load { guards, .. } if !guards.is_empty());
+    let one = |val: &Val| matches!(nest.expr(*val), Expr::Reduce { vars, .. } if !vars.is_empty());
+    let simple = reductions.len() == 1 && reductions.iter().all(one);
+    match simple && !nest.needed(reductions).iter().any(guarded) {
+        true => most_chains(machine) / bytes.div_ceil(machine.vector_bytes).max(1),
+        false => 1,
+    }
+}
+
 /// Whether every load in the reductions reads neighbours, or the same element, along the lanes, and some
 /// load reads neighbours.
 fn is_vector(nest: &Nest, reductions: &[Val], lane: Var, lanes: usize) -> bool {
@@ -152,8 +176,9 @@ fn is_vector(nest: &Nest, reductions: &[Val], lane: Var, lanes: usize) -> bool {
             let (index, within) = split_lane(&index[0], lane, lanes);
             let gathered = index.values().iter().any(|v| free[*v].contains(&lane));
             let step = if gathered { None } else { index.coefficient(within) };
-            some |= step == Some(1);
-            matches!(step, Some(0 | 1))
+            // Every second element is picked out of two vectors, if there are no other ways.
+            some |= matches!(step, Some(1 | 2));
+            matches!(step, Some(0..=2))
         }
         Expr::Reduce { .. } => reductions.contains(&val) || !free[val].contains(&lane),
         Expr::Const(_) | Expr::Index(_) | Expr::Inside(_) | Expr::Apply(..) => true,

@@ -262,9 +262,10 @@ impl Translator<'_, '_> {
         match inst.op {
             Op::Store { .. } | Op::Prefetch { .. } => unreachable!("{} gives nothing", inst.op),
             Op::Const(bits) => return self.constant(result, bits),
-            Op::Iota(step) => {
-                let mut bytes: Vec<u8> =
-                    (0..result.lanes() as i64).flat_map(|i| i.wrapping_mul(step).to_le_bytes()).collect();
+            Op::Iota { step, group } => {
+                let mut bytes: Vec<u8> = (0..result.lanes() as i64)
+                    .flat_map(|i| (i / i64::from(group)).wrapping_mul(step).to_le_bytes())
+                    .collect();
                 if self.endianness == ir::Endianness::Big {
                     bytes.reverse();
                 }
@@ -313,7 +314,7 @@ impl Translator<'_, '_> {
             Op::SignExtend | Op::ZeroExtend if result.is_vector() => return self.widen(inst.op, ty, a),
             Op::Truncate if result.is_vector() => return self.narrow(ty, a),
             Op::Bitcast => return self.as_type(ty, a),
-            Op::Dot4 | Op::LoadWhere { .. } | Op::Evens(_) => {
+            Op::Dot4 | Op::LoadWhere { .. } | Op::Permute | Op::Evens(_) => {
                 unreachable!("the machine has no such instruction")
             }
             Op::Dot2 => {

@@ -110,6 +110,43 @@ fn weights_of_channels_of_their_own_are_put_in_order_once() {
     }
 }
 
+#[test]
+fn small_groups_of_channels_are_computed_beside_each_other() {
+    for (dtype, groups, ins, outs) in [
+        (DType::F32, 32, 4, 4),
+        (DType::F32, 9, 8, 8),
+        (DType::F32, 20, 2, 2),
+        (DType::F32, 33, 1, 2),
+        (DType::F32, 12, 2, 4),
+        (DType::F32, 12, 4, 2),
+        (DType::F32, 7, 3, 3),
+        (DType::F32, 1, 8, 8),
+        (DType::F64, 10, 4, 4),
+        (DType::F16, 10, 4, 4),
+    ] {
+        let mut b = Builder::new("grouped");
+        let x = b.input("x", TensorType::fixed(dtype, &[1, 6, 9, groups * ins]));
+        let len = groups * outs * ins * 9;
+        let numbers: Vec<f64> = (0..len).map(|i| (i * 7919 % 61) as f64 / 64.0).collect();
+        let weights = b.constant(Tensor::from_f64s(dtype, &[groups * outs, ins, 3, 3], &numbers));
+        let weights = b.push1(Transpose::by(&[2, 3, 1, 0]), &[weights]).unwrap();
+        let op = Conv {
+            pads: vec![1; 4],
+            strides: vec![1, 2],
+            group: groups as i64,
+            channels_last: true,
+            ..Conv::plain()
+        };
+        let y = b.push1(op, &[x, weights]).unwrap();
+        let y = b.cast(y, DType::F32).unwrap();
+        b.output("y", y);
+        let name = format!("{groups} groups of {ins} by {outs} of {dtype}");
+        let text = check_graph(&b.finish().unwrap(), &name).to_string();
+        // One vector has the channels of several groups.
+        assert!(groups == 1 || dtype != DType::F32 || text.contains(&format!(")/{outs}")), "{name}: {text}");
+    }
+}
+
 /// A graph of a product with what is made of a constant.
 fn product(x: TensorType, weights: Tensor, make: impl Fn(&mut Builder, [Value; 2]) -> [Value; 2]) -> Graph {
     let mut b = Builder::new("g");

@@ -140,31 +140,79 @@ impl<'k> Emitter<'k> {
         {
             return self.load_piece(piece, buffer, index, guards, whole);
         }
-        if let Access::Strided { stride: 2, .. } = access
-            && guards.is_empty()
-            && data.role != Role::Register
-            && dtype.size() == 4
-            && self.picks_evens(lanes)
-        {
-            return self.load_evens(buffer, index, lanes);
+        if data.role != Role::Register && guards.is_empty() && dtype.size() == 4 && self.machine.picks_lanes {
+            let picked = match access {
+                Access::Strided { stride: 2, .. } => self.load_evens(buffer, index, lanes)?,
+                Access::Strided { .. } => None,
+                Access::Irregular(_) => self.load_repeated(piece, buffer, index)?,
+            };
+            if let Some(value) = picked {
+                return Ok(value);
+            }
         }
         self.load_each_lane(piece, buffer, index, guards)
     }
 
-    /// Whether there is an instruction for every second one of so many lanes.
-    fn picks_evens(&self, lanes: usize) -> bool {
-        let wide = self.machine.vector_bytes == 64;
-        self.machine.picks_lanes
-            && lanes > 1
-            && (wide || lanes == 4 || 4 * lanes == self.machine.vector_bytes)
-    }
-
-    /// Loads every second element from two pieces of memory, which reach no further than the last of them.
-    fn load_evens(&mut self, buffer: Buffer, index: &Index, lanes: usize) -> Result<Value, Error> {
+    /// Loads every second element from two pieces of memory, which reach no further than the last of them, if there is an
+    /// instruction for so many.
+    fn load_evens(&mut self, buffer: Buffer, index: &Index, lanes: usize) -> Result<Option<Value>, Error> {
+        let bytes = self.machine.vector_bytes;
+        if bytes < 64 && lanes != 4 && 4 * lanes != bytes {
+            return Ok(None);
+        }
         let first = self.address(buffer, index)?;
         let last = self.address(buffer, &index.add_const(lanes as i64 - 1))?;
         let [a, b] = [first, last].map(|address| self.load_vector(buffer, address, lanes));
-        Ok(self.at(self.top_index(), Op::Evens(lanes as u8), &[a, b]))
+        Ok(Some(self.at(self.top_index(), Op::Evens(lanes as u8), &[a, b])))
+    }
+
+    /// Loads elements, each of which several lanes read, if they are within a vector, or one or two.
+    fn load_repeated(
+        &mut self,
+        piece: &Piece<'_, 'k>,
+        buffer: Buffer,
+        index: &Index,
+    ) -> Result<Option<Value>, Error> {
+        let Some((step, group)) = self.repeats(piece, index)? else { return Ok(None) };
+        let ty = self.machine.vector_type(self.kernel.buffers[buffer].dtype);
+        let last = step * (piece.lanes as i64 - 1).div_euclid(i64::from(group));
+        let first = self.address(buffer, index)?;
+        let top = self.top_index();
+        let narrow = self.machine.vector_bytes < 64;
+        if last == 0 || last == step && narrow {
+            let last = self.address(buffer, &index.add_const(last))?;
+            let [a, b] = [first, last].map(|address| {
+                let element = self.load(buffer, address, ty.lane(), ty.element().bytes());
+                self.typed(top, Op::Splat, ty, &[element])
+            });
+            return Ok(Some(if first == last { a } else { self.at(top, Op::Merge(group), &[a, b]) }));
+        }
+        if last >= piece.lanes as i64 || !self.loads_at_once(last + 1) {
+            return Ok(None);
+        }
+        let row = self.load_vector(buffer, first, last as usize + 1);
+        let numbers = self.cached(self.constant_region(), Op::Iota { step, group }, ty.as_int(), &[]);
+        Ok(Some(self.at(top, Op::Permute, &[row, numbers])))
+    }
+
+    /// How far apart the elements are that groups of lanes read, and how large the groups are, if lanes differ by nothing else.
+    fn repeats(&mut self, piece: &Piece<'_, 'k>, index: &Index) -> Result<Option<(i64, u8)>, Error> {
+        if index.values().iter().any(|&val| piece.body.varies(val)) {
+            return Ok(None);
+        }
+        let mut offsets: SmallVec<[i64; 16]> = SmallVec::new();
+        let first = self.in_lane(piece, 0, &[], |e| e.linear(index))?;
+        for lane in 0..piece.lanes {
+            match self.in_lane(piece, lane, &[], |e| e.linear(index))?.minus(&first) {
+                Some(offset) => offsets.push(offset),
+                None => return Ok(None),
+            }
+        }
+        let group = offsets.iter().take_while(|&&offset| offset == 0).count();
+        let step = offsets.get(group).copied().unwrap_or(0);
+        let mut places = (0..).map(|lane| (lane / group as i64).wrapping_mul(step));
+        let alike = step >= 0 && offsets.iter().all(|&offset| places.next() == Some(offset));
+        Ok(alike.then_some((step, group as u8)))
     }
 
     /// Whether all lanes of a piece pass those guards that differ by lane, or `None` if that cannot be told
@@ -247,7 +295,7 @@ impl<'k> Emitter<'k> {
         let words = ty.as_int();
         // Lanes beyond the piece are not loaded either.
         let within = (piece.lanes < ty.lanes()).then(|| {
-            let numbers = self.cached(self.constant_region(), Op::Iota(1), words, &[]);
+            let numbers = self.cached(self.constant_region(), Op::Iota { step: 1, group: 1 }, words, &[]);
             let count = self.bits(piece.lanes as u64, words);
             (numbers, count)
         });
@@ -258,7 +306,7 @@ impl<'k> Emitter<'k> {
             let first = self.number(number);
             let first = self.cached(self.hoisted(&[first]), Op::Truncate, Type::I32, &[first]);
             let spread = self.cached(self.hoisted(&[first]), Op::Splat, words, &[first]);
-            let steps = self.cached(self.constant_region(), Op::Iota(step), words, &[]);
+            let steps = self.cached(self.constant_region(), Op::Iota { step, group: 1 }, words, &[]);
             let numbers = self.cached(self.hoisted(&[spread, steps]), Op::Add, words, &[spread, steps]);
             tests.push((numbers, self.bits(guard.size as u64, words)));
         }
@@ -421,7 +469,7 @@ impl<'k> Emitter<'k> {
             let region = self.hoisted(&[first]);
             let ty = self.machine.vector_type(DType::I64);
             let spread = self.cached(region, Op::Splat, ty, &[first]);
-            let steps = self.cached(self.constant_region(), Op::Iota(stride), ty, &[]);
+            let steps = self.cached(self.constant_region(), Op::Iota { step: stride, group: 1 }, ty, &[]);
             let region = self.hoisted(&[spread, steps]);
             return Ok(self.at(region, Op::Add, &[spread, steps]));
         }

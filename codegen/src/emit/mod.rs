@@ -61,7 +61,7 @@ pub struct Machine {
     /// With how many masks code may load and store as many lanes as it likes, not only one, two, four and so on; one mask
     /// is for one number of lanes.
     pub masks: usize,
-    /// Whether it has [`Op::LoadWhere`] and [`Op::Evens`].
+    /// Whether it has [`Op::LoadWhere`], [`Op::Permute`] and [`Op::Evens`].
     pub picks_lanes: bool,
     /// Whether it converts vectors of floats to vectors of i64 and back.
     pub converts_longs: bool,

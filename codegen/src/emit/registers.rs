@@ -245,6 +245,9 @@ impl<'k> Emitter<'k> {
     /// A vector whose low lanes are these scalars.
     pub(super) fn gather_lanes(&mut self, ty: Type, elements: &[Value]) -> Value {
         let region = self.hoisted(elements);
+        if elements.iter().all(|element| *element == elements[0]) {
+            return self.cached(region, Op::Splat, ty, &elements[..1]);
+        }
         self.typed(region, Op::Lanes, ty, elements)
     }
 

@@ -60,17 +60,19 @@ impl<'k> Emitter<'k> {
     /// How many of the lanes that are left of a loop one piece takes, the rest of a vector being idle: all of them if
     /// there is a mask for that, else the largest power of two.
     fn lanes_at_once(&mut self, left: i64) -> i64 {
-        let power = 1 << left.ilog2();
-        if left == power || self.masks.contains(&left) {
-            return left;
+        if self.loads_at_once(left) { left } else { 1 << left.ilog2() }
+    }
+
+    /// Whether so many lanes are loaded and stored at once: a power of two, or as many as there is a mask for.
+    pub(super) fn loads_at_once(&mut self, lanes: i64) -> bool {
+        if 1 << lanes.ilog2() == lanes || self.masks.contains(&lanes) {
+            return true;
         }
-        match self.masks.len() < self.machine.masks {
-            true => {
-                self.masks.push(left);
-                left
-            }
-            false => power,
+        let room = self.masks.len() < self.machine.masks;
+        if room {
+            self.masks.push(lanes);
         }
+        room
     }
 
     /// The vector form of a vector loop's body.

@@ -74,8 +74,13 @@ pub enum Condition {
 pub enum Op {
     /// These bits, in every lane.
     Const(u64),
-    /// This step times the lane's number.
-    Iota(i64),
+    /// A step times the lane's number, or the number of its group where so many lanes are one.
+    Iota {
+        /// From one group to the next.
+        step: i64,
+        /// Lanes of a group.
+        group: u8,
+    },
     /// The address of an array on the stack.
     StackAddress(Slot),
     /// This many bytes from memory at address `a` plus an offset; the rest of a vector is 0.
@@ -180,7 +185,9 @@ pub enum Op {
     Drop(u8),
     /// This many low lanes of `a`, the others of `b`.
     Merge(u8),
-    /// Every second lane, the first one first, of a row that begins with this many low lanes of `a` and ends with as many of
+    /// The lanes of `a` that `b` numbers. Only of a machine that has it, of lanes of 4 bytes.
+    Permute,
+    /// Every second lane, from the first on, of a row that begins with this many low lanes of `a` and ends with as many of
     /// `b`, one lane being in both. Only of a machine that has it, of lanes of 4 bytes.
     Evens(u8),
     /// Integers, wider, with their sign.

@@ -49,7 +49,8 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Op::Const(bits) => write!(f, "const {bits:#x}"),
-            Op::Iota(step) => write!(f, "iota {step}"),
+            Op::Iota { step, group: 1 } => write!(f, "iota {step}"),
+            Op::Iota { step, group } => write!(f, "iota {step} of groups of {group}"),
             Op::StackAddress(slot) => write!(f, "address {slot}"),
             Op::Load { offset, bytes } => write!(f, "load {bytes} bytes at {offset:+}"),
             Op::LoadWhere { offset } => write!(f, "load where at {offset:+}"),

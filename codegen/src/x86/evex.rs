@@ -95,6 +95,7 @@ pub fn evex(code: Code) -> Code {
         VEX_Vpcmpgtd_ymm_ymm_ymmm256 => EVEX_Vpcmpgtd_kr_k1_zmm_zmmm512b32,
         VEX_Vpcmpgtq_ymm_ymm_ymmm256 => EVEX_Vpcmpgtq_kr_k1_zmm_zmmm512b64,
         VEX_Vpcmpgtw_ymm_ymm_ymmm256 => EVEX_Vpcmpgtw_kr_k1_zmm_zmmm512,
+        VEX_Vpermps_ymm_ymm_ymmm256 => EVEX_Vpermps_zmm_k1z_zmm_zmmm512b32,
         VEX_Vpermilpd_xmm_xmmm128_imm8 => EVEX_Vpermilpd_xmm_k1z_xmmm128b64_imm8,
         VEX_Vpermilps_xmm_xmmm128_imm8 => EVEX_Vpermilps_xmm_k1z_xmmm128b32_imm8,
         VEX_Vpextrb_r32m8_xmm_imm8 => EVEX_Vpextrb_r32m8_xmm_imm8,

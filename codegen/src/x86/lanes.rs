@@ -184,38 +184,38 @@ impl Lower<'_> {
         self.blend(ty, to, mask, a, b);
     }
 
-    /// Every second lane of two vectors that so many lanes of are a row, with one lane in both.
+    /// Every second lane of a row that begins with so many lanes of one vector and ends with as many of another.
     pub fn evens(&mut self, lanes: usize, args: &[Value], ty: Type, to: VReg) -> Option<()> {
         let whole = self.whole;
         let a = self.reg(args[0]);
-        if self.is_wide() {
-            // Lanes of the second vector are numbered behind those of the first.
-            let (first, count) = (ty.lanes(), ty.lanes() as u32);
-            let from = |at: usize| if 2 * at < lanes { 2 * at } else { first + 2 * at + 1 - lanes };
-            let order: Vec<u8> = (0..count as usize)
-                .flat_map(|at| (if at < lanes { from(at) as u32 } else { 0 }).to_le_bytes())
-                .collect();
-            let memory = Arg::Mem(Mem::pool(self.pool.add(order)));
-            let order = self.fresh(ty);
-            self.push(VEX_Vmovups_ymm_ymmm256, &[Arg::Def(order, whole), memory]);
-            let b = self.operand(args[1]);
-            let args = [Arg::Change(to, a, whole), Arg::Use(order, whole), b];
-            self.push(EVEX_Vpermt2ps_zmm_k1z_zmm_zmmm512b32, &args);
-            return Some(());
+        if !self.is_wide() {
+            let last = lanes == 4;
+            let b = Arg::Use(self.reg(args[1]), whole);
+            // In each half the first and the third of one, the second and the fourth of the other; then the halves' pairs.
+            let order = byte(0b11_01_10_00);
+            let pairs = if last { to } else { self.fresh(ty) };
+            let args = [Arg::Def(pairs, whole), Arg::Use(a, whole), b, order];
+            self.push(VEX_Vshufps_ymm_ymm_ymmm256_imm8, &args);
+            if !last {
+                let args = [Arg::Def(to, whole), Arg::Use(pairs, whole), order];
+                self.push(VEX_Vpermpd_ymm_ymmm256_imm8, &args);
+            }
+            return (last || lanes == 8).then_some(());
         }
-        // In each half the first and the third of one, the second and the fourth of the other; then the halves' pairs.
-        let b = Arg::Use(self.reg(args[1]), whole);
-        let last = lanes == 4;
-        let pairs = if last { to } else { self.fresh(ty) };
-        self.push(
-            VEX_Vshufps_ymm_ymm_ymmm256_imm8,
-            &[Arg::Def(pairs, whole), Arg::Use(a, whole), b, byte(0b11_01_10_00)],
-        );
-        if !last {
-            let args = [Arg::Def(to, whole), Arg::Use(pairs, whole), byte(0b11_01_10_00)];
-            self.push(VEX_Vpermpd_ymm_ymmm256_imm8, &args);
-        }
-        (lanes == 4 || lanes == 8).then_some(())
+        // Lanes of the second vector are numbered behind those of the first.
+        let behind = ty.lanes() + 1 - lanes;
+        let number = |lane: usize| match 2 * lane {
+            at if at < lanes => at,
+            at => (at + behind) % (2 * ty.lanes()),
+        };
+        let numbers = (0..ty.lanes()).flat_map(|lane| (number(lane) as u32).to_le_bytes()).collect();
+        let memory = Arg::Mem(Mem::pool(self.pool.add(numbers)));
+        let numbers = self.fresh(ty);
+        self.push(VEX_Vmovups_ymm_ymmm256, &[Arg::Def(numbers, whole), memory]);
+        let b = self.operand(args[1]);
+        let args = [Arg::Change(to, a, whole), Arg::Use(numbers, whole), b];
+        self.push(EVEX_Vpermt2ps_zmm_k1z_zmm_zmmm512b32, &args);
+        Some(())
     }
 
     /// The low parts of lanes, packed to the low bytes of a register.

@@ -385,9 +385,10 @@ impl Lower<'_> {
                 let mask = self.reg(args[1]);
                 self.load_where(memory, mask, to);
             }
-            Op::Iota(step) => {
+            Op::Iota { step, group } => {
                 let size = ty.element().bytes();
-                let lane = |i: i64| i.wrapping_mul(step).to_le_bytes().into_iter().take(size);
+                let lane =
+                    |i: i64| (i / i64::from(group)).wrapping_mul(step).to_le_bytes().into_iter().take(size);
                 let bytes = (0..ty.lanes() as i64).flat_map(lane).collect();
                 let memory = Arg::Mem(Mem::pool(self.pool.add(bytes)));
                 self.push(VEX_Vmovups_ymm_ymmm256, &[whole, memory]);
@@ -408,6 +409,11 @@ impl Lower<'_> {
             Op::Merge(lanes) => {
                 let (a, b) = (self.reg(args[0]), self.reg(args[1]));
                 self.merge(to, a, b, 0, usize::from(lanes) * ty.element().bytes());
+            }
+            Op::Permute => {
+                let numbers = Arg::Use(self.reg(args[1]), self.whole);
+                let a = self.operand(args[0]);
+                self.push(VEX_Vpermps_ymm_ymm_ymmm256, &[whole, numbers, a]);
             }
             Op::Evens(lanes) => self.evens(usize::from(lanes), args, ty, to)?,
             Op::Blend => {

@@ -192,9 +192,14 @@ pub fn merge_loops(nest: Nest) -> Nest {
 ///
 /// Operands must be flat. The domain's row-major order, in which results are stored, stays.
 pub fn split_loops(nest: Nest) -> Nest {
+    split_first_loops(nest, 0)
+}
+
+/// Splits all variables but so many of the last.
+pub fn split_first_loops(nest: Nest, but: usize) -> Nest {
     let mut nest = nest;
     'again: loop {
-        for at in 0..nest.domain.len() {
+        for at in 0..nest.domain.len().saturating_sub(but) {
             for divisor in divisors(&nest, nest.domain[at]) {
                 let mut shape = nest.shape();
                 shape[at] /= divisor;

@@ -18,7 +18,7 @@ use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
 use windlass_ir::{ScalarFn, Shape};
 
 use super::compact;
-use super::formula::{Vars, flatten_operands, free_vars, merge_loops, split_loops};
+use super::formula::{Vars, divisors, flatten_operands, free_vars, merge_loops, split_first_loops};
 use super::parallel;
 use super::prepare::known_bufs;
 use super::schedule::Machine;
@@ -42,6 +42,9 @@ const PAGE: usize = 4096;
 /// So many of them do not stay there.
 const STEPS_IN_THE_WAY: usize = 128;
 
+/// Fewer columns that read the same of the left operand do not fill vectors, and are computed beside their neighbours.
+const GROUPED: usize = 16;
+
 /// Columns that read a left operand again before laying it out while running pays.
 const COLUMNS_TO_TRANSPOSE: usize = 128;
 
@@ -50,9 +53,7 @@ pub fn pack(units: &mut Units, machine: &Machine) {
     let known = known_bufs(units);
     let mut result: Vec<Unit> = Vec::new();
     let contractions = parallel::map(&units.units, |unit| match &unit.work {
-        UnitWork::Nest(nest) if as_contraction(nest).is_some() => {
-            Some(merge_loops(split_loops(flatten_operands(nest))))
-        }
+        UnitWork::Nest(nest) if as_contraction(nest).is_some() => Some(split(nest)),
         _ => None,
     });
     for (mut unit, contraction) in std::mem::take(&mut units.units).into_iter().zip(contractions) {
@@ -67,7 +68,7 @@ pub fn pack(units: &mut Units, machine: &Machine) {
             if let Some(packing) = plan_rows(&nest) {
                 result.extend(apply(&nest, &mut unit, packing, units, UnitWork::Nest));
                 if let UnitWork::Nest(changed) = &unit.work {
-                    nest = merge_loops(split_loops(flatten_operands(changed)));
+                    nest = split(changed);
                 }
             }
             match plan(&nest, &unit, units, &known, machine) {
@@ -86,6 +87,16 @@ pub fn pack(units: &mut Units, machine: &Machine) {
         result.push(unit);
     }
     units.units = result;
+}
+
+/// A contraction with the loops that its index maps divide split. Small groups of a convolution's channels stay in one
+/// vector, if they are of 4 bytes.
+fn split(nest: &Nest) -> Nest {
+    let nest = flatten_operands(nest);
+    let words = as_contraction(&nest).is_some_and(|c| c.factors.iter().all(|&f| nest.dtype(f).size() == 4));
+    let groups = |lane: &Var| words && divisors(&nest, *lane).into_iter().any(|size| size < GROUPED);
+    let stay = usize::from(nest.domain.last().is_some_and(groups));
+    merge_loops(split_first_loops(nest, stay))
 }
 
 /// Two for each multiplication and addition.

@@ -1,6 +1,6 @@
 //! Whether and how a nest is tiled.
 
-use windlass_ir::loops::{Expr, Index, Nest, Val, Var};
+use windlass_ir::loops::{Atom, Expr, Index, Nest, Val, Var};
 
 use crate::lower::formula::free_vars;
 use crate::lower::schedule::Machine;
@@ -176,14 +176,27 @@ fn is_vector(nest: &Nest, reductions: &[Val], lane: Var, lanes: usize) -> bool {
             let (index, within) = split_lane(&index[0], lane, lanes);
             let gathered = index.values().iter().any(|v| free[*v].contains(&lane));
             let step = if gathered { None } else { index.coefficient(within) };
-            // Every second element is picked out of two vectors, if there are no other ways.
+            // Elements that are two apart, or each read by several lanes, are picked out of vectors.
             some |= matches!(step, Some(1 | 2));
-            matches!(step, Some(0..=2))
+            matches!(step, Some(0..=2)) || !gathered && is_repeated(&index, within)
         }
         Expr::Reduce { .. } => reductions.contains(&val) || !free[val].contains(&lane),
         Expr::Const(_) | Expr::Index(_) | Expr::Inside(_) | Expr::Apply(..) => true,
     });
     every && some
+}
+
+/// Whether several neighbouring lanes read each element, and the elements are neighbours within a vector.
+fn is_repeated(index: &Index, lane: Var) -> bool {
+    let mut with_lane = index.terms().iter().filter(|(atom, _)| match atom {
+        Atom::Var(var) => *var == lane,
+        Atom::Div(of, _) | Atom::Mod(of, _) => of.mentions(lane),
+        Atom::Value(..) => false,
+    });
+    let (Some((Atom::Div(of, repeat), step)), None) = (with_lane.next(), with_lane.next()) else {
+        return false;
+    };
+    of.as_var() == Some(lane) && (1..=*repeat).contains(step)
 }
 
 /// Whether a load reads the steps of the reduction one behind another, each as wide as a tile.

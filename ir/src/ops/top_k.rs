@@ -7,7 +7,7 @@ use super::{Gradients, Lowered, OpDef, ScatterElements, ScatterReduction, Vjp, V
 use crate::attrs::{AttrError, Codec, Late, Slot};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Violation};
-use crate::loops::{Index, Kernel, KernelBuilder, LoopKind, Rhs, Role, Val};
+use crate::loops::{Buffer, Index, Kernel, KernelBuilder, LoopKind, Rhs, Role, Val};
 use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
 use crate::types::{Dim, TensorType, normalize_axis};
@@ -125,86 +125,267 @@ impl OpDef for TopK {
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let k = self.k.known()[0] as usize;
-        if k > MOST_PASSES || outs[0].as_len() == Some(0) {
+        // Positions are compared as i32.
+        let len = ins[0].as_len().unwrap_or(usize::MAX);
+        if k > MOST_PASSES || outs[0].as_len() == Some(0) || i32::try_from(len).is_err() {
             return Ok(Lowered::Interpret);
         }
         Ok(Lowered::Kernel(Box::new(self.kernel(&ins[0], k))))
     }
 }
 
-/// Beyond so many elements of each lane, sorting in the interpreter is faster than a pass for each.
-const MOST_PASSES: usize = 64;
+/// Beyond so many elements of each row, sorting in the interpreter is faster than a pass for each.
+const MOST_PASSES: usize = 256;
+
+/// Elements of a row that are looked at side by side.
+const LANES: usize = 32;
+
+/// Bytes of a row's keys that are kept from one pass to the next.
+const KEPT_BYTES: usize = 64 << 10;
 
 impl TopK {
-    /// For each of the `k` places, a pass over the lane for the best element after the previous one.
+    /// For each of the `k` places, a pass over the row for the best element after the previous one: in lanes along the
+    /// axis, which are then compared with each other, or, where the axis is not the last, in lanes of neighbouring rows.
     fn kernel(&self, ty: &TensorType, k: usize) -> Kernel {
-        let (dtype, shape) = (ty.dtype, ty.shape());
+        let shape = ty.shape();
         let axis = normalize_axis(self.axis, shape.len()).expect("infer accepted the axis");
         let (outer, n, inner) = around(&shape, axis);
-        let key = key_type(dtype);
         let mut b = KernelBuilder::new("top_k");
-        let x = b.buffer("x", dtype, outer * n * inner, Role::In);
-        let values = b.buffer("values", dtype, outer * k * inner, Role::Out);
+        let x = b.buffer("x", ty.dtype, outer * n * inner, Role::In);
+        let values = b.buffer("values", ty.dtype, outer * k * inner, Role::Out);
         let positions = b.buffer("positions", DType::I64, outer * k * inner, Role::Out);
-        let [last_key, best_key] =
-            ["last_key", "best_key"].map(|name| b.buffer(name, key, 1, Role::Register));
-        let [last_at, best_at] =
-            ["last_at", "best_at"].map(|name| b.buffer(name, DType::I64, 1, Role::Register));
-        let only = || Index::constant(0);
-        let (better, worse) = match self.largest {
-            true => (ScalarFn::Gt, ScalarFn::Lt),
-            false => (ScalarFn::Lt, ScalarFn::Gt),
-        };
-        let int = |b: &mut KernelBuilder, value: i64| b.define(DType::I64, Rhs::Const(value as u64));
-        b.repeat(LoopKind::Serial, outer, |b, o| {
-            b.repeat(LoopKind::Serial, inner, |b, lane| {
-                // A position of -1 means that there is none yet.
-                let (nowhere, zero) = (int(b, -1), b.define(key, Rhs::Const(0)));
-                b.store(last_at, only(), nowhere);
-                b.store(last_key, only(), zero);
-                b.repeat(LoopKind::Serial, k, |b, place| {
-                    b.store(best_at, only(), nowhere);
-                    b.store(best_key, only(), zero);
-                    b.repeat(LoopKind::Serial, n, |b, i| {
-                        let at = Index::flatten(&[o.clone(), i.clone(), lane.clone()], &[outer, n, inner]);
-                        let element = b.load(x, at);
-                        let this = order_key(b, element);
-                        let here = b.define(DType::I64, Rhs::Index(i));
-                        let none = int(b, 0);
-                        let (last, last_here) = (b.load(last_key, only()), b.load(last_at, only()));
-                        let first = b.apply(ScalarFn::Lt, &[last_here, none]);
-                        let is_worse = b.apply(worse, &[this, last]);
-                        let ties = b.apply(ScalarFn::Eq, &[this, last]);
-                        let later = b.apply(ScalarFn::Gt, &[here, last_here]);
-                        let tie_after = b.apply(ScalarFn::And, &[ties, later]);
-                        let after = b.apply(ScalarFn::Or, &[is_worse, tie_after]);
-                        let allowed = b.apply(ScalarFn::Or, &[first, after]);
-                        let (best, best_here) = (b.load(best_key, only()), b.load(best_at, only()));
-                        let unset = b.apply(ScalarFn::Lt, &[best_here, none]);
-                        let beats = b.apply(better, &[this, best]);
-                        let improves = b.apply(ScalarFn::Or, &[unset, beats]);
-                        let take = b.apply(ScalarFn::And, &[allowed, improves]);
-                        let best = b.apply(ScalarFn::Select, &[take, this, best]);
-                        let best_here = b.apply(ScalarFn::Select, &[take, here, best_here]);
-                        b.store(best_key, only(), best);
-                        b.store(best_at, only(), best_here);
+        let kind = if outer > 1 { LoopKind::Parallel } else { LoopKind::Serial };
+        let rows = Rows { largest: self.largest, x, values, positions, k, n, inner, dtype: ty.dtype };
+        b.repeat(kind, outer, |b, o| match inner {
+            1 => rows.along(b, &o),
+            _ => {
+                let (whole, rest) = (inner / LANES, inner % LANES);
+                if whole > 0 {
+                    b.repeat(LoopKind::Serial, whole, |b, block| {
+                        rows.beside(b, &o, &block.mul(LANES as i64), LANES);
                     });
-                    let (best, at) = (b.load(best_key, only()), b.load(best_at, only()));
-                    let (low, high) = (int(b, 0), int(b, n as i64 - 1));
-                    let at = b.apply(ScalarFn::Max, &[at, low]);
-                    let at = b.apply(ScalarFn::Min, &[at, high]);
-                    let from =
-                        Index::flatten(&[o.clone(), Index::value(at, n), lane.clone()], &[outer, n, inner]);
-                    let to = Index::flatten(&[o.clone(), place, lane.clone()], &[outer, k, inner]);
-                    let element = b.load(x, from);
-                    b.store(values, to.clone(), element);
-                    b.store(positions, to, at);
-                    b.store(last_key, only(), best);
-                    b.store(last_at, only(), at);
-                });
-            });
+                }
+                if rest > 0 {
+                    rows.beside(b, &o, &Index::constant((whole * LANES) as i64), rest);
+                }
+            }
         });
         b.finish()
+    }
+}
+
+/// What all passes have in common.
+struct Rows {
+    largest: bool,
+    x: Buffer,
+    values: Buffer,
+    positions: Buffer,
+    k: usize,
+    n: usize,
+    inner: usize,
+    dtype: DType,
+}
+
+/// An element that stands for its row so far: its key, and its position, which is -1 before there is one.
+#[derive(Clone, Copy)]
+struct Place {
+    key: Val,
+    at: Val,
+}
+
+/// Places side by side, one a lane.
+#[derive(Clone, Copy)]
+struct Places {
+    keys: Buffer,
+    at: Buffer,
+}
+
+impl Places {
+    fn new(b: &mut KernelBuilder, name: &str, key: DType, lanes: usize) -> Places {
+        let keys = b.buffer(&format!("{name}_key"), key, lanes, Role::Register);
+        Places { keys, at: b.buffer(&format!("{name}_at"), DType::I32, lanes, Role::Register) }
+    }
+
+    fn load(self, b: &mut KernelBuilder, lane: &Index) -> Place {
+        Place { key: b.load(self.keys, lane.clone()), at: b.load(self.at, lane.clone()) }
+    }
+
+    fn store(self, b: &mut KernelBuilder, lane: &Index, place: Place) {
+        b.store(self.keys, lane.clone(), place.key);
+        b.store(self.at, lane.clone(), place.at);
+    }
+}
+
+impl Rows {
+    /// Before the first pass, and before there is a best element: every element comes after one, and is better than the
+    /// other.
+    fn bounds(&self, b: &mut KernelBuilder) -> [Place; 2] {
+        let key = key_type(self.dtype);
+        let at = b.define(DType::I32, Rhs::Const(u64::from(u32::MAX)));
+        let (least, most) = key.int_range();
+        let [before, beyond] = if self.largest { [most, least] } else { [least, most] };
+        let bits = |value: i128| value as u64 & (u64::MAX >> (64 - 8 * key.size()));
+        [before, beyond].map(|value| Place { key: b.define(key, Rhs::Const(bits(value))), at })
+    }
+
+    /// The better of the best so far and an element, if that one comes after the last that was taken. Elements are offered
+    /// in the order of their positions.
+    fn better(&self, b: &mut KernelBuilder, last: Place, best: Place, this: Place) -> Place {
+        let (better, worse) = self.orders();
+        let is_worse = b.apply(worse, &[this.key, last.key]);
+        let ties = b.apply(ScalarFn::Eq, &[this.key, last.key]);
+        let later = b.apply(ScalarFn::Gt, &[this.at, last.at]);
+        let follows = b.apply(ScalarFn::And, &[ties, later]);
+        let allowed = b.apply(ScalarFn::Or, &[is_worse, follows]);
+        let none = b.constant(DType::I32, 0.0);
+        let unset = b.apply(ScalarFn::Lt, &[best.at, none]);
+        let beats = b.apply(better, &[this.key, best.key]);
+        let improves = b.apply(ScalarFn::Or, &[unset, beats]);
+        let take = b.apply(ScalarFn::And, &[allowed, improves]);
+        choose(b, take, this, best)
+    }
+
+    /// The better of two lanes, of which the first, the second or both may have found nothing.
+    fn best(&self, b: &mut KernelBuilder, one: Place, other: Place) -> Place {
+        let (better, _) = self.orders();
+        let none = b.constant(DType::I32, 0.0);
+        let beats = b.apply(better, &[other.key, one.key]);
+        let ties = b.apply(ScalarFn::Eq, &[other.key, one.key]);
+        let earlier = b.apply(ScalarFn::Lt, &[other.at, one.at]);
+        let first = b.apply(ScalarFn::And, &[ties, earlier]);
+        let better = b.apply(ScalarFn::Or, &[beats, first]);
+        let unset = b.apply(ScalarFn::Lt, &[one.at, none]);
+        let improves = b.apply(ScalarFn::Or, &[unset, better]);
+        let found = b.apply(ScalarFn::Ge, &[other.at, none]);
+        let take = b.apply(ScalarFn::And, &[found, improves]);
+        choose(b, take, other, one)
+    }
+
+    fn orders(&self) -> (ScalarFn, ScalarFn) {
+        if self.largest { (ScalarFn::Gt, ScalarFn::Lt) } else { (ScalarFn::Lt, ScalarFn::Gt) }
+    }
+
+    /// A row whose elements are neighbours, in lanes.
+    fn along(&self, b: &mut KernelBuilder, o: &Index) {
+        let (n, key) = (self.n, key_type(self.dtype));
+        let lanes = LANES.min(1 << n.ilog2());
+        let only = Index::constant(0);
+        let row = |i: &Index| o.mul(n as i64).add(i);
+        let keys = (n * key.size() <= KEPT_BYTES && key != self.dtype)
+            .then(|| b.buffer("keys", key, n, Role::Stack));
+        if let Some(keys) = keys {
+            b.repeat(LoopKind::Vector, n, |b, i| {
+                let element = b.load(self.x, row(&i));
+                let this = order_key(b, element);
+                b.store(keys, i, this);
+            });
+        }
+        let last = Places::new(b, "last", key, 1);
+        let best = Places::new(b, "best", key, lanes);
+        // The positions of the elements in the lanes.
+        let here = b.buffer("here", DType::I32, lanes, Role::Register);
+        let [before, beyond] = self.bounds(b);
+        last.store(b, &only, before);
+        b.repeat(LoopKind::Serial, self.k, |b, place| {
+            b.repeat(LoopKind::Vector, lanes, |b, lane| {
+                best.store(b, &lane, beyond);
+                let number = b.define(DType::I64, Rhs::Index(lane.clone()));
+                let number = b.apply(ScalarFn::Cast(DType::I32), &[number]);
+                b.store(here, lane, number);
+            });
+            let taken = last.load(b, &only);
+            let step = |b: &mut KernelBuilder, first: &Index, count: usize| {
+                b.repeat(LoopKind::Vector, count, |b, lane| {
+                    let i = first.add(&lane);
+                    let this = match keys {
+                        Some(keys) => b.load(keys, i),
+                        None => {
+                            let element = b.load(self.x, row(&i));
+                            order_key(b, element)
+                        }
+                    };
+                    let this = Place { key: this, at: b.load(here, lane.clone()) };
+                    let so_far = best.load(b, &lane);
+                    let better = self.better(b, taken, so_far, this);
+                    best.store(b, &lane, better);
+                    let lanes = b.constant(DType::I32, lanes as f64);
+                    let next = b.apply(ScalarFn::Add, &[this.at, lanes]);
+                    b.store(here, lane, next);
+                });
+            };
+            b.repeat(LoopKind::Serial, n / lanes, |b, block| step(b, &block.mul(lanes as i64), lanes));
+            if !n.is_multiple_of(lanes) {
+                step(b, &Index::constant((n - n % lanes) as i64), n % lanes);
+            }
+            let found = self.fold(b, best, lanes);
+            last.store(b, &only, found);
+            let at = b.apply(ScalarFn::Cast(DType::I64), &[found.at]);
+            self.put(b, at, &|i| row(i), o.mul(self.k as i64).add(&place));
+        });
+    }
+
+    /// The best of all lanes, half of them with the other half at a time.
+    fn fold(&self, b: &mut KernelBuilder, from: Places, lanes: usize) -> Place {
+        if lanes == 1 {
+            return from.load(b, &Index::constant(0));
+        }
+        let half = lanes / 2;
+        let to = Places::new(b, &format!("best{half}"), key_type(self.dtype), half);
+        b.repeat(LoopKind::Vector, half, |b, lane| {
+            let (one, other) = (from.load(b, &lane), from.load(b, &lane.add_const(half as i64)));
+            let best = self.best(b, one, other);
+            to.store(b, &lane, best);
+        });
+        self.fold(b, to, half)
+    }
+
+    /// Rows that are neighbours, one a lane.
+    fn beside(&self, b: &mut KernelBuilder, o: &Index, first: &Index, lanes: usize) {
+        let (n, inner, key) = (self.n, self.inner, key_type(self.dtype));
+        let last = Places::new(b, "last", key, lanes);
+        let best = Places::new(b, "best", key, lanes);
+        let row = |i: &Index, lane: &Index| o.mul(n as i64).add(i).mul(inner as i64).add(first).add(lane);
+        let [before, beyond] = self.bounds(b);
+        b.repeat(LoopKind::Vector, lanes, |b, lane| last.store(b, &lane, before));
+        b.repeat(LoopKind::Serial, self.k, |b, place| {
+            b.repeat(LoopKind::Vector, lanes, |b, lane| best.store(b, &lane, beyond));
+            b.repeat(LoopKind::Serial, n, |b, i| {
+                let at = b.define(DType::I64, Rhs::Index(i.clone()));
+                let at = b.apply(ScalarFn::Cast(DType::I32), &[at]);
+                b.repeat(LoopKind::Vector, lanes, |b, lane| {
+                    let element = b.load(self.x, row(&i, &lane));
+                    let this = Place { key: order_key(b, element), at };
+                    let (taken, so_far) = (last.load(b, &lane), best.load(b, &lane));
+                    let better = self.better(b, taken, so_far, this);
+                    best.store(b, &lane, better);
+                });
+            });
+            b.repeat(LoopKind::Vector, lanes, |b, lane| {
+                let found = best.load(b, &lane);
+                last.store(b, &lane, found);
+                let at = b.apply(ScalarFn::Cast(DType::I64), &[found.at]);
+                let to = o.mul(self.k as i64).add(&place).mul(inner as i64).add(first).add(&lane);
+                self.put(b, at, &|i| row(i, &lane), to);
+            });
+        });
+    }
+
+    /// Writes an element of a row, whose positions `row` places, and its position.
+    fn put(&self, b: &mut KernelBuilder, at: Val, row: &dyn Fn(&Index) -> Index, to: Index) {
+        let (low, high) = (b.constant(DType::I64, 0.0), b.constant(DType::I64, self.n as f64 - 1.0));
+        let at = b.apply(ScalarFn::Max, &[at, low]);
+        let at = b.apply(ScalarFn::Min, &[at, high]);
+        let element = b.load(self.x, row(&Index::value(at, self.n)));
+        b.store(self.values, to.clone(), element);
+        b.store(self.positions, to, at);
+    }
+}
+
+/// One of two places.
+fn choose(b: &mut KernelBuilder, first: Val, one: Place, other: Place) -> Place {
+    Place {
+        key: b.apply(ScalarFn::Select, &[first, one.key, other.key]),
+        at: b.apply(ScalarFn::Select, &[first, one.at, other.at]),
     }
 }
 

@@ -36,11 +36,6 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
         if !has_form(op, x.dtype, &kernel) || !is_known(graph, data.ins[1]) {
             return Ok(None);
         }
-        let is_int = x.dtype == DType::I32;
-        if is_int && let Err(reason) = fits(graph, data.ins[0], data.ins[1]) {
-            cx.blocked(RULE, || graph.describe(node), || reason);
-            return Ok(None);
-        }
         let (shape, [from, to]) = ([result[0], result[1], result[2]], [kernel[2], kernel[3]]);
         let (direct, transformed) = (direct_work(shape, from, to), transformed_work(shape, from, to));
         if transformed >= direct {
@@ -49,6 +44,11 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
                 || graph.describe(node),
                 || Reason::Cost { found: transformed, present: direct },
             );
+            return Ok(None);
+        }
+        let is_int = x.dtype == DType::I32;
+        if is_int && let Err(reason) = fits(graph, data.ins[0], data.ins[1]) {
+            cx.blocked(RULE, || graph.describe(node), || reason);
             return Ok(None);
         }
         if !cx.fire(RULE, || graph.describe(node)) {

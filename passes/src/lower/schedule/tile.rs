@@ -38,13 +38,17 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
     let nest = emit.nest;
     let extents = |vars: &[Var]| -> Vec<usize> { vars.iter().map(|v| v.extent).collect() };
     let row_count: usize = extents(&plan.rows).iter().product();
-    let tiles = Split::of(row_count, plan.tile_rows);
     let panels = plan.lane.extent.div_ceil(plan.lanes);
     let steps: usize = plan.reductions.iter().flat_map(|&r| emit.reduce_vars(r)).map(|v| v.extent).product();
+    let batch_count: usize = extents(&plan.batch).iter().product();
+    let work = [row_count, plan.lane.extent, steps].into_iter().fold(batch_count, usize::saturating_mul);
+    let tiles = match machine.vector_bytes >= 64 && work < ONE_SIZE {
+        true => Split::even(row_count, plan.tile_rows),
+        false => Split::of(row_count, plan.tile_rows),
+    };
     let size = nest.dtype(plan.reductions[0]).size();
     let depth =
         Depth::of(emit, plan.reductions[0], tiles.parts, steps, machine.panel_bytes / (plan.lanes * size));
-    let batch_count: usize = extents(&plan.batch).iter().product();
     let wanted = if emit.is_shared() { PARALLEL_ITERATIONS.div_ceil(batch_count.max(1)) } else { 1 };
     let tile_len = plan.tile_rows * plan.pitch(plan.lanes);
     let product = Footprint {
@@ -92,6 +96,11 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
     });
     emit.leave();
 }
+
+/// With less to be done than so many steps of lanes, tiles of one size, if a little smaller, are better than two sizes: one
+/// is compiled in half the time, which the first run takes longer for than any other for its steps. It takes the larger
+/// registers, of which there are more, to keep as many sums in so few rows as the processor can work on at a time.
+const ONE_SIZE: usize = 10_000_000;
 
 /// What is done to a tile's sums in more operations than this is a loop over rows: written out for each row it would
 /// be most of the code, and compiling it most of the time.

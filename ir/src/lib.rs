@@ -37,6 +37,6 @@ pub use interpret::{check_inputs, eval_op, interpret, interpret_observed};
 pub use limits::Limits;
 pub use ops::Op;
 pub use scalar::{ScalarFn, TypeRule};
-pub use tensor::Tensor;
+pub use tensor::{Recycler, Tensor};
 pub use types::{Dim, Dims, Shape, TensorType, broadcast_dims, normalize_axis, strides};
 pub use vmap::{vmap, vmap_into};

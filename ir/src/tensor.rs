@@ -1,85 +1,22 @@
 //! A tensor: element type, shape and row-major bytes, shared by reference count.
 
+mod storage;
+
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+pub use self::storage::Recycler;
+use self::storage::{Bytes, Storage};
 use crate::dtype::{DType, Element};
 use crate::types::{Dim, Shape, TensorType};
 use crate::with_element;
 
-/// A cache line: what tensor storage is made of, so that it is aligned for every vector width.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-/// Row-major bytes, aligned to 64.
-struct Bytes {
-    lines: Vec<Line>,
-    len: usize,
-}
-
-impl Bytes {
-    fn zeroed(len: usize) -> Bytes {
-        Bytes { lines: bytemuck::zeroed_vec(len.div_ceil(64)), len }
-    }
-
-    fn copy(bytes: &[u8]) -> Bytes {
-        let mut copy = Bytes::zeroed(bytes.len());
-        copy.as_mut_slice().copy_from_slice(bytes);
-        copy
-    }
-
-    fn as_slice(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
-    }
-}
-
-/// Bytes that somebody else owns, such as a mapped file.
-type Foreign = Box<dyn AsRef<[u8]> + Send + Sync>;
-
-/// Where a tensor's bytes are.
-enum Storage {
-    Own(Bytes),
-    /// Bytes at any alignment, and a copy of them that is aligned, once somebody has asked for it.
-    Foreign(Foreign, OnceLock<Bytes>),
-}
-
-impl Storage {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Storage::Own(bytes) => bytes.as_slice(),
-            Storage::Foreign(bytes, _) => (**bytes).as_ref(),
-        }
-    }
-
-    /// The bytes, copied if they are not aligned to elements of this size.
-    fn as_aligned(&self, size: usize) -> &[u8] {
-        match self {
-            Storage::Foreign(bytes, aligned) if (**bytes).as_ref().as_ptr().addr() % size != 0 => {
-                aligned.get_or_init(|| Bytes::copy((**bytes).as_ref())).as_slice()
-            }
-            _ => self.as_slice(),
-        }
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [u8] {
-        if let Storage::Foreign(bytes, _) = self {
-            *self = Storage::Own(Bytes::copy((**bytes).as_ref()));
-        }
-        match self {
-            Storage::Own(bytes) => bytes.as_mut_slice(),
-            Storage::Foreign(..) => unreachable!("copied above"),
-        }
-    }
-}
-
-impl Clone for Storage {
-    fn clone(&self) -> Storage {
-        Storage::Own(Bytes::copy(self.as_slice()))
+impl Recycler {
+    /// A tensor of any numbers.
+    pub fn tensor(&self, dtype: DType, shape: &[usize]) -> Tensor {
+        let len: usize = shape.iter().product();
+        let bytes = Arc::new(Storage::Own(self.bytes(len * dtype.size())));
+        Tensor { dtype, shape: shape.into(), bytes }
     }
 }
 
@@ -100,6 +37,12 @@ impl Tensor {
             shape: shape.into(),
             bytes: Arc::new(Storage::Own(Bytes::zeroed(len * dtype.size()))),
         }
+    }
+
+    /// Whether this is its type, all sizes known.
+    pub fn is(&self, ty: &TensorType) -> bool {
+        let sizes = || ty.dims.iter().zip(&self.shape).all(|(dim, &size)| dim.as_fixed() == Some(size));
+        self.dtype == ty.dtype && self.shape.len() == ty.rank() && sizes()
     }
 
     /// The tensor, leaving an empty one of its type behind.

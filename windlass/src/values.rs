@@ -1,6 +1,7 @@
 //! What goes into a run and what comes out, by position or by name.
 
 use std::ops::Index;
+use std::sync::Arc;
 
 use windlass_ir::{Graph, Tensor};
 
@@ -71,36 +72,39 @@ impl<const N: usize> From<[(&str, Tensor); N]> for Inputs {
 
 /// The outputs of a run, in the order the model declares them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outputs(Vec<(String, Tensor)>);
+pub struct Outputs {
+    names: Arc<[String]>,
+    tensors: Vec<Tensor>,
+}
 
 impl Outputs {
-    pub(crate) fn new(graph: &Graph, tensors: Vec<Tensor>) -> Outputs {
-        Outputs(graph.outputs().iter().map(|(name, _)| name.clone()).zip(tensors).collect())
+    pub(crate) fn new(names: Arc<[String]>, tensors: Vec<Tensor>) -> Outputs {
+        Outputs { names, tensors }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.tensors.len()
     }
 
     /// Whether there are none; no model is without outputs.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.tensors.is_empty()
     }
 
     /// The output of this name.
     pub fn named(&self, name: &str) -> Option<&Tensor> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, tensor)| tensor)
+        self.iter().find(|(known, _)| *known == name).map(|(_, tensor)| tensor)
     }
 
     /// Names and tensors, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
-        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+        self.names.iter().map(String::as_str).zip(&self.tensors)
     }
 
     /// The tensors, in order.
     pub fn into_tensors(self) -> Vec<Tensor> {
-        self.0.into_iter().map(|(_, tensor)| tensor).collect()
+        self.tensors
     }
 }
 
@@ -120,6 +124,6 @@ impl Index<usize> for Outputs {
     type Output = Tensor;
 
     fn index(&self, index: usize) -> &Tensor {
-        &self.0[index].1
+        &self.tensors[index]
     }
 }

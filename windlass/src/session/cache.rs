@@ -19,11 +19,11 @@ impl<K: PartialEq, V> Cache<K, V> {
     /// The lock is not held while `make` runs: two threads that miss at once both make the value, and
     /// keep the first.
     pub(super) fn obtain<E>(&self, key: K, make: impl FnOnce(&K) -> Result<V, E>) -> Result<Arc<V>, E> {
-        if let Some(found) = self.touch(&key) {
+        if let Some(found) = self.find(|known| *known == key) {
             return Ok(found);
         }
         let made = Arc::new(make(&key)?);
-        if let Some(found) = self.touch(&key) {
+        if let Some(found) = self.find(|known| *known == key) {
             return Ok(found);
         }
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -40,10 +40,10 @@ impl<K: PartialEq, V> Cache<K, V> {
         entries.last().map(|(_, value)| value.clone())
     }
 
-    /// The value for `key`, which becomes the most recently used.
-    fn touch(&self, key: &K) -> Option<Arc<V>> {
+    /// The value for the key that `is_it` knows, which becomes the most recently used.
+    pub(super) fn find(&self, is_it: impl Fn(&K) -> bool) -> Option<Arc<V>> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = entries.iter().rposition(|(k, _)| k == key)?;
+        let at = entries.iter().rposition(|(key, _)| is_it(key))?;
         entries[at..].rotate_left(1);
         entries.last().map(|(_, value)| value.clone())
     }

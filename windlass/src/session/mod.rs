@@ -30,6 +30,8 @@ use crate::values::{Inputs, Outputs};
 /// A model ready to run. It can be shared by threads; runs do not wait for each other.
 pub struct Session {
     graph: Graph,
+    /// The names of the outputs.
+    names: Arc<[String]>,
     /// The positions of the inputs and outputs of [`Options::in_place`].
     in_place: Vec<(usize, usize)>,
     setup: Setup,
@@ -63,7 +65,8 @@ impl Session {
         windlass_ir::verify(&graph)?;
         let in_place = in_place(&graph, &options.in_place)?;
         let plans = Cache::new(options.cache);
-        Ok(Session { graph, in_place, setup: Setup { options, pool }, plans })
+        let names = graph.outputs().iter().map(|(name, _)| name.clone()).collect();
+        Ok(Session { graph, names, in_place, setup: Setup { options, pool }, plans })
     }
 
     /// A session for a model file: `.onnx` or `.wir`.
@@ -147,7 +150,7 @@ impl Session {
     pub fn run_counted(&self, inputs: impl Into<Inputs>) -> Result<(Outputs, Counts), Error> {
         let mut inputs = inputs.into().in_order(&self.graph)?;
         let (tensors, counts) = self.run_on(&mut inputs);
-        Ok((Outputs::new(&self.graph, tensors?), counts))
+        Ok((Outputs::new(self.names.clone(), tensors?), counts))
     }
 
     /// The results, and how nodes were run. Inputs in whose memory results are made are taken, unless there is an error.
@@ -162,7 +165,12 @@ impl Session {
                     Ok(interpret(&self.graph, inputs)?)
                 }
                 Engine::Jit | Engine::Loops => {
-                    let plan = self.plan(inputs.iter().map(Tensor::ty).collect())?;
+                    let known =
+                        |types: &Vec<TensorType>| types.iter().zip(inputs.iter()).all(|(ty, x)| x.is(ty));
+                    let plan = match self.plans.find(known) {
+                        Some(plan) => plan,
+                        None => self.plan(inputs.iter().map(Tensor::ty).collect())?,
+                    };
                     plan.run(inputs, &self.setup, &mut counts)
                 }
             }

@@ -3,9 +3,10 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use windlass_codegen::{Statistics, jit, jit_and_run};
 use windlass_ir::loops::{Program, interpret::run_program};
-use windlass_ir::{Graph, Tensor, TensorType};
+use windlass_ir::{DType, Graph, Recycler, Shape, Tensor};
 use windlass_runtime::{Executable, Pool, Profile};
 
 use crate::compile::{Counts, Report, program};
@@ -175,11 +176,16 @@ impl Stage {
     }
 }
 
+/// As many operands and results as most models have.
+const FEW: usize = 4;
+
 /// What the results of code are.
 struct Results {
-    types: Vec<TensorType>,
+    shapes: Vec<(DType, Shape)>,
     /// Which operand's memory each is made in, if any's.
     replaces: Vec<Option<usize>>,
+    /// Every run writes all of its results, whatever their memory held.
+    recycler: Recycler,
 }
 
 impl Results {
@@ -188,7 +194,8 @@ impl Results {
         for &(input, output) in &program.in_place {
             replaces[output as usize] = Some(input as usize);
         }
-        Results { types: program.outputs.iter().map(|(_, ty)| ty.clone()).collect(), replaces }
+        let shapes = program.outputs.iter().map(|(_, ty)| (ty.dtype, ty.shape())).collect();
+        Results { shapes, replaces, recycler: Recycler::new(program.outputs.len()) }
     }
 
     /// Calls what takes bytes and writes bytes. What it gives, and the results.
@@ -197,15 +204,18 @@ impl Results {
         ins: &mut [Tensor],
         run: impl FnOnce(&[&[u8]], &mut [&mut [u8]]) -> Result<T, E>,
     ) -> Result<(T, Vec<Tensor>), E> {
-        let mut tensors: Vec<Tensor> = (self.types.iter().zip(&self.replaces))
-            .map(|(ty, replaces)| match replaces {
+        let mut tensors: Vec<Tensor> = (self.shapes.iter().zip(&self.replaces))
+            .map(|((dtype, shape), replaces)| match replaces {
                 Some(input) => ins[*input].take(),
-                None => Tensor::zeros(ty.dtype, &ty.shape()),
+                None => self.recycler.tensor(*dtype, shape),
             })
             .collect();
-        let bytes: Vec<&[u8]> = ins.iter().map(Tensor::bytes).collect();
-        let mut outs: Vec<&mut [u8]> = tensors.iter_mut().map(Tensor::bytes_mut).collect();
-        match run(&bytes, &mut outs) {
+        let done = {
+            let bytes: SmallVec<[&[u8]; FEW]> = ins.iter().map(Tensor::bytes).collect();
+            let mut outs: SmallVec<[&mut [u8]; FEW]> = tensors.iter_mut().map(Tensor::bytes_mut).collect();
+            run(&bytes, &mut outs)
+        };
+        match done {
             Ok(value) => Ok((value, tensors)),
             Err(error) => {
                 for (tensor, replaces) in tensors.into_iter().zip(&self.replaces) {

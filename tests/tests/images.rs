@@ -56,6 +56,9 @@ fn images_resized() {
         "scales = [1.0, 1.0, 1.7, 2.3], mode = cubic",
         "scales = [1.0, 1.0, 3.0, 0.4], mode = cubic, exclude_outside = true",
         "scales = [1.0, 1.0, 1.3, 1.9], mode = nearest",
+        "scales = [1.0, 1.0, 2.0, 2.0], mode = nearest, coordinate_transformation_mode = asymmetric, nearest_mode = floor",
+        "scales = [1.0, 1.0, 1.0, 3.0], mode = nearest, coordinate_transformation_mode = asymmetric, nearest_mode = floor",
+        "scales = [1.0, 1.0, 2.0, 5.0], mode = nearest, coordinate_transformation_mode = asymmetric, nearest_mode = floor",
     ] {
         for shape in ["[1, 3, 40, 33]", "[2, 20, 12, 9]", "[1, 1, 5, 300]", "[2, 33, 18, 20]"] {
             check(&format!(

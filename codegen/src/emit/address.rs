@@ -47,13 +47,6 @@ impl Linear {
         }
     }
 
-    /// What is added to another sum of the same values.
-    pub fn minus(&self, other: &Linear) -> Option<i64> {
-        let same =
-            self.terms.len() == other.terms.len() && self.terms.iter().all(|term| other.terms.contains(term));
-        same.then(|| self.constant.wrapping_sub(other.constant))
-    }
-
     fn plus(&mut self, other: &Linear, scale: i64) {
         self.constant = self.constant.wrapping_add(other.constant.wrapping_mul(scale));
         for &(value, s) in &other.terms {

@@ -6,7 +6,7 @@
 //! as what it was compared from. Functions without a vector instruction are applied lane by lane.
 
 use smallvec::SmallVec;
-use windlass_ir::loops::{Buffer, Guard, Index, Role, Val};
+use windlass_ir::loops::{Buffer, Guard, Index, Role, Val, Var};
 use windlass_ir::{DType, ScalarFn};
 
 use super::{Binding, Emitter, Number};
@@ -20,6 +20,38 @@ struct Piece<'b, 'k> {
     lanes: usize,
     /// What the loop's variable is in lane 0.
     first: Binding,
+}
+
+/// A variable of its own for pieces; no kernel has as many variables.
+const PIECE: u32 = u32::MAX;
+
+impl Piece<'_, '_> {
+    /// How far apart the elements are that groups of lanes read, and how large the groups are, if lanes differ by nothing
+    /// else.
+    fn repeats(&self, index: &Index) -> Option<(i64, u8)> {
+        if index.values().iter().any(|&val| self.body.varies(val)) {
+            return None;
+        }
+        let (own, lanes) = (self.body.lane, self.lanes as i64);
+        // Where a piece starts is a multiple of its lanes.
+        let start = match self.first {
+            Binding { base: None, offset } => Index::constant(offset),
+            Binding { base: Some(_), offset } if offset % lanes == 0 => {
+                Index::var(Var { id: PIECE, extent: own.extent.div_ceil(self.lanes) }).mul(lanes)
+            }
+            _ => return None,
+        };
+        let at = |lane: i64| index.substitute(&|var| (var == own).then(|| start.add_const(lane)));
+        let first = at(0);
+        let offsets: Option<SmallVec<[i64; 16]>> =
+            (0..lanes).map(|lane| at(lane).sub(&first).as_constant()).collect();
+        let offsets = offsets?;
+        let group = offsets.iter().take_while(|&&offset| offset == 0).count();
+        let step = offsets.get(group).copied().unwrap_or(0);
+        let mut places = (0..).map(|lane| (lane / group as i64).wrapping_mul(step));
+        let alike = step >= 0 && offsets.iter().all(|&offset| places.next() == Some(offset));
+        alike.then_some((step, group as u8))
+    }
 }
 
 impl<'k> Emitter<'k> {
@@ -173,7 +205,7 @@ impl<'k> Emitter<'k> {
         buffer: Buffer,
         index: &Index,
     ) -> Result<Option<Value>, Error> {
-        let Some((step, group)) = self.repeats(piece, index)? else { return Ok(None) };
+        let Some((step, group)) = piece.repeats(index) else { return Ok(None) };
         let ty = self.machine.vector_type(self.kernel.buffers[buffer].dtype);
         let last = step * (piece.lanes as i64 - 1).div_euclid(i64::from(group));
         let first = self.address(buffer, index)?;
@@ -193,26 +225,6 @@ impl<'k> Emitter<'k> {
         let row = self.load_vector(buffer, first, last as usize + 1);
         let numbers = self.cached(self.constant_region(), Op::Iota { step, group }, ty.as_int(), &[]);
         Ok(Some(self.at(top, Op::Permute, &[row, numbers])))
-    }
-
-    /// How far apart the elements are that groups of lanes read, and how large the groups are, if lanes differ by nothing else.
-    fn repeats(&mut self, piece: &Piece<'_, 'k>, index: &Index) -> Result<Option<(i64, u8)>, Error> {
-        if index.values().iter().any(|&val| piece.body.varies(val)) {
-            return Ok(None);
-        }
-        let mut offsets: SmallVec<[i64; 16]> = SmallVec::new();
-        let first = self.in_lane(piece, 0, &[], |e| e.linear(index))?;
-        for lane in 0..piece.lanes {
-            match self.in_lane(piece, lane, &[], |e| e.linear(index))?.minus(&first) {
-                Some(offset) => offsets.push(offset),
-                None => return Ok(None),
-            }
-        }
-        let group = offsets.iter().take_while(|&&offset| offset == 0).count();
-        let step = offsets.get(group).copied().unwrap_or(0);
-        let mut places = (0..).map(|lane| (lane / group as i64).wrapping_mul(step));
-        let alike = step >= 0 && offsets.iter().all(|&offset| places.next() == Some(offset));
-        Ok(alike.then_some((step, group as u8)))
     }
 
     /// Whether all lanes of a piece pass those guards that differ by lane, or `None` if that cannot be told

@@ -35,6 +35,10 @@ impl Lower<'_> {
                     }
                 }
             }
+            Op::Mul if ty.element() == Element::I64 && self.is_wide() => {
+                let (a, b) = (self.reg(args[0]), self.operand(args[1]));
+                self.apply(EVEX_Vpmullq_zmm_k1z_zmm_zmmm512b64, ty, to, a, b);
+            }
             Op::Mul if ty.element() == Element::I64 => {
                 // a * b = low * low + (low * high + high * low) << 32
                 let (a, b) = (self.reg(args[0]), self.reg(args[1]));

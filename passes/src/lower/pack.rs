@@ -18,13 +18,13 @@ use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
 use windlass_ir::{ScalarFn, Shape};
 
 use super::compact;
-use super::formula::{Vars, divisors, flatten_operands, free_vars, merge_loops, split_first_loops};
+use super::formula::{Vars, flatten_operands, free_vars, merge_loops, split_first_loops};
 use super::parallel;
 use super::prepare::known_bufs;
-use super::schedule::Machine;
 use super::schedule::contraction::{Contraction, as_contraction};
 use super::schedule::rows::LANES;
 use super::schedule::tile::{FEW_LANES, tile_bytes};
+use super::schedule::{Machine, repeats};
 use super::units::{Buf, BufData, Unit, UnitWork, Units};
 
 /// Rows that read an operand of unit stride again before packing it while running pays.
@@ -41,9 +41,6 @@ const PAGE: usize = 4096;
 
 /// So many of them do not stay there.
 const STEPS_IN_THE_WAY: usize = 128;
-
-/// Fewer columns that read the same of the left operand do not fill vectors, and are computed beside their neighbours.
-const GROUPED: usize = 16;
 
 /// Columns that read a left operand again before laying it out while running pays.
 const COLUMNS_TO_TRANSPOSE: usize = 128;
@@ -89,13 +86,10 @@ pub fn pack(units: &mut Units, machine: &Machine) {
     units.units = result;
 }
 
-/// A contraction with the loops that its index maps divide split. Small groups of a convolution's channels stay in one
-/// vector, if they are of 4 bytes.
+/// A contraction with the loops that its index maps divide split.
 fn split(nest: &Nest) -> Nest {
     let nest = flatten_operands(nest);
-    let words = as_contraction(&nest).is_some_and(|c| c.factors.iter().all(|&f| nest.dtype(f).size() == 4));
-    let groups = |lane: &Var| words && divisors(&nest, *lane).into_iter().any(|size| size < GROUPED);
-    let stay = usize::from(nest.domain.last().is_some_and(groups));
+    let stay = usize::from(repeats(&nest));
     merge_loops(split_first_loops(nest, stay))
 }
 

@@ -26,12 +26,14 @@ pub mod tile;
 
 use std::collections::BTreeSet;
 
-use windlass_ir::loops::{Expr, Kernel, Nest, Val, Var};
+use windlass_ir::loops::{Atom, Expr, Kernel, Nest, Val, Var};
 
 pub use emit::Emit;
 
 use self::contraction::as_product;
-use crate::lower::formula::{flatten_operands, free_vars, merge_loops, point_cost, split_loops};
+use crate::lower::formula::{
+    divisors, flatten_operands, free_vars, merge_loops, point_cost, split_first_loops,
+};
 use crate::lower::margins::Margins;
 
 /// What schedules may assume about the machine. Nothing here changes the bits of results.
@@ -102,9 +104,36 @@ pub fn normalize(nest: &Nest) -> Nest {
     // The panels of a packed operand stay one variable with their lanes: blocks are made of them.
     match as_product(&nest) {
         Some(_) => merge_loops(nest),
-        None => merge_loops(split_loops(nest)),
+        None => {
+            let stay = usize::from(repeats(&nest));
+            merge_loops(split_first_loops(nest, stay))
+        }
     }
 }
+
+/// Whether a few neighbours along the last variable read the same elements of 4 bytes, as of an image made larger, or in small
+/// groups of a convolution's channels: the elements of a vector of results are picked out of one vector, and splitting the
+/// variable would leave vectors of those few.
+pub fn repeats(nest: &Nest) -> bool {
+    let Some(&lane) = nest.domain.last() else { return false };
+    let words = nest.needed(&nest.roots).into_iter().all(|val| match nest.expr(val) {
+        Expr::Load { index, .. } => {
+            nest.dtype(val).size() == 4
+                && index[0].terms().iter().all(|(atom, _)| match atom {
+                    Atom::Div(x, _) => !x.mentions(lane) || x.as_var() == Some(lane),
+                    Atom::Mod(x, _) => !x.mentions(lane),
+                    Atom::Var(_) | Atom::Value(..) => true,
+                })
+        }
+        Expr::Index(index) => index.coefficient(lane).is_some(),
+        Expr::Inside(guards) => guards.iter().all(|guard| guard.index.coefficient(lane).is_some()),
+        Expr::Const(_) | Expr::Apply(..) | Expr::Reduce { .. } => true,
+    });
+    words && divisors(nest, lane).into_iter().any(|size| size < GROUPED)
+}
+
+/// So many that read the same fill a vector.
+const GROUPED: usize = 16;
 
 /// The loops for a normalized formula, whose result may stand inside a padded array.
 pub fn schedule(nest: &Nest, margins: Option<&Margins>, name: &str, machine: &Machine) -> Kernel {

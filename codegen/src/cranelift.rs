@@ -314,7 +314,13 @@ impl Translator<'_, '_> {
             Op::SignExtend | Op::ZeroExtend if result.is_vector() => return self.widen(inst.op, ty, a),
             Op::Truncate if result.is_vector() => return self.narrow(ty, a),
             Op::Bitcast => return self.as_type(ty, a),
-            Op::Dot4 | Op::LoadWhere { .. } | Op::Permute | Op::Evens(_) => {
+            Op::Dot4
+            | Op::LoadWhere { .. }
+            | Op::Permute
+            | Op::Evens(_)
+            | Op::Join
+            | Op::ZipLow
+            | Op::ZipHigh => {
                 unreachable!("the machine has no such instruction")
             }
             Op::Dot2 => {

@@ -89,6 +89,7 @@ impl<'k> Emitter<'k> {
                     self.store_lanes(&piece, *buffer, access, *val)?;
                     continue;
                 }
+                Instr::Load { val, .. } if let Some(&made) = self.columns.get(val) => (*val, made),
                 Instr::Load { val, buffer, access, guards } => {
                     (*val, self.load_lanes(&piece, *buffer, access, guards)?)
                 }

@@ -12,7 +12,7 @@
 //!   used as such, carried round loops as block parameters.
 //!
 //! Vector loops go through the [vector form](crate::vector): [`vector_loops`] cuts them into pieces, and [`lanes`] writes
-//! each piece; the meaning of one scalar function on scalars is in [`scalar`], on vectors in [`vector_functions`]. [`lines`]
+//! each piece; [`transposed`] does several iterations of a loop around one at a time, where that reads memory in its order; the meaning of one scalar function on scalars is in [`scalar`], on vectors in [`vector_functions`]. [`lines`]
 //! knows, if it is asked for, which statement each instruction was written for.
 
 mod address;
@@ -22,6 +22,7 @@ mod lines;
 mod region;
 mod registers;
 mod scalar;
+mod transposed;
 mod vector_functions;
 mod vector_loops;
 
@@ -117,6 +118,8 @@ struct Emitter<'k> {
     scalars: SecondaryMap<Val, PackedOption<Value>>,
     /// The vectors of values that differ by lane, in the piece being written.
     vectors: SecondaryMap<Val, PackedOption<Value>>,
+    /// Vectors of values that are made before their loads are reached.
+    columns: FxHashMap<Val, Value>,
     /// The bits of values that are constants.
     constants: SecondaryMap<Val, Option<u64>>,
     bases: SecondaryMap<Buffer, PackedOption<Value>>,
@@ -148,6 +151,7 @@ impl<'k> Emitter<'k> {
             vars: FxHashMap::default(),
             scalars: SecondaryMap::new(),
             vectors: SecondaryMap::new(),
+            columns: FxHashMap::default(),
             constants: SecondaryMap::new(),
             bases: SecondaryMap::new(),
             zeros: PackedOption::default(),
@@ -270,6 +274,15 @@ impl<'k> Emitter<'k> {
             return Ok(());
         }
         let zero = self.int(0);
+        if let Number::Known(n) = extent
+            && let done @ 1.. = self.transposed_rounds(var, n, body)?
+        {
+            if done < n {
+                let (done, last) = (self.int(done), self.int(n));
+                self.rounds(var, (done, last), 1, Some(n), body)?;
+            }
+            return Ok(());
+        }
         let (step, known) = match extent {
             Number::Known(n) => (self.rounds_at_once(body).min(n), Some(n)),
             Number::Value(_) => (1, None),

@@ -76,7 +76,7 @@ impl<'k> Emitter<'k> {
     }
 
     /// The vector form of a vector loop's body.
-    fn body(&mut self, var: Var, block: &'k Block) -> Result<Rc<Body<'k>>, Error> {
+    pub(super) fn body(&mut self, var: Var, block: &'k Block) -> Result<Rc<Body<'k>>, Error> {
         let address = std::ptr::from_ref(block);
         if let Some(known) = self.bodies.get(&address) {
             return Ok(known.clone());

@@ -185,6 +185,12 @@ pub enum Op {
     Drop(u8),
     /// This many low lanes of `a`, the others of `b`.
     Merge(u8),
+    /// The low 16 bytes of `a`, and behind them those of `b`. Only of a machine with larger vectors.
+    Join,
+    /// Of each 16 bytes of `a` and of `b` the lanes in the low half, by turns. Only of such a machine, of floats.
+    ZipLow,
+    /// The same of the high half.
+    ZipHigh,
     /// The lanes of `a` that `b` numbers. Only of a machine that has it, of lanes of 4 bytes.
     Permute,
     /// Every second lane, from the first on, of a row that begins with this many low lanes of `a` and ends with as many of

@@ -59,6 +59,12 @@ pub fn two(op: Op, ty: Type) -> Option<Code> {
                     VEX_Vmaxps_ymm_ymm_ymmm256,
                     VEX_Vmaxpd_ymm_ymm_ymmm256,
                 ],
+                Op::ZipLow => {
+                    [INVALID, INVALID, VEX_Vunpcklps_ymm_ymm_ymmm256, VEX_Vunpcklpd_ymm_ymm_ymmm256]
+                }
+                Op::ZipHigh => {
+                    [INVALID, INVALID, VEX_Vunpckhps_ymm_ymm_ymmm256, VEX_Vunpckhpd_ymm_ymm_ymmm256]
+                }
                 Op::And => [
                     VEX_Vandps_xmm_xmm_xmmm128,
                     VEX_Vandpd_xmm_xmm_xmmm128,

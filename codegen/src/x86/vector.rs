@@ -410,6 +410,15 @@ impl Lower<'_> {
                 let (a, b) = (self.reg(args[0]), self.reg(args[1]));
                 self.merge(to, a, b, 0, usize::from(lanes) * ty.element().bytes());
             }
+            Op::Join => {
+                let a = Arg::Use(self.reg(args[0]), self.whole);
+                let b = self.low(args[1], ty.bytes() / 16);
+                let code = match self.is_wide() {
+                    true => EVEX_Vinsertf32x4_zmm_k1z_zmm_xmmm128_imm8,
+                    false => VEX_Vinsertf128_ymm_ymm_xmmm128_imm8,
+                };
+                self.push(code, &[whole, a, b, byte(1)]);
+            }
             Op::Permute => {
                 let numbers = Arg::Use(self.reg(args[1]), self.whole);
                 let a = self.operand(args[0]);

@@ -42,8 +42,10 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
     let steps: usize = plan.reductions.iter().flat_map(|&r| emit.reduce_vars(r)).map(|v| v.extent).product();
     let batch_count: usize = extents(&plan.batch).iter().product();
     let work = [row_count, plan.lane.extent, steps].into_iter().fold(batch_count, usize::saturating_mul);
-    let tiles = match machine.vector_bytes >= 64 && work < ONE_SIZE {
-        true => Split::even(row_count, plan.tile_rows),
+    let even = Split::even(row_count, plan.tile_rows);
+    let vectors = plan.lanes.min(plan.lane.extent).div_ceil(plan.vector);
+    let tiles = match work < ONE_SIZE && even.size * vectors >= ENOUGH_SUMS {
+        true => even,
         false => Split::of(row_count, plan.tile_rows),
     };
     let size = nest.dtype(plan.reductions[0]).size();
@@ -98,9 +100,11 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
 }
 
 /// With less to be done than so many steps of lanes, tiles of one size, if a little smaller, are better than two sizes: one
-/// is compiled in half the time, which the first run takes longer for than any other for its steps. It takes the larger
-/// registers, of which there are more, to keep as many sums in so few rows as the processor can work on at a time.
+/// is compiled in half the time, which the first run takes longer for than any other for its steps.
 const ONE_SIZE: usize = 10_000_000;
+
+/// The sums, in vectors, that a processor works on at a time, with some to spare. Of 16 registers, full tiles have as many.
+const ENOUGH_SUMS: usize = 12;
 
 /// What is done to a tile's sums in more operations than this is a loop over rows: written out for each row it would
 /// be most of the code, and compiling it most of the time.

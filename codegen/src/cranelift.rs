@@ -263,9 +263,10 @@ impl Translator<'_, '_> {
             Op::Store { .. } | Op::Prefetch { .. } => unreachable!("{} gives nothing", inst.op),
             Op::Const(bits) => return self.constant(result, bits),
             Op::Iota { step, group } => {
-                let mut bytes: Vec<u8> = (0..result.lanes() as i64)
-                    .flat_map(|i| (i / i64::from(group)).wrapping_mul(step).to_le_bytes())
-                    .collect();
+                let size = result.element().bytes();
+                let lane =
+                    |i: i64| (i / i64::from(group)).wrapping_mul(step).to_le_bytes().into_iter().take(size);
+                let mut bytes: Vec<u8> = (0..result.lanes() as i64).flat_map(lane).collect();
                 if self.endianness == ir::Endianness::Big {
                     bytes.reverse();
                 }

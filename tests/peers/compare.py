@@ -1,9 +1,10 @@
 """Times models with Windlass and four other engines in turn: medians, ratios, first results, memory, share of the peak.
 
-    tests/peers/run.sh [--threads N] [--rounds N] [--seconds S] [--peers NAME,..] [MODEL...]
+    tests/peers/run.sh [--operators] [--threads N] [--rounds N] [--seconds S] [--peers NAME,..] [MODEL...]
 
 A MODEL is the name of a folder that tests/material.sh makes, with sizes for its named dimensions if need be
-(`mlp:batch=64`), or `matmul_M_N_K`, a product with a constant right operand. Each round runs every engine once on every
+(`mlp:batch=64`), or `matmul_M_N_K`, a product with a constant right operand, or, with --operators, the name of one of
+operators.py, all of which are measured if none is named. Each round runs every engine once on every
 model, so that a machine that slows down slows them all; a model's figures are the medians of its rounds' figures. All
 engines get the same inputs, with sequences of 128, 256 cached tokens, else sizes of 1. An engine that fails on a model
 has a dash in its place, and its message is printed; so has a peer whose outputs are wrong.
@@ -35,6 +36,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+import operators
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"sequence": 128, "past": 256, "length": 4 << 20}
@@ -155,10 +158,13 @@ class Bench:
 class Model:
     """A model with its inputs, and what was measured of it by engine."""
 
-    def __init__(self, name, folder):
+    def __init__(self, name, folder, is_operator):
         self.name = name
         base, sizes = split_name(name)
-        if name.startswith("matmul_"):
+        if is_operator:
+            self.path = folder / f"{name}.onnx"
+            operators.make(name, self.path)
+        elif name.startswith("matmul_"):
             self.path = matmul(name, folder)
         else:
             self.path = ROOT / f"target/models/{base}/model.onnx"
@@ -272,7 +278,8 @@ def parse_peers(text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=DEFAULT)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--operators", action="store_true", help="models of one operator each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each engine on each model in a round")
@@ -289,7 +296,8 @@ def main():
     engines = ["windlass", *arguments.peers]
     bench, peaks = Bench(arguments), []
     with tempfile.TemporaryDirectory() as folder:
-        models = [Model(name, Path(folder)) for name in arguments.models or DEFAULT]
+        names = arguments.models or (operators.OPERATORS if arguments.operators else DEFAULT)
+        models = [Model(name, Path(folder), arguments.operators) for name in names]
         for model in models:
             model.try_engines(bench, engines)
         for _ in range(arguments.rounds):

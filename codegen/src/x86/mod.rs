@@ -23,6 +23,7 @@ mod integers;
 mod lanes;
 mod lower;
 mod masks;
+mod memory;
 mod pool;
 mod registers;
 mod scalar;

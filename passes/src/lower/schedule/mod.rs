@@ -2,7 +2,8 @@
 //!
 //! Three schedules cover every nest:
 //!
-//! - [`elementwise`]: no reductions; loops over the domain, the last dimension as lanes.
+//! - [`elementwise`]: no reductions; loops over the domain, the last dimension as lanes. What rows have in common is made
+//!   once for many of them ([`columns`]).
 //! - [`rows`]: reductions along contiguous memory; for each row the reductions one after another, in
 //!   lanes that are folded, then the row's results (softmax, norms, sums).
 //! - [`tile`]: reductions whose results are contiguous; a register tile of rows by lanes accumulates

@@ -8,7 +8,7 @@ use windlass_ir::loops::{Buffer, Guard, Index, Role, Var};
 use super::lanes::Piece;
 use super::{Binding, Emitter, Number};
 use crate::error::Error;
-use crate::ssa::{Condition, Op, Target, Type, Value};
+use crate::ssa::{Condition, Element, Op, Target, Type, Value};
 use crate::vector::Access;
 
 /// A variable of its own for pieces; no kernel has as many variables.
@@ -105,8 +105,9 @@ impl<'k> Emitter<'k> {
         let last = step * (piece.lanes as i64 - 1).div_euclid(i64::from(group));
         let first = self.address(buffer, index)?;
         let top = self.top_index();
-        let narrow = self.machine.vector_bytes < 64;
-        if last == 0 || last == step && narrow {
+        // Larger vectors take as long for both as for one.
+        let two = last == step && self.machine.vector_bytes < 64;
+        if last == 0 || two {
             let last = self.address(buffer, &index.add_const(last))?;
             let [a, b] = [first, last].map(|address| {
                 let element = self.load(buffer, address, ty.lane(), ty.element().bytes());
@@ -144,7 +145,7 @@ impl<'k> Emitter<'k> {
         }))
     }
 
-    /// Loads a contiguous piece at once where all lanes pass their guards, and lane by lane elsewhere.
+    /// Loads a contiguous piece at once where all lanes pass their guards, and those that do elsewhere.
     fn load_piece(
         &mut self,
         piece: &Piece<'_, 'k>,
@@ -179,7 +180,7 @@ impl<'k> Emitter<'k> {
         }
     }
 
-    /// Loads those lanes of a contiguous piece that pass their guards.
+    /// Loads those lanes of a contiguous piece that pass their guards: under a mask if there is an instruction for that.
     fn load_some(
         &mut self,
         piece: &Piece<'_, 'k>,
@@ -187,55 +188,70 @@ impl<'k> Emitter<'k> {
         index: &Index,
         guards: &[Guard],
     ) -> Result<Value, Error> {
-        let lane = piece.body.lane;
         let (moving, steady): (Vec<Guard>, Vec<Guard>) =
-            guards.iter().cloned().partition(|g| g.index.mentions(lane));
+            guards.iter().cloned().partition(|g| g.index.mentions(piece.body.lane));
         let dtype = self.kernel.buffers[buffer].dtype;
         let ty = self.machine.vector_type(dtype);
-        let fits = |g: &Guard| {
-            let (least, most) = g.index.range();
-            i32::try_from(least).is_ok() && i32::try_from(most).is_ok() && i32::try_from(g.size).is_ok()
+        let address = match self.guards(&steady)? {
+            _ if !self.machine.picks_lanes || dtype.size() != 4 => None,
+            // It fails for every lane.
+            Some(Number::Known(_)) => None,
+            Some(Number::Value(condition)) => {
+                let address = self.address(buffer, index)?;
+                Some((self.guarded_address(address, condition), 0))
+            }
+            None => Some(self.address(buffer, index)?),
         };
-        if !self.machine.picks_lanes || dtype.size() != 4 || !moving.iter().all(fits) {
-            return self.load_each_lane(piece, buffer, index, guards);
+        if let Some((address, offset)) = address
+            && let Some(mask) = self.inside(piece, &moving, ty.as_int())?
+        {
+            return Ok(self.typed(self.top_index(), Op::LoadWhere { offset }, ty, &[address, mask]));
         }
-        let words = ty.as_int();
-        // Lanes beyond the piece are not loaded either.
-        let within = (piece.lanes < ty.lanes()).then(|| {
+        self.load_each_lane(piece, buffer, index, guards)
+    }
+
+    /// The mask of a piece's lanes that pass guards whose indices move with them, in lanes of 32 bits, or `None` if those do
+    /// not hold the indices. Lanes beyond the piece do not pass.
+    fn inside(
+        &mut self,
+        piece: &Piece<'_, 'k>,
+        guards: &[Guard],
+        words: Type,
+    ) -> Result<Option<Value>, Error> {
+        let fits = |guard: &Guard| {
+            let (least, most) = guard.index.range();
+            [least, most, guard.size as i64].into_iter().all(|number| i32::try_from(number).is_ok())
+        };
+        if words.element() != Element::I32 || !guards.iter().all(fits) {
+            return Ok(None);
+        }
+        let mut mask: Option<Value> = None;
+        let mut test = |emitter: &mut Self, numbers: Value, size: usize| {
+            let size = emitter.bits(size as u64, words);
+            let region = emitter.hoisted(&[numbers, size]);
+            let passes = emitter.cached(region, Op::Compare(Condition::Below), words, &[numbers, size]);
+            mask = Some(match mask {
+                None => passes,
+                Some(mask) => {
+                    emitter.cached(emitter.hoisted(&[mask, passes]), Op::And, words, &[mask, passes])
+                }
+            });
+        };
+        if piece.lanes < words.lanes() {
             let numbers = self.cached(self.constant_region(), Op::Iota { step: 1, group: 1 }, words, &[]);
-            let count = self.bits(piece.lanes as u64, words);
-            (numbers, count)
-        });
-        let mut tests: SmallVec<[(Value, Value); 2]> = within.into_iter().collect();
-        for guard in &moving {
-            let step = guard.index.coefficient(lane).unwrap_or(0);
+            test(self, numbers, piece.lanes);
+        }
+        for guard in guards {
+            let step = guard.index.coefficient(piece.body.lane).unwrap_or(0);
             let number = self.index(&guard.index)?;
             let first = self.number(number);
             let first = self.cached(self.hoisted(&[first]), Op::Truncate, Type::I32, &[first]);
             let spread = self.cached(self.hoisted(&[first]), Op::Splat, words, &[first]);
             let steps = self.cached(self.constant_region(), Op::Iota { step, group: 1 }, words, &[]);
             let numbers = self.cached(self.hoisted(&[spread, steps]), Op::Add, words, &[spread, steps]);
-            tests.push((numbers, self.bits(guard.size as u64, words)));
+            test(self, numbers, guard.size);
         }
-        let mut mask: Option<Value> = None;
-        for (numbers, size) in tests {
-            let region = self.hoisted(&[numbers, size]);
-            let passes = self.cached(region, Op::Compare(Condition::Below), words, &[numbers, size]);
-            mask = Some(match mask {
-                None => passes,
-                Some(mask) => self.cached(self.hoisted(&[mask, passes]), Op::And, words, &[mask, passes]),
-            });
-        }
-        let Some(mask) = mask else { return self.load_each_lane(piece, buffer, index, guards) };
-        let (address, offset) = match self.guards(&steady)? {
-            Some(Number::Known(_)) => return self.load_each_lane(piece, buffer, index, guards),
-            Some(Number::Value(condition)) => {
-                let address = self.address(buffer, index)?;
-                (self.guarded_address(address, condition), 0)
-            }
-            None => self.address(buffer, index)?,
-        };
-        Ok(self.typed(self.top_index(), Op::LoadWhere { offset }, ty, &[address, mask]))
+        Ok(mask)
     }
 
     /// Loads a contiguous piece under guards that are the same for every lane.

@@ -374,26 +374,37 @@ impl Pool {
         Pool { pads: Vec::new(), ..self.clone() }.reduced(&padded, out, 0, |count, _| count + 1)
     }
 
-    /// The number of elements of the window at `at` that an average counts, as an i64: along each
+    /// The number of elements of the window at `at` that an average counts, as an integer: along each
     /// dimension, the taps `t` with `0 <= at * stride + t * dilation - begin < size`.
     fn count(&self, n: &mut NestBuilder, window: &Window, at: &[Index], x: &[usize]) -> Val {
-        let mut product = n.constant(DType::I64, 1.0);
-        for (d, at) in at.iter().enumerate() {
-            let (begin, end, dilation) =
-                (window.begin[d] as i64, window.end[d] as i64, window.dilations[d] as i64);
-            let size = x[d] as i64 + if self.count_include_pad { begin + end } else { 0 };
-            let begin = if self.count_include_pad { 0 } else { begin };
-            // The first position of the window, as a distance before the operand and before its end.
-            let start = at.mul(window.strides[d] as i64).add_const(-begin);
-            let ceil = |distance: Index| distance.add_const(dilation - 1).div(dilation);
-            let first = ceil(start.mul(-1));
-            let last = ceil(start.mul(-1).add_const(size));
-            let kernel = self.kernel[d];
+        // The first tap inside and the one after the last, in each dimension.
+        let ends: Vec<[Index; 2]> = (0..at.len())
+            .map(|d| {
+                let (begin, end, dilation) =
+                    (window.begin[d] as i64, window.end[d] as i64, window.dilations[d] as i64);
+                let size = x[d] as i64 + if self.count_include_pad { begin + end } else { 0 };
+                let begin = if self.count_include_pad { 0 } else { begin };
+                // The first position of the window, as a distance before the operand and before its end.
+                let start = at[d].mul(window.strides[d] as i64).add_const(-begin);
+                let ceil = |distance: Index| distance.add_const(dilation - 1).div(dilation);
+                [ceil(start.mul(-1)), ceil(start.mul(-1).add_const(size))]
+            })
+            .collect();
+        let taps = self.kernel.iter().fold(1, |product: i64, &size| product.saturating_mul(size));
+        let is_short = |n: i64| i32::try_from(n).is_ok();
+        let all_short =
+            ends.iter().flatten().all(|index| is_short(index.range().0) && is_short(index.range().1));
+        let ty = if all_short && is_short(taps) { DType::I32 } else { DType::I64 };
+        let mut product = n.constant(ty, 1.0);
+        for ([first, last], &kernel) in ends.iter().zip(&self.kernel) {
             let count = if first.range().1 <= 0 && last.range().0 >= kernel {
-                n.constant(DType::I64, kernel as f64)
+                n.constant(ty, kernel as f64)
             } else {
-                let (first, last) = (n.index_value(&first), n.index_value(&last));
-                let (zero, kernel) = (n.constant(DType::I64, 0.0), n.constant(DType::I64, kernel as f64));
+                let [first, last] = [first, last].map(|index| {
+                    let number = n.index_value(index);
+                    n.cast(number, ty)
+                });
+                let (zero, kernel) = (n.constant(ty, 0.0), n.constant(ty, kernel as f64));
                 let first = n.apply(ScalarFn::Max, &[first, zero]);
                 let last = n.apply(ScalarFn::Min, &[last, kernel]);
                 let count = n.apply(ScalarFn::Sub, &[last, first]);

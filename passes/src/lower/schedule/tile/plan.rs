@@ -158,9 +158,7 @@ fn most_chains(machine: &Machine) -> usize {
 /// How many rows of so many bytes, which share no factor, are worth making side by side.
 fn chains(nest: &Nest, reductions: &[Val], bytes: usize, machine: &Machine) -> usize {
     let guarded = |val: &Val| matches!(nest.expr(*val), Expr::Load { guards, .. } if !guards.is_empty());
-    let one = |val: &Val| matches!(nest.expr(*val), Expr::Reduce { vars, .. } if !vars.is_empty());
-    let simple = reductions.len() == 1 && reductions.iter().all(one);
-    match simple && !nest.needed(reductions).iter().any(guarded) {
+    match reductions.len() == 1 && !nest.needed(reductions).iter().any(guarded) {
         true => most_chains(machine) / bytes.div_ceil(machine.vector_bytes).max(1),
         false => 1,
     }

@@ -192,17 +192,9 @@ impl<'k> Emitter<'k> {
             guards.iter().cloned().partition(|g| g.index.mentions(piece.body.lane));
         let dtype = self.kernel.buffers[buffer].dtype;
         let ty = self.machine.vector_type(dtype);
-        let address = match self.guards(&steady)? {
-            _ if !self.machine.picks_lanes || dtype.size() != 4 => None,
-            // It fails for every lane.
-            Some(Number::Known(_)) => None,
-            Some(Number::Value(condition)) => {
-                let address = self.address(buffer, index)?;
-                Some((self.guarded_address(address, condition), 0))
-            }
-            None => Some(self.address(buffer, index)?),
-        };
-        if let Some((address, offset)) = address
+        if self.machine.picks_lanes
+            && dtype.size() == 4
+            && let Some((address, offset)) = self.address_under(&steady, buffer, index)?
             && let Some(mask) = self.inside(piece, &moving, ty.as_int())?
         {
             return Ok(self.typed(self.top_index(), Op::LoadWhere { offset }, ty, &[address, mask]));
@@ -262,16 +254,27 @@ impl<'k> Emitter<'k> {
         index: &Index,
         guards: &[Guard],
     ) -> Result<Value, Error> {
-        let address = match self.guards(guards)? {
-            // It fails for every lane.
-            Some(Number::Known(_)) => return self.load_each_lane(piece, buffer, index, guards),
+        match self.address_under(guards, buffer, index)? {
+            Some(address) => Ok(self.load_vector(buffer, address, piece.lanes)),
+            None => self.load_each_lane(piece, buffer, index, guards),
+        }
+    }
+
+    /// An element's address, or that of zeros where a guard fails; `None` if one is known to.
+    fn address_under(
+        &mut self,
+        guards: &[Guard],
+        buffer: Buffer,
+        index: &Index,
+    ) -> Result<Option<(Value, i32)>, Error> {
+        Ok(match self.guards(guards)? {
+            Some(Number::Known(_)) => None,
             Some(Number::Value(condition)) => {
                 let address = self.address(buffer, index)?;
-                (self.guarded_address(address, condition), 0)
+                Some((self.guarded_address(address, condition), 0))
             }
-            None => self.address(buffer, index)?,
-        };
-        Ok(self.load_vector(buffer, address, piece.lanes))
+            None => Some(self.address(buffer, index)?),
+        })
     }
 
     fn load_each_lane(

@@ -95,7 +95,8 @@ impl Session {
         self.graph.outputs().iter().map(|(name, value)| (name.as_str(), self.graph.ty(*value)))
     }
 
-    /// Runs the model.
+    /// Runs the model. The memory of results that nothing refers to any more is kept for those of later runs, as much as one
+    /// run needs.
     pub fn run(&self, inputs: impl Into<Inputs>) -> Result<Outputs, Error> {
         Ok(self.run_counted(inputs)?.0)
     }

@@ -105,13 +105,11 @@ impl<'k> Emitter<'k> {
             }
             _ => None,
         })?;
-        let changes = |instr: &Instr<'_>| matches!(instr, Instr::Store { buffer, .. } if *buffer == from);
-        let stays = match self.kernel.buffers[from].role {
-            Role::In => true,
-            Role::Stack => !instrs.iter().any(changes),
-            Role::Out | Role::InOut | Role::Register => false,
-        };
-        stays.then_some((from, index))
+        // A result may be where an operand was: it stays as long as nothing is stored but at the end.
+        let stores = |instr: &Instr<'_>| matches!(instr, Instr::Store { .. });
+        let stored_last = instrs.iter().skip_while(|instr| !stores(instr)).all(stores);
+        let in_memory = matches!(self.kernel.buffers[from].role, Role::In | Role::Stack);
+        (in_memory && stored_last).then_some((from, index))
     }
 
     /// The vector of a value that differs by lane.

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use windlass_ir::attrs::Late;
 use windlass_ir::ops::{
-    BatchNorm, Broadcast, Concat, DequantizeLinear, Hardmax, LayerNorm, LpNorm, Lrn, MatMul, Pad, Pool,
-    QuantizeLinear, Reduce, Reshape, Slice, Softmax, Tile,
+    BatchNorm, Broadcast, Concat, DequantizeLinear, GroupNorm, Hardmax, LayerNorm, LpNorm, Lrn, MatMul, Pad,
+    Pool, QuantizeLinear, Reduce, Reshape, Slice, Softmax, Tile,
 };
 use windlass_ir::{Dim, Graph, Node, Op, TensorType, Value, normalize_axis};
 
@@ -83,6 +83,10 @@ pub fn absorb(graph: &Graph, node: Node, layouts: &dyn Layouts) -> Option<Absorb
         Op::BatchNorm(op) => {
             let channels_last = flipped(op.channels_last, &first)?;
             first_operand(BatchNorm { channels_last, ..op.clone() }, data.ins.len(), &first)
+        }
+        Op::GroupNorm(op) => {
+            let channels_last = flipped(op.channels_last, &first)?;
+            first_operand(GroupNorm { channels_last, ..op.clone() }, data.ins.len(), &first)
         }
         Op::Lrn(op) => {
             let channels_last = flipped(op.channels_last, &first)?;

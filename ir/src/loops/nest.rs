@@ -120,6 +120,8 @@ pub enum Expr {
         vars: Vec<Var>,
         /// What is combined.
         arg: Val,
+        /// Where one of these does not hold, the step changes nothing, and may be left out.
+        within: Vec<Guard>,
     },
 }
 
@@ -353,7 +355,7 @@ impl NestBuilder {
         let vars: Vec<Var> = vars.into_iter().filter(|v| v.extent != 1).collect();
         match vars.is_empty() {
             true => arg,
-            false => self.intern(Expr::Reduce { kind, vars, arg }, dtype),
+            false => self.intern(Expr::Reduce { kind, vars, arg, within: Vec::new() }, dtype),
         }
     }
 
@@ -428,12 +430,12 @@ impl NestBuilder {
                     let args: SmallVec<[Val; 3]> = args.iter().map(|&a| copied(&copies, a)).collect();
                     self.apply(*f, &args)
                 }
-                Expr::Reduce { kind, arg, .. } => {
+                Expr::Reduce { kind, arg, within, .. } => {
                     let vars = bound_by.remove(&val).expect("bound above");
+                    let (kind, arg, within) = (*kind, copied(&copies, *arg), map_guards(within));
                     match vars.is_empty() {
-                        true => copied(&copies, *arg),
-                        false => self
-                            .intern(Expr::Reduce { kind: *kind, vars, arg: copied(&copies, *arg) }, *dtype),
+                        true => arg,
+                        false => self.intern(Expr::Reduce { kind, vars, arg, within }, *dtype),
                     }
                 }
             };

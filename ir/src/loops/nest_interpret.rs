@@ -192,7 +192,7 @@ impl Evaluator<'_> {
                     _ => narrow(*dtype, scalar::eval(*f, from, &operands)),
                 }
             }
-            Expr::Reduce { kind, vars, arg } => self.reduce(*kind, vars, *arg, *dtype)?,
+            Expr::Reduce { kind, vars, arg, .. } => self.reduce(*kind, vars, *arg, *dtype)?,
         })
     }
 

@@ -5,6 +5,7 @@
 
 mod attention;
 mod gelu;
+mod group_norm;
 mod layer_norm;
 mod rms_norm;
 mod silu;
@@ -55,6 +56,7 @@ pub const COMPOSITES: &[&Composite] = &[
     &attention::COMPOSITE,
     &layer_norm::COMPOSITE,
     &rms_norm::COMPOSITE,
+    &group_norm::COMPOSITE,
     &gelu::COMPOSITE,
     &silu::COMPOSITE,
     &softmax::COMPOSITE,

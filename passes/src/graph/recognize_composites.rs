@@ -21,7 +21,7 @@ use crate::rewrite::{rewrite, stands_for};
 /// The pass.
 pub const PASS: Pass = Pass {
     name: "recognize_composites",
-    help: "recognize layer norm, RMS norm, GELU, SiLU, softmax and attention in smaller ops",
+    help: "recognize layer, RMS and group norm, GELU, SiLU, softmax and attention in smaller ops",
     run,
 };
 
@@ -132,8 +132,8 @@ fn fits(graph: &Graph, node: Node, found: &Match<'_>, plan: &Plan) -> Result<(),
 #[cfg(test)]
 mod tests {
     use smallvec::smallvec;
-    use windlass_ir::ops::{Reduce, ReduceKind};
-    use windlass_ir::{Builder, Error, ScalarFn};
+    use windlass_ir::ops::{GroupNorm, Reduce, ReduceKind};
+    use windlass_ir::{Builder, Error, ScalarFn, Tensor};
 
     use super::*;
     use crate::testing::{after, blocked, graph, ops, weights};
@@ -231,6 +231,29 @@ mod tests {
             Ok(smallvec![b.push1(windlass_ir::ops::MatMul::default(), &[w, x[2]])?])
         });
         assert_eq!(ops(&after(&g, &CLEAN).0), "attention 1, transpose 1");
+    }
+
+    #[test]
+    fn group_norm_as_an_instance_norm_of_groups() {
+        let written = |b: &mut Builder, x: Value, groups: usize| -> Result<Values, Error> {
+            let shape = b.ty(x).shape();
+            let rest = shape.iter().product::<usize>() / (shape[0] * groups);
+            let grouped = b.reshape(x, &[shape[0], groups, rest])?;
+            let [one, zero] =
+                [1.0, 0.0].map(|value| b.constant(Tensor::new(&[groups], &vec![value as f32; groups])));
+            let norm = GroupNorm { instance: true, num_groups: 1, epsilon: 1e-5, channels_last: false };
+            let unit = b.push1(norm, &[grouped, one, zero])?;
+            let unit = b.reshape(unit, &shape)?;
+            let [scale, bias] = [1, 2].map(|seed| weights(b, &[6, 1, 1], seed));
+            let y = b.map(ScalarFn::Mul, &[unit, scale])?;
+            Ok(smallvec![b.map(ScalarFn::Add, &[y, bias])?])
+        };
+        let g = graph(&[&[2, 6, 4, 5]], |b, x| written(b, x[0], 3));
+        assert_eq!(ops(&after(&g, &CLEAN).0), "group_norm 1, reshape 2");
+        // Channels that are the third dimension are not the groups'.
+        let g = graph(&[&[2, 3, 6, 4, 5]], |b, x| written(b, x[0], 3));
+        let (_, records) = after(&g, &CLEAN);
+        assert!(matches!(blocked(&records, "group_norm"), Some(Reason::Unsound(_))), "{records:?}");
     }
 
     #[test]

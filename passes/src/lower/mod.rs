@@ -12,6 +12,7 @@
 
 mod bands;
 mod bodies;
+mod borders;
 mod chain;
 mod compact;
 pub mod formula;
@@ -115,6 +116,7 @@ fn lower_as(
     units.keep_in_place(&options.in_place)?;
     bodies::shape(&mut units, options, observe);
     merge(&mut units, options, observe);
+    borders::mark(&mut units);
     pack::pack(&mut units, &options.machine);
     let known = known_bufs(&units);
     give_outputs_buffers(&mut units, &known, &options.machine);

@@ -17,6 +17,7 @@ use cranelift_entity::{PrimaryMap, SecondaryMap};
 use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
 use windlass_ir::{ScalarFn, Shape};
 
+use super::borders::share_within;
 use super::compact;
 use super::formula::{Vars, flatten_operands, free_vars, merge_loops, split_first_loops};
 use super::parallel;
@@ -93,16 +94,20 @@ fn split(nest: &Nest) -> Nest {
     merge_loops(split_first_loops(nest, stay))
 }
 
-/// Two for each multiplication and addition.
+/// Two for each multiplication and addition, but for those of the zeros around an image where they may be left out. Sums
+/// that hold for all values of a variable are computed once for them.
 fn contraction_flops(nest: &Nest) -> u64 {
     let Some(Contraction { reduce, .. }) = as_contraction(nest) else { return 0 };
-    let Expr::Reduce { vars, arg, .. } = nest.expr(reduce) else { return 0 };
+    let Expr::Reduce { vars, arg, within, .. } = nest.expr(reduce) else { return 0 };
     let products = match nest.expr(*arg) {
-        Expr::Apply(ScalarFn::Dot2, _) => 2,
-        Expr::Apply(ScalarFn::Dot4, _) => 4,
-        _ => 1,
+        Expr::Apply(ScalarFn::Dot2, _) => 2.0,
+        Expr::Apply(ScalarFn::Dot4, _) => 4.0,
+        _ => 1.0,
     };
-    2 * products * nest.domain.iter().chain(vars).map(|v| v.extent as u64).product::<u64>()
+    let chosen = &free_vars(nest)[reduce];
+    let steps: u64 = chosen.iter().chain(vars).map(|v| v.extent as u64).product();
+    let share: f64 = within.iter().map(share_within).product();
+    (2.0 * products * steps as f64 * share) as u64
 }
 
 /// How an operand is laid out anew.

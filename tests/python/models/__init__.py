@@ -39,4 +39,4 @@ def model(name, *, opset, style="pytorch", data_sets=({},), external_data=False,
 
 
 # The modules register their functions when they are imported.
-from . import caffe2, cnn, quantized, recurrent, small, transformer  # noqa: E402, F401
+from . import audio, caffe2, cnn, quantized, recurrent, small, transformer, vision  # noqa: E402, F401

@@ -59,3 +59,39 @@ def elementwise(g):
 def relu16(g):
     """Almost nothing: what a call costs."""
     g.output(g.relu(g.input("input", (16,))), "output", (16,))
+
+
+@model("dlrm", opset=13, data_sets=({"batch": 64}, {"batch": 1}))
+def dlrm(g, dense=13, tables=26, rows=2000, width=32):
+    """A recommender: a small network over numbers, rows of tables for categories, and the products of all pairs."""
+
+    def categories(rng, shape):
+        return rng.integers(0, rows, shape)
+
+    def network(x, *units):
+        for index, count in enumerate(units):
+            with g.scope(f"{2 * index}"):
+                x = g.relu(g.gemm(x, count))
+        return x
+
+    x = g.input("dense", ("batch", dense), width=dense)
+    ids = g.input("categories", ("batch", tables), np.int64, categories)
+    with g.scope("bottom"):
+        x = network(x, 256, 128, width)
+    features = [g.node("Unsqueeze", x, g.ints(1))]
+    for index in range(tables):
+        with g.scope(f"embeddings.{index}"):
+            table = g.weight("weight", (rows, width), 1, 1.0)
+            of_table = g.node("Gather", ids, g.ints(index), axis=1)
+            features.append(g.node("Gather", table, of_table))
+    y = g.node("Concat", *features, axis=1)
+    products = g.node("MatMul", y, g.node("Transpose", y, perm=[0, 2, 1]))
+    count = tables + 1
+    pairs = [row * count + column for row in range(count) for column in range(row)]
+    products = g.node("Reshape", products, g.ints(-1, count * count))
+    pairs_of = g.node("Gather", products, g.ints(*pairs), axis=1, width=len(pairs))
+    x = g.concat(x, pairs_of)
+    with g.scope("top"):
+        x = network(x, 512, 256)
+    with g.scope("top.4"):
+        g.output(g.node("Sigmoid", g.gemm(x, 1, gain=1.0)), "output", ("batch", 1))

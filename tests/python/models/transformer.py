@@ -296,3 +296,105 @@ def gpt2_step(g, hidden=768, heads=12, positions=1024):
     g.output(g.node("Add", x, y), "output", ("batch", 1, hidden))
     g.output(key, "present_key", ("batch", heads, "past + 1", head))
     g.output(value, "present_value", ("batch", heads, "past + 1", head))
+
+
+LLAMA_SIZES = ({"batch": 1, "sequence": 128, "past": 0}, {"batch": 1, "sequence": 1, "past": 255})
+
+
+@model("llama", opset=17, data_sets=LLAMA_SIZES)
+def llama(g, layers=2, hidden=1024, heads=16, groups=4, inner=2816, vocabulary=8000, positions=2048):
+    """Layers of a Llama-like decoder: root-mean-square norms, rotated positions, keys and values shared by four heads
+    each, and a gated feed-forward; the first data set reads a prompt, the second decodes one token."""
+    head = hidden // heads
+
+    def tokens(rng, shape):
+        return rng.integers(0, vocabulary, shape)
+
+    def from_past(rng, shape):
+        """Position ids: those after the past, whose length a data set's number of tokens tells."""
+        return np.broadcast_to(np.arange(shape[1]) + (255 if shape[1] == 1 else 0), shape)
+
+    ids = g.input("input_ids", ("batch", "sequence"), np.int64, tokens)
+    position_ids = g.input("position_ids", ("batch", "sequence"), np.int64, from_past)
+    pasts = [
+        [g.input(f"past_key_values.{layer}.{kind}", ("batch", groups, "past", head)) for kind in ("key", "value")]
+        for layer in range(layers)
+    ]
+
+    def project(name, x, units, gain=1.0):
+        """A linear layer without a bias."""
+        weight = g.weight(f"{name}.weight", (g.width[x], units), g.width[x], gain)
+        return g.node("MatMul", x, weight, width=units)
+
+    def rms_norm(x):
+        mean = g.node("ReduceMean", g.node("Pow", x, g.constant(2.0)), axes=[-1])
+        deviation = g.node("Sqrt", g.node("Add", mean, g.constant(1e-5)))
+        scaled = g.node("Mul", x, g.node("Div", g.constant(1.0), deviation))
+        return g.node("Mul", g.vector("weight", g.width[x], 1.0), scaled, width=g.width[x])
+
+    def rotated(x):
+        """`x * cos + rotate_half(x) * sin`."""
+        half, end = g.ints(head // 2), g.ints(np.iinfo(np.int64).max)
+        low, high = g.node("Slice", x, g.ints(0), half, g.ints(3)), g.node("Slice", x, half, end, g.ints(3))
+        turned = g.node("Concat", g.node("Neg", high), low, axis=-1)
+        return g.node("Add", g.node("Mul", x, cosine), g.node("Mul", turned, sine))
+
+    def split_heads(x, count):
+        split = view(g, x, size(g, x, 0), size(g, x, 1), count, head)
+        return g.node("Transpose", split, perm=[0, 2, 1, 3])
+
+    def repeated(x):
+        """`repeat_kv`: each key and value for the heads that share it."""
+        batch, length = size(g, x, 0), size(g, x, 2)
+        each = heads // groups
+        dims = [unsqueeze(g, batch, 0), g.ints(groups), g.ints(each), unsqueeze(g, length, 0), g.ints(head)]
+        wide = g.node("Expand", g.node("Unsqueeze", x, g.ints(2)), g.node("Concat", *dims, axis=0))
+        return view(g, wide, batch, heads, length, head)
+
+    with g.scope("model.rotary_emb"):
+        frequencies = 10000.0 ** (-np.arange(0, head, 2, dtype=np.float32) / head)
+        places = g.node("Cast", g.node("Unsqueeze", position_ids, g.ints(2)), to=1)
+        angles = g.node("Mul", places, g.constant(frequencies[None, None]))
+        angles = g.node("Unsqueeze", g.node("Concat", angles, angles, axis=-1), g.ints(1))
+        cosine, sine = g.node("Cos", angles), g.node("Sin", angles)
+    # The rows of queries against all columns: a key may not be later than its query.
+    columns = g.parameter("columns", np.arange(positions, dtype=np.int64)[None, None, None])
+    total = g.node("Add", size(g, pasts[0][0], 2), size(g, ids, 1))
+    columns = g.node("Slice", columns, g.ints(0), unsqueeze(g, total, 0), g.ints(3))
+    rows = g.node("Unsqueeze", position_ids, g.ints(1, 3))
+    mask = g.node("Where", g.node("Greater", columns, rows), g.constant(LOWEST), g.constant(0.0))
+
+    embeddings = g.weight("model.embed_tokens.weight", (vocabulary, hidden), 1, 1.0)
+    x = g.node("Gather", embeddings, ids, width=hidden)
+    presents = []
+    for layer in range(layers):
+        with g.scope(f"model.layers.{layer}"):
+            with g.scope("input_layernorm"):
+                y = rms_norm(x)
+            with g.scope("self_attn"):
+                query = rotated(split_heads(project("q_proj", y, hidden), heads))
+                key = rotated(split_heads(project("k_proj", y, groups * head), groups))
+                value = split_heads(project("v_proj", y, groups * head), groups)
+                key = g.node("Concat", pasts[layer][0], key, axis=2)
+                value = g.node("Concat", pasts[layer][1], value, axis=2)
+                presents += [(f"present.{layer}.key", key), (f"present.{layer}.value", value)]
+                scores = g.node("MatMul", query, g.node("Transpose", repeated(key), perm=[0, 1, 3, 2]))
+                scores = g.node("Add", g.node("Mul", scores, g.constant(head**-0.5)), mask)
+                y = g.node("MatMul", g.node("Softmax", scores, axis=-1), repeated(value))
+                y = g.node("Transpose", y, perm=[0, 2, 1, 3])
+                y = view(g, y, size(g, ids, 0), size(g, ids, 1), hidden)
+                g.width[y] = hidden
+                x = g.node("Add", x, project("o_proj", y, hidden), width=hidden)
+            with g.scope("post_attention_layernorm"):
+                y = rms_norm(x)
+            with g.scope("mlp"):
+                gate = project("gate_proj", y, inner)
+                gate = g.node("Mul", gate, g.node("Sigmoid", gate))
+                y = g.node("Mul", gate, project("up_proj", y, inner), width=inner)
+                x = g.node("Add", x, project("down_proj", y, hidden), width=hidden)
+    with g.scope("model.norm"):
+        x = rms_norm(x)
+    last = g.node("Gather", x, g.constant(-1, np.int64), axis=1, width=hidden)
+    g.output(project("lm_head", last, vocabulary), "logits", ("batch", vocabulary))
+    for name, value in presents:
+        g.output(value, name, ("batch", groups, "past + sequence", head))

@@ -345,9 +345,13 @@ impl Growing<'_> {
             "group_norm" | "instance_norm" => {
                 let dtype = self.dtype(is_float);
                 let (groups, per) = (1 + self.rng.below(3), 1 + self.rng.below(2));
-                let shape = [vec![1 + self.rng.below(2), groups * per], self.shape(0, 2)].concat();
+                let last = self.rng.flag();
+                let mut shape = [vec![1 + self.rng.below(2), groups * per], self.shape(0, 2)].concat();
+                if last {
+                    shape[1..].rotate_left(1);
+                }
                 let channel = New(dtype, vec![groups * per], Values::Any);
-                let mut sets = vec![("epsilon", Float(0.125))];
+                let mut sets = vec![("epsilon", Float(0.125)), ("channels_last", Bool(last))];
                 if name == "group_norm" {
                     sets.push(("num_groups", Int(groups as i64)));
                 }

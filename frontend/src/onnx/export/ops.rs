@@ -181,12 +181,11 @@ pub(super) fn export_op(
         }
         Op::GroupNorm(op) => {
             let mut attributes = vec![float("epsilon", op.epsilon)];
-            if op.instance {
-                x.node("InstanceNormalization", ins, outs, attributes);
-            } else {
+            let operator = if op.instance { "InstanceNormalization" } else { "GroupNormalization" };
+            if !op.instance {
                 attributes.push(int("num_groups", op.num_groups));
-                x.node("GroupNormalization", ins, outs, attributes);
             }
+            channels_first(x, operator, ins, outs, attributes, op.channels_last.then_some(rank));
         }
         Op::LayerNorm(op) => {
             if ins.len() < 2 || (op.rms && ins.len() > 2) {

@@ -157,7 +157,7 @@ fn instance_normalization(cx: &mut NodeCx<'_, '_>) -> Imported {
     cx.ignore("consumed_inputs");
     let epsilon = cx.float_or("epsilon", 1e-5)?;
     let ins = cx.inputs()?;
-    cx.push_whole(ops::GroupNorm { instance: true, num_groups: 1, epsilon }, &ins)
+    cx.push_whole(ops::GroupNorm { instance: true, num_groups: 1, epsilon, channels_last: false }, &ins)
 }
 
 /// Before operator set 21, scale and bias have an element a group; since then one a channel.
@@ -181,7 +181,10 @@ fn group_normalization(cx: &mut NodeCx<'_, '_>) -> Imported {
             *part = cx.reshape(each, &[channels as i64], false)?;
         }
     }
-    cx.push_whole(ops::GroupNorm { instance: false, num_groups, epsilon }, &[x, scale, bias])
+    cx.push_whole(
+        ops::GroupNorm { instance: false, num_groups, epsilon, channels_last: false },
+        &[x, scale, bias],
+    )
 }
 
 /// `(x - mean) / (sqrt(variance) + 1e-9)`

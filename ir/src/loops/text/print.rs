@@ -303,9 +303,13 @@ impl NestPrinter<'_> {
                     (format!("{f}({})", args.join(", ")), 3)
                 }
             },
-            Expr::Reduce { kind, vars, arg } => {
+            Expr::Reduce { kind, vars, arg, within } => {
                 let vars: Vec<String> = vars.iter().map(|v| format!("{v} < {}", v.extent)).collect();
-                (format!("{}({}) {}", kind.name(), vars.join(", "), self.expr(*arg, 2)), 2)
+                let within = match within.is_empty() {
+                    true => String::new(),
+                    false => format!("; {}", self.guards(within)),
+                };
+                (format!("{}({}{within}) {}", kind.name(), vars.join(", "), self.expr(*arg, 2)), 2)
             }
         };
         if own < binding { format!("({text})") } else { text }

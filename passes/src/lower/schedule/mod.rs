@@ -22,6 +22,7 @@ mod emit;
 mod kept;
 pub mod knobs;
 pub mod rows;
+mod skips;
 pub mod split;
 pub mod tile;
 

@@ -29,6 +29,7 @@ pub use self::plan::{FEW_LANES, Plan, plan, split_lane, tile_bytes};
 use super::ahead::{self, Ahead};
 use super::blocks::{Blocks, Footprint};
 use super::depth::{Depth, Part};
+use super::skips;
 use super::split::{Split, with_part};
 use super::{Emit, Machine, PARALLEL_ITERATIONS};
 use crate::lower::formula::own_cost;
@@ -143,6 +144,9 @@ fn with_panel<'n>(
     }
 }
 
+/// A variable of its own for the rows of a tile, where all of them are asked about; no kernel has as many.
+const ROW: u32 = u32::MAX;
+
 /// One register tile.
 struct Tile<'p> {
     plan: &'p Plan,
@@ -198,7 +202,8 @@ impl Tile<'_> {
             if self.plan.computed {
                 vars.retain(|&var| Some(var) != self.plan.choice);
             }
-            emit.over_all(&vars, false, &[], &mut |emit| {
+            let tested = skips::tested(emit.nest, reduction, &vars);
+            self.over_steps(emit, &vars, &tested, &mut |emit| {
                 if self.plan.computed {
                     return self.steps(emit, reduction, acc);
                 }
@@ -229,6 +234,42 @@ impl Tile<'_> {
             emit.leave();
         } else {
             self.results(emit, &done);
+        }
+    }
+
+    /// Runs `body` for each step, but for those at which the guards say that no row adds anything.
+    fn over_steps<'n>(
+        &self,
+        emit: &mut Emit<'n>,
+        vars: &[Var],
+        guards: &[Guard],
+        body: &mut dyn FnMut(&mut Emit<'n>),
+    ) {
+        let is_open = |guard: &Guard| vars.iter().any(|&var| guard.index.mentions(var));
+        let (open, decided): (Vec<Guard>, Vec<Guard>) = guards.iter().cloned().partition(is_open);
+        let row = Var { id: ROW, extent: self.rows };
+        let mut tests = Vec::new();
+        if !decided.is_empty() {
+            self.bind_row(emit, &Index::var(row));
+            for guard in &decided {
+                let guard = Guard { index: emit.index(&guard.index), size: guard.size };
+                tests.extend(skips::for_some(&guard, row));
+            }
+        }
+        if !tests.is_empty() {
+            emit.enter_if(&tests);
+        }
+        match vars.split_first() {
+            Some((&var, rest)) => {
+                let index = emit.enter(LoopKind::Serial, var.extent);
+                emit.bind(var, index);
+                self.over_steps(emit, rest, &open, body);
+                emit.leave();
+            }
+            None => body(emit),
+        }
+        if !tests.is_empty() {
+            emit.leave();
         }
     }
 

@@ -1,4 +1,5 @@
-//! `integer_products`: convolutions and matrix products of dequantized operands as those of integers.
+//! `integer_products`: convolutions and matrix products of dequantized operands as those of integers, and those of
+//! integers as those of bytes.
 //!
 //! A sum of products of `(x - zx) * sx` and `(w - zw) * sw` is `sx * sw` times a sum of products of integers,
 //! which is exact and which machines compute faster than floats, from operands of a quarter of their size:
@@ -8,7 +9,8 @@
 //! ```
 //!
 //! The second sum is known with the weight, so activations are multiplied as they are, unsigned; signed ones with 128
-//! added to them and to their zero point. Operands have an even number of steps afterwards, zeros added, since
+//! added to them and to their zero point. It may be known only when it runs, as where activations are quantized by their
+//! own least and greatest. Operands have an even number of steps afterwards, zeros added, since
 //! machines take those in pairs.
 
 use std::collections::BTreeSet;
@@ -66,16 +68,18 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
         if let Some(zero) = shared.unsigned_zero(b)? {
             x = b.map(ScalarFn::Sub, &[x, zero])?;
         }
-        let (x, scale) = (b.cast(x, DType::F32)?, b.push1(Reshape::to(&[]), &[shared.scale])?);
+        let scale = shared.scale.expect("it is dequantized");
+        let (x, scale) = (b.cast(x, DType::F32)?, b.push1(Reshape::to(&[]), &[scale])?);
         Ok(Some(Values::from_slice(&[b.map(ScalarFn::Mul, &[x, scale])?])))
     })
 }
 
-/// The operands of a `dequantize_linear` of bytes to f32.
+/// The operands of a `dequantize_linear` of bytes to f32, or of what is `x - zero_point` in i32.
 #[derive(Clone, Copy)]
 struct Quantized {
     x: Value,
-    scale: Value,
+    /// None for integers.
+    scale: Option<Value>,
     zero_point: Option<Value>,
     /// Where scales lie, if there are several.
     axis: i64,
@@ -92,28 +96,44 @@ impl Quantized {
         let zero_point = zero_point.filter(|&zero| !is_zero(graph, zero));
         (bytes && floats && graph.ty(scale).rank() <= 1).then_some(Quantized {
             x,
-            scale,
+            scale: Some(scale),
             zero_point,
             axis: op.axis,
         })
     }
 
+    /// The bytes that a value of integers is, less a zero point if there is one.
+    fn of_integers(graph: &Graph, value: Value) -> Option<Quantized> {
+        let applied = |value: Value, f: ScalarFn| {
+            let data = graph.def_node(value)?;
+            matches!(&data.op, Op::Elementwise(op) if op.f == f).then_some(&data.ins)
+        };
+        let (wide, zero_point) = match applied(value, ScalarFn::Sub) {
+            Some(ins) => (ins[0], Some(ins[1])),
+            None => (value, None),
+        };
+        let x = applied(wide, ScalarFn::Cast(DType::I32))?[0];
+        let whole = graph.ty(value).dims == graph.ty(x).dims;
+        let bytes = matches!(graph.ty(x).dtype, DType::I8 | DType::U8) && whole;
+        bytes.then_some(Quantized { x, scale: None, zero_point, axis: 0 })
+    }
+
     /// Whether all elements have one scale and one zero point.
     fn is_uniform(&self, graph: &Graph) -> bool {
-        self.zero_point.into_iter().chain([self.scale]).all(|v| graph.ty(v).as_len() == Some(1))
+        self.zero_point.into_iter().chain(self.scale).all(|v| graph.ty(v).as_len() == Some(1))
     }
 
     /// Whether elements have the same scale and zero point wherever they are alike along one axis.
     fn lies_along(&self, graph: &Graph, axis: usize) -> bool {
         let rank = graph.ty(self.x).rank() as i64;
-        let counted = self.zero_point.into_iter().chain([self.scale]).all(|v| graph.ty(v).as_len().is_some());
+        let counted = self.zero_point.into_iter().chain(self.scale).all(|v| graph.ty(v).as_len().is_some());
         self.is_uniform(graph) || counted && self.axis.rem_euclid(rank) == axis as i64
     }
 
     fn map(self, map: impl Fn(Value) -> Value) -> Quantized {
         Quantized {
             x: map(self.x),
-            scale: map(self.scale),
+            scale: self.scale.map(&map),
             zero_point: self.zero_point.map(&map),
             axis: self.axis,
         }
@@ -193,7 +213,11 @@ fn plan(graph: &Graph, node: Node) -> Option<Result<Plan, Reason>> {
     if !matches!(data.op, Op::Conv(_) | Op::MatMul(_)) {
         return None;
     }
-    let (a, b) = (Quantized::of(graph, data.ins[0])?, Quantized::of(graph, data.ins[1])?);
+    let [x, w] = [data.ins[0], data.ins[1]];
+    let (a, b) = match Quantized::of(graph, x).zip(Quantized::of(graph, w)) {
+        Some(dequantized) => dequantized,
+        None => integers(graph, x, w)?,
+    };
     let (a_ty, b_ty, y_ty) = (graph.ty(a.x), graph.ty(b.x), graph.ty(data.outs[0]));
     let (a_rank, b_rank) = (a_ty.rank(), b_ty.rank());
     let (depth, channels, taps, group) = match &data.op {
@@ -233,6 +257,14 @@ fn plan(graph: &Graph, node: Node) -> Option<Result<Plan, Reason>> {
     Some(Ok(Plan { a, b, depth, steps, channels, window, bias: data.ins.get(2).copied() }))
 }
 
+/// Integers to be multiplied as bytes, if that is not what they are; the other factor stays as it is.
+fn integers(graph: &Graph, x: Value, w: Value) -> Option<(Quantized, Quantized)> {
+    let a = Quantized::of_integers(graph, x)?;
+    let changes = a.zero_point.is_some() || graph.ty(a.x).dtype == DType::I8;
+    Quantized::of_integers(graph, w).filter(|_| changes && a.is_uniform(graph))?;
+    Some((a, Quantized { x: w, scale: None, zero_point: None, axis: 0 }))
+}
+
 impl Plan {
     fn map(self, map: impl Fn(Value) -> Value) -> Plan {
         Plan { a: self.a.map(&map), b: self.b.map(&map), bias: self.bias.map(&map), ..self }
@@ -263,10 +295,11 @@ impl Plan {
             let of_zeros = self.of_zeros(b, operands[1], sums, zero)?;
             sums = b.map(ScalarFn::Sub, &[sums, of_zeros])?;
         }
+        let (Some(scale_a), Some(scale_b)) = (self.a.scale, self.b.scale) else { return Ok(sums) };
         let dim = self.channels[1];
         let sums = b.cast(sums, DType::F32)?;
-        let scale_a = along(b, self.a.scale, sums, dim)?;
-        let scale_b = along(b, self.b.scale, sums, dim)?;
+        let scale_a = along(b, scale_a, sums, dim)?;
+        let scale_b = along(b, scale_b, sums, dim)?;
         let scale = b.map(ScalarFn::Mul, &[scale_a, scale_b])?;
         let y = b.map(ScalarFn::Mul, &[sums, scale])?;
         let Some(bias) = self.bias else { return Ok(y) };
@@ -389,6 +422,43 @@ mod tests {
         });
         let g = after(&g, &["integer_products", "simplify", "fold", "cse"]).0;
         assert_eq!(ops(&g), "add 1, cast 3, matmul 1, mul 2, quantize_linear 1, sub 2");
+    }
+
+    #[test]
+    fn integers_less_a_zero_point_of_the_run() {
+        let centered = |b: &mut Builder, q: Value, zero: Option<Value>| {
+            let q = b.cast(q, DType::I32)?;
+            match zero {
+                Some(zero) => {
+                    let zero = b.cast(zero, DType::I32)?;
+                    b.map(ScalarFn::Sub, &[q, zero])
+                }
+                None => Ok(q),
+            }
+        };
+        for signed in [false, true] {
+            for window in [false, true] {
+                let shape: &[usize] = if window { &[2, 6, 3] } else { &[2, 3, 6] };
+                let g = graph(&[shape, &[]], |b, x| {
+                    let dtype = if signed { DType::I8 } else { DType::U8 };
+                    let q = b.map(ScalarFn::Cast(dtype), &[x[0]])?;
+                    let zero = b.map(ScalarFn::Cast(dtype), &[x[1]])?;
+                    let zero = (!signed || window).then_some(zero);
+                    let values: Vec<i8> = (0..24).map(|i| 5 * i - 60).collect();
+                    let shape: &[usize] = if window { &[4, 6, 1] } else { &[6, 4] };
+                    let w = b.constant(Tensor::new(shape, &values));
+                    let (x, w) = (centered(b, q, zero)?, centered(b, w, None)?);
+                    Ok(smallvec![match window {
+                        true => b.push1(Conv { pads: vec![1, 1], ..Conv::plain() }, &[x, w])?,
+                        false => b.push1(MatMul::default(), &[x, w])?,
+                    }])
+                });
+                let (changed, records) = after(&g, &["integer_products"]);
+                assert!(records.iter().any(|record| record.rule == RULE), "{records:?}");
+                // Once more changes nothing.
+                assert_eq!(ops(&after(&changed, &["integer_products"]).0), ops(&changed));
+            }
+        }
     }
 
     #[test]

@@ -227,7 +227,7 @@ impl<'l> Chain<'l> {
         });
         // What a block reads besides its rows, it reads again for each block.
         let read_again: usize = links.iter().map(|link| chain.shared_bytes(link)).sum();
-        (affine && read_again <= machine.block_bytes).then_some(chain)
+        (affine && read_again <= 2 * machine.block_bytes).then_some(chain)
     }
 
     /// The variables that the loops around the formulas bind: one for each of `outer`, and the first row.

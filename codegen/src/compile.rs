@@ -9,7 +9,7 @@ use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::Function;
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, CompiledCode, Context};
-use windlass_ir::loops::{Block, Kernel, LoopKind, Stmt, verify_kernel};
+use windlass_ir::loops::{Block, Kernel, LoopKind, Native, Stmt, verify_kernel};
 
 use crate::emit::{Machine, emit};
 use crate::error::Error;
@@ -211,6 +211,8 @@ impl Backend {
                 masks: if bits == 512 { x86::MASKS } else { 0 },
                 picks_lanes: true,
                 converts_longs: bits == 512,
+                // Every processor that has AVX2 does.
+                native: Native { half_casts: true },
             }),
             _ => Backend::Cranelift,
         }

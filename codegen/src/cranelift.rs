@@ -15,6 +15,7 @@ use cranelift_codegen::{Final, MachSrcLoc};
 use cranelift_entity::SecondaryMap;
 use cranelift_entity::packed_option::PackedOption;
 use target_lexicon::Architecture;
+use windlass_ir::loops::Native;
 
 use crate::emit::Machine;
 use crate::listing::Lines;
@@ -34,6 +35,7 @@ pub fn machine(isa: &dyn TargetIsa) -> Machine {
         masks: 0,
         picks_lanes: false,
         converts_longs: false,
+        native: Native::default(),
     }
 }
 
@@ -319,6 +321,8 @@ impl Translator<'_, '_> {
             | Op::LoadWhere { .. }
             | Op::Permute
             | Op::Evens(_)
+            | Op::FromHalf
+            | Op::ToHalf
             | Op::Join
             | Op::ZipLow
             | Op::ZipHigh => {

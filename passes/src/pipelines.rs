@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::graph::{
     PASSES, choose_layout, cse, dce, early_outputs, fold, fold_batch_norm, integer_products,
-    propagate_shapes, recognize_composites, simplify, sink_transposes, sub_pixel, winograd,
+    propagate_shapes, recognize_composites, simplify, sink_transposes, sub_pixel, wide_products, winograd,
 };
 use crate::manager::Pass;
 
@@ -70,6 +70,8 @@ pub const PIPELINES: &[Pipeline] = &[
             // What composites transposed may now cancel.
             Stage::Pass(&sink_transposes::PASS),
             CLEAN,
+            // Batch norms stand beside their convolutions no more.
+            Stage::Pass(&wide_products::PASS),
             // Where channels stand, and which are few, is settled now.
             Stage::Pass(&winograd::PASS),
             // Changes nothing but the order.

@@ -428,7 +428,9 @@ impl Grow<'_> {
     fn may_use(&self, f: ScalarFn, types: &[DType]) -> bool {
         // Integer powers expand to hundreds of functions.
         let heavy = f == ScalarFn::Pow && types[0].is_int() && types[0].size() > 1;
-        !heavy && (self.options.expanded || windlass_ir::loops::is_emitted(f, types))
+        !heavy
+            && (self.options.expanded
+                || windlass_ir::loops::is_emitted(f, types, windlass_ir::loops::Native::default()))
     }
 
     fn simple(&mut self, dtype: DType) -> Val {

@@ -4,7 +4,7 @@
 //! disagreement is the op's own and not a schedule's or an emitter's.
 
 use windlass_ir::loops::interpret::{Region, run_kernel, run_program};
-use windlass_ir::loops::{Program, expand_kernel, interpret_nest};
+use windlass_ir::loops::{Native, Program, expand_kernel, interpret_nest};
 use windlass_ir::ops::Lowered;
 use windlass_ir::{Builder, Error, Op, Tensor, TensorType, Value, eval_op, interpret};
 use windlass_passes::lower::{LowerOptions, lower};
@@ -54,7 +54,7 @@ pub fn check_lowering(op: &Op, ins: &[Tensor]) -> Result<Checked, String> {
                 outs.iter().map(|ty| Tensor::zeros(ty.dtype, &ty.shape())).collect();
             let mut regions: Vec<Region<'_>> = ins.iter().map(|t| Region::Read(t.bytes())).collect();
             regions.extend(results.iter_mut().map(|t| Region::Write(t.bytes_mut())));
-            let ran = run_kernel(&expand_kernel(&kernel), &mut regions);
+            let ran = run_kernel(&expand_kernel(&kernel, Native::default()), &mut regions);
             drop(regions);
             (ran.map(|()| results), Checked::Kernel)
         }

@@ -4,7 +4,7 @@
 
 use windlass_codegen::{Options as CodeOptions, Target, jit, jit_and_run};
 use windlass_ir::loops::interpret::run_program;
-use windlass_ir::loops::{Program, expand_kernel};
+use windlass_ir::loops::{Native, Program, expand_kernel};
 use windlass_ir::text::print_graph;
 use windlass_ir::{Graph, Tensor, TensorType};
 use windlass_passes::lower::schedule::Machine;
@@ -48,7 +48,7 @@ fn programs(graph: &Graph, widths: &[usize]) -> Result<Vec<Variant>, String> {
 /// Holds the loops to the graph. Their outputs.
 fn check_loops(generated: &Generated, bounds: &[Vec<f64>], program: &Program) -> Result<Vec<Tensor>, String> {
     let mut expanded = program.clone();
-    expanded.kernels.iter_mut().for_each(|kernel| *kernel = expand_kernel(kernel));
+    expanded.kernels.iter_mut().for_each(|kernel| *kernel = expand_kernel(kernel, Native::default()));
     let found = run_program(&expanded, &generated.inputs).map_err(|e| e.to_string())?;
     for (i, (found, expected)) in found.iter().zip(&generated.outputs).enumerate() {
         compare_elements(found, expected, &bounds[i])

@@ -1,7 +1,7 @@
 //! Random kernels are valid, print and parse, and mean the same in any order.
 
 use windlass_ir::loops::interpret::Order;
-use windlass_ir::loops::{check_expanded, expand_kernel, parse_kernel, print_kernel, verify_kernel};
+use windlass_ir::loops::{Native, check_expanded, expand_kernel, parse_kernel, print_kernel, verify_kernel};
 use windlass_tests::kernels::{Options, compare_bits, generate};
 
 #[test]
@@ -12,8 +12,8 @@ fn random_kernels_hold_their_promises() {
         let kernel = &generated.kernel;
         let broken = |e: &dyn std::fmt::Display| format!("seed {seed}: {e}\n{kernel}");
         verify_kernel(kernel).unwrap_or_else(|e| panic!("{}", broken(&e)));
-        let expanded = expand_kernel(kernel);
-        check_expanded(&expanded).unwrap_or_else(|e| panic!("{}", broken(&e)));
+        let expanded = expand_kernel(kernel, Native::default());
+        check_expanded(&expanded, Native::default()).unwrap_or_else(|e| panic!("{}", broken(&e)));
         verify_kernel(&expanded).unwrap_or_else(|e| panic!("{}", broken(&e)));
         let text = print_kernel(kernel);
         let back = parse_kernel(&text).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{text}"));

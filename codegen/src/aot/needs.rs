@@ -47,6 +47,9 @@ const BITS: [(&str, usize, u32); 19] = [
     ("has_lzcnt", AMD, 5),
 ];
 
+/// In `BASIC`: conversions of f16, which code with vectors of 256 bits and more has, and Cranelift no name for.
+const F16C: u32 = 1 << 29;
+
 /// In `EXTENDED_B`: AVX-512 F and BW, which every processor with other parts of AVX-512 has that code is made for.
 const AVX512F_BW: u32 = 1 << 16 | 1 << 30;
 
@@ -79,6 +82,9 @@ impl Needs {
                 words[SAVED] |= ZMM;
                 words[EXTENDED_B] |= AVX512F_BW;
             }
+        }
+        if isa::vector_bits(isa) > 128 {
+            words[BASIC] |= F16C;
         }
         Ok(Needs(words))
     }

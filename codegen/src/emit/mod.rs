@@ -37,7 +37,7 @@ use cranelift_entity::{PrimaryMap, SecondaryMap};
 use rustc_hash::FxHashMap;
 use windlass_ir::DType;
 use windlass_ir::loops::{
-    Block, Buffer, Index, Kernel, LoopKind, Role, Stmt, Val, check_expanded, expand_kernel,
+    Block, Buffer, Index, Kernel, LoopKind, Native, Role, Stmt, Val, check_expanded, expand_kernel,
     expand_with_origins,
 };
 
@@ -70,6 +70,8 @@ pub struct Machine {
     pub picks_lanes: bool,
     /// Whether it converts vectors of floats to vectors of i64 and back.
     pub converts_longs: bool,
+    /// What functions it has that not all machines have.
+    pub native: Native,
 }
 
 impl Machine {
@@ -83,7 +85,8 @@ impl Machine {
 /// The function of a kernel. It takes a table of pointers to the kernel's parameters, and the range of the
 /// parallel loop.
 pub fn emit(kernel: &Kernel, machine: Machine) -> Result<Function, Error> {
-    let expanded = check_expanded(kernel).is_err().then(|| expand_kernel(kernel));
+    let native = machine.native;
+    let expanded = check_expanded(kernel, native).is_err().then(|| expand_kernel(kernel, native));
     let mut emitter = Emitter::new(expanded.as_ref().unwrap_or(kernel), machine, Lines::default())?;
     emitter.kernel()?;
     Ok(emitter.func)
@@ -91,7 +94,7 @@ pub fn emit(kernel: &Kernel, machine: Machine) -> Result<Function, Error> {
 
 /// The same function, whose instructions say which line of the kernel's text each was written for.
 pub fn emit_with_lines(kernel: &Kernel, machine: Machine) -> Result<Function, Error> {
-    let (kernel, origins) = expand_with_origins(kernel);
+    let (kernel, origins) = expand_with_origins(kernel, machine.native);
     let mut emitter = Emitter::new(&kernel, machine, Lines::new(&kernel, &origins))?;
     emitter.kernel()?;
     Ok(emitter.func)

@@ -315,8 +315,11 @@ impl Emitter<'_> {
     }
 
     fn scalar_cast(&mut self, region: usize, from: DType, to: DType, x: Value) -> Option<Value> {
-        if matches!(from, DType::F16 | DType::BF16) || matches!(to, DType::F16 | DType::BF16) {
-            return None;
+        match (from, to) {
+            (DType::F16, DType::F32) => return Some(self.typed(region, Op::FromHalf, scalar_type(to), &[x])),
+            (DType::F32, DType::F16) => return Some(self.typed(region, Op::ToHalf, scalar_type(to), &[x])),
+            (DType::F16 | DType::BF16, _) | (_, DType::F16 | DType::BF16) => return None,
+            _ => {}
         }
         let (from_ty, ty) = (scalar_type(from), scalar_type(to));
         if to == DType::Bool {

@@ -163,10 +163,13 @@ impl Emitter<'_> {
     }
 
     fn vector_cast(&mut self, region: usize, from: DType, to: DType, x: Value) -> Option<Value> {
-        if matches!(from, DType::F16 | DType::BF16) || matches!(to, DType::F16 | DType::BF16) {
-            return None;
-        }
         let ty = self.machine.vector_type(to);
+        match (from, to) {
+            (DType::F16, DType::F32) => return Some(self.typed(region, Op::FromHalf, ty, &[x])),
+            (DType::F32, DType::F16) => return Some(self.typed(region, Op::ToHalf, ty, &[x])),
+            (DType::F16 | DType::BF16, _) | (_, DType::F16 | DType::BF16) => return None,
+            _ => {}
+        }
         if to == DType::Bool {
             let zero = self.bits_for(region, 0, self.machine.vector_type(from));
             return Some(self.at(region, Op::Compare(Condition::Ne), &[x, zero]));

@@ -202,6 +202,10 @@ pub enum Op {
     ZeroExtend,
     /// Integers, narrower, cut off.
     Truncate,
+    /// The bits of an f16 to f32. Only of a machine that has it.
+    FromHalf,
+    /// f32 to the bits of an f16, rounded. Only of such a machine.
+    ToHalf,
     /// f32 to f64.
     Promote,
     /// f64 to f32, rounded.

@@ -26,6 +26,9 @@ pub fn part_of(bytes: usize) -> Width {
     }
 }
 
+/// How a rounding to f16 is asked for: to nearest, ties to even, whatever the processor's mode.
+const TO_NEAREST: usize = 0;
+
 impl Lower<'_> {
     /// A vector of the same bits in every lane, as an operand in memory; a scalar alone.
     pub fn constant(&mut self, ty: Type, bits: u64) -> Arg {
@@ -130,6 +133,18 @@ impl Lower<'_> {
                 };
                 let from = self.low(args[0], 1);
                 self.push(code, &[Arg::Def(to, Width::X), from, from]);
+            }
+            Op::FromHalf => {
+                let (from, bits) = (self.reg(args[0]), self.fresh(ty));
+                self.push(VEX_Vmovd_xmm_rm32, &[Arg::Def(bits, Width::X), Arg::Use(from, Width::B4)]);
+                let args = [Arg::Def(to, Width::X), Arg::Use(bits, Width::X)];
+                self.push(VEX_Vcvtph2ps_xmm_xmmm64, &args);
+            }
+            Op::ToHalf => {
+                let (from, bits) = (self.reg(args[0]), self.fresh(of));
+                let args = [Arg::Def(bits, Width::X), Arg::Use(from, Width::X), byte(TO_NEAREST)];
+                self.push(VEX_Vcvtps2ph_xmmm64_xmm_imm8, &args);
+                self.push(VEX_Vmovd_rm32_xmm, &[Arg::Def(to, Width::B4), Arg::Use(bits, Width::X)]);
             }
             Op::Bitcast => {
                 let code = match (ty.is_float(), ty.bytes()) {
@@ -389,6 +404,16 @@ impl Lower<'_> {
             Op::Truncate => {
                 let a = self.reg(args[0]);
                 self.truncate(a, of.element().bytes(), ty.element().bytes(), to);
+            }
+            Op::FromHalf => {
+                let low = self.low(args[0], 2);
+                self.push(VEX_Vcvtph2ps_ymm_xmmm128, &[whole, low]);
+            }
+            Op::ToHalf => {
+                let a = self.reg(args[0]);
+                let half = Arg::Def(to, part_of(of.bytes() / 2));
+                let args = [half, Arg::Use(a, self.whole), byte(TO_NEAREST)];
+                self.push(VEX_Vcvtps2ph_xmmm128_ymm_imm8, &args);
             }
             Op::Promote => {
                 let low = self.low(args[0], 2);

@@ -121,7 +121,7 @@ enum Step {
 impl Prepared {
     /// Expands, verifies and prepares a kernel.
     pub fn new(kernel: &Kernel) -> Result<Prepared, Error> {
-        let kernel = &super::expand_kernel(kernel);
+        let kernel = &super::expand_kernel(kernel, super::Native::default());
         super::verify_kernel(kernel)?;
         let mut cx = Prepare { kernel, slots: vec![0; kernel.vals.len()], vars: FxHashMap::default() };
         let body = cx.block(&kernel.body)?;

@@ -23,7 +23,7 @@ mod verify;
 
 use cranelift_entity::entity_impl;
 
-pub use expand::{check_expanded, expand_kernel, expand_with_origins, is_emitted};
+pub use expand::{Native, check_expanded, expand_kernel, expand_with_origins, is_emitted};
 pub use guard::Guard;
 pub use index::{Atom, Index, Var};
 pub use kernel::{

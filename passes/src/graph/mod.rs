@@ -20,6 +20,7 @@ pub mod simplify;
 pub mod sink_transposes;
 pub mod sub_pixel;
 pub mod vmap;
+pub mod wide_products;
 pub mod winograd;
 
 /// Every pass over graphs, by name.
@@ -41,5 +42,6 @@ pub const PASSES: &[&Pass] = &[
     &sink_transposes::PASS,
     &sub_pixel::PASS,
     &vmap::PASS,
+    &wide_products::PASS,
     &winograd::PASS,
 ];

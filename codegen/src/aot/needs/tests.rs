@@ -39,8 +39,8 @@ fn every_instruction_set_has_its_bit() {
 #[test]
 fn levels_need_what_their_names_say() {
     let needs = |cpu: &str| Needs::new(&*isa(cpu)).unwrap().0;
-    // SSE3, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT, AVX; BMI1, AVX2, BMI2; LZCNT; ymm.
-    let v3 = [0x1098_3201, 0x128, 0, 0, 0x20, 0x06];
+    // SSE3, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT, AVX, F16C; BMI1, AVX2, BMI2; LZCNT; ymm.
+    let v3 = [0x3098_3201, 0x128, 0, 0, 0x20, 0x06];
     assert_eq!(needs("x86-64-v3"), v3);
     // And AVX-512 F, DQ, BW, VL; zmm.
     let v4 = [v3[0], 0xc003_0128, 0, 0, 0x20, 0xe6];
@@ -69,6 +69,7 @@ fn bit(feature: CpuidFeature) -> Option<(usize, u32)> {
         CpuidFeature::SSE4_2 => (BASIC, 20),
         CpuidFeature::POPCNT => (BASIC, 23),
         CpuidFeature::AVX => (BASIC, 28),
+        CpuidFeature::F16C => (BASIC, 29),
         CpuidFeature::BMI1 => (EXTENDED_B, 3),
         CpuidFeature::AVX2 => (EXTENDED_B, 5),
         CpuidFeature::BMI2 => (EXTENDED_B, 8),

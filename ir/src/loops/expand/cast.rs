@@ -8,7 +8,7 @@ use crate::scalar::ScalarFn;
 /// `x` as another type.
 pub(super) fn cast(s: &mut Scope<'_>, x: Val, to: DType) -> Val {
     let from = s.dtype(x);
-    if from == to || super::is_emitted(ScalarFn::Cast(to), &[from]) {
+    if from == to || super::is_emitted(ScalarFn::Cast(to), &[from], s.native) {
         return if from == to { x } else { s.cast(x, to) };
     }
     match (from, to) {

@@ -44,6 +44,9 @@ fn widen_constant(dtype: DType, bits: u64) -> u64 {
 /// A half as f32, exactly.
 pub(super) fn to_f32(s: &mut Scope<'_>, x: Val) -> Val {
     let dtype = s.dtype(x);
+    if dtype == DType::F16 && s.native.half_casts {
+        return s.cast(x, DType::F32);
+    }
     let bits = s.bitcast(x, DType::U16);
     let bits = s.cast(bits, DType::U32);
     if dtype == DType::BF16 {
@@ -51,15 +54,17 @@ pub(super) fn to_f32(s: &mut Scope<'_>, x: Val) -> Val {
         return s.bitcast(bits, DType::F32);
     }
     // Exponent and fraction in place are 2^-112 times the value, subnormals included; infinity and NaN
-    // then need the largest exponent.
+    // then need the largest exponent, and NaN to be quiet.
     let size = s.and_k(bits, 0x7fff);
     let y = s.shl_k(size, 13);
     let y = s.bitcast(y, DType::F32);
     let y = s.mul_k(y, 2f64.powi(112));
     let limit = s.bits(DType::U32, 0x7c00);
     let finite = s.lt(size, limit);
-    let (none, all) = (s.bits(DType::U32, 0), s.bits(DType::U32, 0x7f80_0000));
-    let exponent = s.select(finite, none, all);
+    let nan = s.lt(limit, size);
+    let [none, all, quiet] = [0, 0x7f80_0000, 0x7fc0_0000].map(|bits| s.bits(DType::U32, bits));
+    let special = s.select(nan, quiet, all);
+    let exponent = s.select(finite, none, special);
     let y = s.bitcast(y, DType::U32);
     let y = s.or(y, exponent);
     let sign = s.and_k(bits, 0x8000);
@@ -70,6 +75,9 @@ pub(super) fn to_f32(s: &mut Scope<'_>, x: Val) -> Val {
 
 /// An f32 rounded to nearest even.
 pub(super) fn from_f32(s: &mut Scope<'_>, x: Val, to: DType) -> Val {
+    if to == DType::F16 && s.native.half_casts {
+        return s.cast(x, to);
+    }
     let bits = s.bitcast(x, DType::U32);
     let y = if to == DType::BF16 {
         let odd = s.shr_k(bits, 16);
@@ -102,8 +110,12 @@ pub(super) fn from_f32(s: &mut Scope<'_>, x: Val, to: DType) -> Val {
         let (too_large, infinity) = (s.bits(DType::U32, 0x4780_0000), s.bits(DType::U32, 0x7c00));
         let fits = s.lt(size, too_large);
         let y = s.select(fits, y, infinity);
+        // Its exponent is all ones as well.
+        let payload = s.shr_k(size, 13);
+        let payload = s.and_k(payload, 0x7fff);
+        let quiet = s.bits(DType::U32, 0x200);
+        let quiet = s.or(payload, quiet);
         let nan = s.ne(x, x);
-        let quiet = s.bits(DType::U32, 0x7e00);
         let y = s.select(nan, quiet, y);
         let sign = s.shr_k(bits, 16);
         let sign = s.and_k(sign, 0x8000);

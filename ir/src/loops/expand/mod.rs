@@ -12,12 +12,12 @@
 //! | `eq ne lt le gt ge` | i8..i64, u8..u64, f32, f64 | |
 //! | `dot2 dot4` | i32 | |
 //! | `select` | bool and two of any type but f16, bf16 | |
-//! | `cast` | integer to integer of another width; i32, i64, u64 to and from f32, f64; f32 to and from f64 | |
+//! | `cast` | integer to integer of another width; i32, i64, u64 to and from f32, f64; f32 to and from f64; f16 to and from f32 where [`Native`] says so | |
 //! | `bitcast` | any two of equal size but bool; f16 and bf16 to and from i16, u16 | |
 //! | `load`, `store`, `const` | every type | f16 and bf16 are their 16 bits |
 //!
 //! So f16 and bf16 are computed with in f32 and rounded after each function, by integer arithmetic
-//! on their bits. Transcendental functions become straight lines of fma, select and integer
+//! on their bits where there is no instruction. A NaN stays one, quiet, with as much of its payload as fits. Transcendental functions become straight lines of fma, select and integer
 //! operations, without branches or tables, so they vectorise wherever their caller does; each file
 //! states its bound, and the tests sweep it. Coefficients are minimax polynomials (Remez in 200-bit
 //! arithmetic, weighted so that the error stays relative to the function, then rounded to the type).
@@ -50,8 +50,15 @@ use crate::dtype::DType;
 use crate::error::Error;
 use crate::scalar::ScalarFn;
 
-/// Whether emitters implement `f` on operands of these types.
-pub fn is_emitted(f: ScalarFn, ins: &[DType]) -> bool {
+/// What an emitter implements that not all do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Native {
+    /// Conversions of f16 to f32 and back.
+    pub half_casts: bool,
+}
+
+/// Whether an emitter implements `f` on operands of these types.
+pub fn is_emitted(f: ScalarFn, ins: &[DType], native: Native) -> bool {
     let Some(&last) = ins.last() else { return false };
     let computed = last.is_int() || matches!(last, DType::F32 | DType::F64);
     match f {
@@ -61,6 +68,7 @@ pub fn is_emitted(f: ScalarFn, ins: &[DType]) -> bool {
             let wide = |t| matches!(t, DType::I32 | DType::I64 | DType::U64);
             match (last, to) {
                 (DType::F32, DType::F64) | (DType::F64, DType::F32) => true,
+                (DType::F16, DType::F32) | (DType::F32, DType::F16) => native.half_casts,
                 (DType::F32 | DType::F64, to) => wide(to),
                 (from, DType::F32 | DType::F64) => wide(from),
                 (from, to) => from.is_int() && to.is_int() && from.size() != to.size(),
@@ -116,19 +124,19 @@ fn is_half(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16)
 }
 
-/// Fails at the first function that emitters do not implement (L9).
-pub fn check_expanded(kernel: &Kernel) -> Result<(), Error> {
-    fn check(kernel: &Kernel, block: &Block) -> Result<(), Error> {
+/// Fails at the first function that an emitter does not implement (L9).
+pub fn check_expanded(kernel: &Kernel, native: Native) -> Result<(), Error> {
+    fn check(kernel: &Kernel, block: &Block, native: Native) -> Result<(), Error> {
         for stmt in block {
             match stmt {
-                Stmt::For { body, .. } => check(kernel, body)?,
+                Stmt::For { body, .. } => check(kernel, body, native)?,
                 Stmt::If { then, otherwise, .. } => {
-                    check(kernel, then)?;
-                    check(kernel, otherwise)?;
+                    check(kernel, then, native)?;
+                    check(kernel, otherwise, native)?;
                 }
                 Stmt::Let(Let { val, rhs: Rhs::Apply(f, args) }) => {
                     let types: SmallVec<[DType; 3]> = args.iter().map(|&a| kernel.vals[a]).collect();
-                    if !is_emitted(*f, &types) {
+                    if !is_emitted(*f, &types, native) {
                         let message = format!("`{}`: {val} = {f} on {types:?} is not expanded", kernel.name);
                         return Err(Error::Verify { invariant: "L9", message });
                     }
@@ -138,25 +146,26 @@ pub fn check_expanded(kernel: &Kernel) -> Result<(), Error> {
         }
         Ok(())
     }
-    check(kernel, &kernel.body)
+    check(kernel, &kernel.body, native)
 }
 
-/// The same kernel with only functions that emitters implement.
-pub fn expand_kernel(kernel: &Kernel) -> Kernel {
-    match check_expanded(kernel) {
+/// The same kernel with only functions that an emitter implements.
+pub fn expand_kernel(kernel: &Kernel, native: Native) -> Kernel {
+    match check_expanded(kernel, native) {
         Ok(()) => kernel.clone(),
-        Err(_) => expand_with_origins(kernel).0,
+        Err(_) => expand_with_origins(kernel, native).0,
     }
 }
 
 /// As [`expand_kernel`]; and for each statement of the result, in the order of its text, the number of the statement
 /// that it was made for. Statements are numbered from 0 in the order of text.
-pub fn expand_with_origins(kernel: &Kernel) -> (Kernel, Vec<u32>) {
-    if check_expanded(kernel).is_ok() {
+pub fn expand_with_origins(kernel: &Kernel, native: Native) -> (Kernel, Vec<u32>) {
+    if check_expanded(kernel, native).is_ok() {
         return (kernel.clone(), (0..count(&kernel.body)).collect());
     }
     let mut cx = Expand {
         from: kernel,
+        native,
         vals: PrimaryMap::new(),
         renamed: SecondaryMap::new(),
         constants: SecondaryMap::new(),
@@ -180,6 +189,7 @@ fn count(block: &Block) -> u32 {
 
 struct Expand<'k> {
     from: &'k Kernel,
+    native: Native,
     vals: PrimaryMap<Val, DType>,
     /// The new value of each old one.
     renamed: SecondaryMap<Val, PackedOption<Val>>,
@@ -233,6 +243,7 @@ impl Expand<'_> {
                                 out: &mut out,
                                 known: &mut known,
                                 words: &mut self.words,
+                                native: self.native,
                             };
                             let result = expand_apply(&mut scope, *f, &args, &bits);
                             self.renamed[*val] = result.into();
@@ -274,7 +285,7 @@ impl Expand<'_> {
     }
 }
 
-/// The value of `f`, by functions that emitters implement. `bits` are those of constant operands.
+/// The value of `f`, by functions that the emitter implements. `bits` are those of constant operands.
 fn expand_apply(s: &mut Scope<'_>, f: ScalarFn, args: &[Val], bits: &[Option<u64>]) -> Val {
     let types: SmallVec<[DType; 3]> = args.iter().map(|&a| s.dtype(a)).collect();
     if let ScalarFn::Cast(to) = f
@@ -282,7 +293,7 @@ fn expand_apply(s: &mut Scope<'_>, f: ScalarFn, args: &[Val], bits: &[Option<u64
     {
         return cast::cast(s, word, to);
     }
-    if is_emitted(f, &types) {
+    if is_emitted(f, &types, s.native) {
         return s.apply(f, args);
     }
     let (x, last) = (args[0], types[types.len() - 1]);

@@ -3,6 +3,7 @@
 use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{PrimaryMap, SecondaryMap};
 
+use super::Native;
 use crate::dtype::DType;
 use crate::loops::nest::const_bits;
 use crate::loops::{Block, Let, Rhs, Stmt, Val};
@@ -16,6 +17,8 @@ pub(super) struct Scope<'k> {
     pub known: &'k mut Vec<(DType, u64, Val)>,
     /// The word that a value was cut from without loss.
     pub words: &'k mut SecondaryMap<Val, PackedOption<Val>>,
+    /// What the emitter implements.
+    pub native: Native,
 }
 
 impl Scope<'_> {

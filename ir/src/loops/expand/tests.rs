@@ -25,8 +25,8 @@ fn run(f: ScalarFn, columns: &[Tensor]) -> Tensor {
         let y = b.apply(f, &args);
         b.store(out, i, y);
     });
-    let kernel = expand_kernel(&b.finish());
-    check_expanded(&kernel).unwrap();
+    let kernel = expand_kernel(&b.finish(), Native::default());
+    check_expanded(&kernel, Native::default()).unwrap();
     let mut y = Tensor::zeros(to, &[len]);
     let mut args: Vec<Region<'_>> = columns.iter().map(|t| Region::Read(t.bytes())).collect();
     args.push(Region::Write(y.bytes_mut()));

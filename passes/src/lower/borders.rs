@@ -18,7 +18,7 @@ use super::schedule::contraction::as_contraction;
 use super::units::{Buf, Unit, UnitWork, Units};
 
 /// What can be left out is worth a test in the loops where it is at least one part in so many.
-const WORTH: f64 = 8.0;
+const WORTH: f64 = 10.0;
 
 /// So many values of an index are counted; images with longer sides have small borders.
 const MOST_COUNTED: usize = 1 << 16;
@@ -42,8 +42,11 @@ pub fn mark(units: &mut Units) {
             let buf = unit.ins[*operand as usize];
             let (guards, domain) = (zeros[buf].as_ref()?, &domains[buf]);
             let at = |var: Var| Some(&index[domain.iter().position(|own| *own == var)?]);
-            let within: Vec<Guard> =
-                guards.iter().map(|guard| Guard::new(guard.index.substitute(&at), guard.size)).collect();
+            let within: Vec<Guard> = guards
+                .iter()
+                .map(|guard| Guard::new(guard.index.substitute(&at), guard.size))
+                .filter(|guard| !is_innermost(nest, contraction.reduce, &guard.index))
+                .collect();
             let share: f64 = within.iter().map(share_within).product();
             (share <= 1.0 - 1.0 / WORTH).then_some((within, contraction.factors[1 - side]))
         });
@@ -55,6 +58,16 @@ pub fn mark(units: &mut Units) {
         }
         let marked = with_guards(nest, contraction.reduce, within);
         units.units[at].work = UnitWork::Nest(Box::new(marked));
+    }
+}
+
+/// Whether an index is of taps that are neighbours in memory: their loop is one with that over channels, and leaves out
+/// nothing.
+fn is_innermost(nest: &Nest, reduce: Val, index: &Index) -> bool {
+    let Expr::Reduce { vars, .. } = nest.expr(reduce) else { return false };
+    match vars.as_slice() {
+        [.., taps, channels] => index.mentions(*channels) || index.coefficient(*taps) == Some(1),
+        _ => true,
     }
 }
 
@@ -157,10 +170,11 @@ fn largest_in(units: &Units, makers: &SecondaryMap<Buf, Option<usize>>, buf: Buf
 fn largest_of(tensor: &Tensor) -> Option<f64> {
     let magnitude = |value: f64| value.is_finite().then(|| value.abs());
     match tensor.dtype() {
-        // Those of infinity and NaN are above all others' bits.
+        // Those of infinity and NaN are above all others' bits. Files align nothing.
         DType::F32 => {
-            let bits = tensor.as_slice::<f32>().iter().map(|value| value.abs().to_bits()).max()?;
-            magnitude(f32::from_bits(bits).into())
+            let (words, _) = tensor.raw_bytes().as_chunks::<4>();
+            let bits = words.iter().map(|&word| f32::from_ne_bytes(word).abs().to_bits());
+            magnitude(f32::from_bits(bits.fold(0, u32::max)).into())
         }
         dtype if dtype.is_float() => {
             tensor.to_f64s().into_iter().try_fold(0.0, |most: f64, value| Some(most.max(magnitude(value)?)))

@@ -9,7 +9,7 @@
 use super::RecurrentSteps;
 use super::activation::Activation;
 use super::cell::CellKind;
-use super::recurrent_steps::{Places, block_rows, products};
+use super::recurrent_steps::{Blocks, Places, products};
 use crate::dtype::DType;
 use crate::loops::{
     Buffer, Call, Guard, Index, Kernel, KernelBuilder, LoopKind, Part, Rhs, Role, Rounds, Stage, Val,
@@ -230,35 +230,47 @@ impl Layer<'_> {
             (update, emit.param("reset", dtype, states, role, Part::whole(reset)))
         });
         let b = &mut emit.b;
-        let rows = block_rows(batch, self.places.lens.is_some(), gates * lanes * dtype.size());
-        let acc = b.buffer("acc", dtype, rows * gates * lanes, Role::Register);
-        let shape = [size / lanes, batch / rows];
+        let blocks = Blocks::new(batch, self.places.lens.is_some(), gates * lanes * dtype.size());
+        let acc = b.buffer("acc", dtype, blocks.rows * gates * lanes, Role::Register);
+        let shape = [size / lanes, blocks.full + blocks.smaller];
         b.repeat(LoopKind::Parallel, shape.iter().product(), |b, i| {
             // All sequences take a panel before another is read.
             let [panel, block] = Index::unflatten(&i, &shape).try_into().expect("two of two");
-            let sequence = |row: usize| block.mul(rows as i64).add_const(row as i64);
-            let at = lens.map(|(lens, number)| self.step_of(b, lens, number, &sequence(0)));
-            let t = at.as_ref().map_or(Index::constant(0), |at| at.input.clone());
-            let step = |row: usize| {
-                let n = sequence(row);
-                let (first, state) = (panel.mul(lanes as i64), n.mul(size as i64));
-                let input = t.mul(batch as i64).add(&n).mul(all_gates as i64);
-                let result = t.mul(batch as i64).add(&n).mul(size as i64);
-                let sums = (row * gates * lanes) as i64;
-                Step { x, input, old_h, row: state, result, first, acc, sums, lanes }
+            let of_rows = |b: &mut KernelBuilder, start: Index, rows: usize| {
+                let at = lens.map(|(lens, number)| self.step_of(b, lens, number, &start));
+                let t = at.as_ref().map_or(Index::constant(0), |at| at.input.clone());
+                let step = |row: usize| {
+                    let n = start.add_const(row as i64);
+                    let (first, state) = (panel.mul(lanes as i64), n.mul(size as i64));
+                    let input = t.mul(batch as i64).add(&n).mul(all_gates as i64);
+                    let result = t.mul(batch as i64).add(&n).mul(size as i64);
+                    let sums = (row * gates * lanes) as i64;
+                    Step { x, input, old_h, row: state, result, first, acc, sums, lanes }
+                };
+                let block: Vec<Step> = (0..rows).map(step).collect();
+                if let Some(at) = &at {
+                    b.begin_if(std::slice::from_ref(&at.active));
+                }
+                // The second product is of the reset state.
+                let source = outs.between.filter(|_| last).map_or(old_h, |(_, reset)| reset);
+                self.product(b, &block, first_gate..first_gate + gates, weights, source, &panel, &outs);
+                block.iter().for_each(|step| self.gates(b, step, &outs));
+                if let Some(at) = &at {
+                    b.begin_else();
+                    let past_end = at.number.mul(batch as i64).add(&start).mul(size as i64);
+                    self.rest(b, &block[0], &outs, &past_end);
+                    b.end();
+                }
             };
-            let block: Vec<Step> = (0..rows).map(step).collect();
-            if let Some(at) = &at {
-                b.begin_if(std::slice::from_ref(&at.active));
+            let Blocks { rows, full, smaller } = blocks;
+            // There are always some of all rows.
+            if smaller > 0 {
+                b.begin_if(&[Guard::new(block.clone(), full)]);
             }
-            // The second product is of the reset state.
-            let source = outs.between.filter(|_| last).map_or(old_h, |(_, reset)| reset);
-            self.product(b, &block, first_gate..first_gate + gates, weights, source, &panel, &outs);
-            block.iter().for_each(|step| self.gates(b, step, &outs));
-            if let Some(at) = &at {
+            of_rows(b, block.mul(rows as i64), rows);
+            if smaller > 0 {
                 b.begin_else();
-                let past_end = at.number.mul(batch as i64).add(&sequence(0)).mul(size as i64);
-                self.rest(b, &block[0], &outs, &past_end);
+                of_rows(b, block.mul(rows as i64 - 1).add_const(full as i64), rows - 1);
                 b.end();
             }
         });

@@ -55,19 +55,37 @@ const SUM_BYTES: usize = 256;
 /// The sums of sequences whose products are made together take this many bytes at most.
 const BLOCK_BYTES: usize = 384;
 
-/// The units of a panel of recurrence weights for states of a size: as many as have their sums in registers, or half
-/// of them where several sequences are multiplied by a panel together.
+/// The bytes of the largest vectors: sums of a sequence that begin within one are taken out of it lane by lane.
+const VECTOR_BYTES: usize = 64;
+
+/// The units of a panel of recurrence weights for states of a size: as many as have their sums in registers, and as
+/// many as two sequences have there where several are multiplied by a panel together.
 pub fn panel_lanes(size: usize, gates: usize, dtype: DType, batch: usize, has_lens: bool) -> usize {
-    let most = if block_rows(batch, has_lens, 1) > 1 { SUM_BYTES / 2 } else { SUM_BYTES };
-    let fits = |lanes: &usize| size.is_multiple_of(*lanes) && gates * lanes * dtype.size() <= most;
-    [64, 32, 16, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
+    let most = if batch > 1 && !has_lens { BLOCK_BYTES / 2 } else { SUM_BYTES };
+    let bytes = |lanes: usize| gates * lanes * dtype.size();
+    let fits = |lanes: &usize| size.is_multiple_of(*lanes) && bytes(*lanes) <= most;
+    let mut fitting = [64, 32, 16, 8, 4, 2].into_iter().filter(fits);
+    let largest = fitting.clone().next().unwrap_or(1);
+    fitting.find(|&lanes| bytes(lanes).is_multiple_of(VECTOR_BYTES)).unwrap_or(largest)
 }
 
-/// How many sequences are multiplied by a panel together, if the sums of one take so many bytes. Those with lengths
-/// end at different steps.
-pub(super) fn block_rows(batch: usize, has_lens: bool, bytes: usize) -> usize {
-    let fits = |rows: &usize| !has_lens && batch.is_multiple_of(*rows) && rows * bytes <= BLOCK_BYTES;
-    [3, 2].into_iter().find(fits).unwrap_or(1)
+/// The sequences of a batch in blocks that are multiplied by a panel together: first those of `rows`, then those of one
+/// less.
+pub(super) struct Blocks {
+    pub rows: usize,
+    pub full: usize,
+    pub smaller: usize,
+}
+
+impl Blocks {
+    /// The blocks of sequences whose sums take so many bytes each. Those with lengths end at different steps.
+    pub fn new(batch: usize, has_lens: bool, bytes: usize) -> Blocks {
+        let most = if has_lens { 1 } else { (BLOCK_BYTES / bytes).clamp(1, batch.clamp(1, 3)) };
+        let count = batch.div_ceil(most);
+        let rows = batch.div_ceil(count.max(1));
+        let smaller = rows * count - batch;
+        Blocks { rows, full: count - smaller, smaller }
+    }
 }
 
 /// The number of gates of each product of a step of a cell, in order.
@@ -241,5 +259,37 @@ impl OpDef for RecurrentSteps {
             true => Ok(Lowered::Interpret),
             false => Ok(Lowered::Rounds(Box::new(recurrent_kernels::rounds(self, ins)))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_a_sequence_are_whole_vectors() {
+        for (gates, batch) in (1..=4).flat_map(|gates| [1, 2, 16].map(|batch| (gates, batch))) {
+            for size in [64, 256, 512] {
+                let lanes = panel_lanes(size, gates, DType::F32, batch, false);
+                let bytes = 4 * gates * lanes;
+                assert!(bytes.is_multiple_of(VECTOR_BYTES) && bytes <= SUM_BYTES, "{gates} gates: {lanes}");
+            }
+        }
+        // Where none are, as many as fit.
+        assert_eq!(panel_lanes(20, 4, DType::F32, 2, false), 4);
+        assert_eq!(panel_lanes(7, 3, DType::F64, 1, true), 1);
+    }
+
+    #[test]
+    fn blocks_have_all_sequences() {
+        for batch in 1..40 {
+            for bytes in [8, 128, 192, 256, 384] {
+                let Blocks { rows, full, smaller } = Blocks::new(batch, false, bytes);
+                assert_eq!(full * rows + smaller * (rows - 1), batch);
+                assert!(rows <= 3 && (rows == 1 || rows * bytes <= BLOCK_BYTES), "{batch} of {bytes}");
+                assert!(full > 0, "{batch} of {bytes}");
+            }
+        }
+        assert_eq!(Blocks::new(5, true, 8).rows, 1);
     }
 }

@@ -24,7 +24,7 @@ use super::parallel;
 use super::prepare::known_bufs;
 use super::schedule::contraction::{Contraction, as_contraction};
 use super::schedule::rows::LANES;
-use super::schedule::tile::{FEW_LANES, tile_bytes};
+use super::schedule::tile::{FEW_LANES, FEW_ROWS, panel_bytes, tile_bytes};
 use super::schedule::{Machine, repeats};
 use super::units::{Buf, BufData, Unit, UnitWork, Units};
 
@@ -170,19 +170,23 @@ fn plan(
     }
     let is_row = |v: &&Var| free[contraction.reduce].contains(v) && !free[factor].contains(v);
     let row_count: usize = nest.domain.iter().filter(is_row).map(|v| v.extent).product();
-    let lanes = match is_shared {
-        true => tile_bytes(machine, row_count, 1) / nest.dtype(contraction.reduce).size(),
-        false => lane.extent,
+    let constant = known[unit.ins[*operand as usize]];
+    let size = nest.dtype(contraction.reduce).size();
+    let lanes = match (is_shared, constant) {
+        (true, true) => panel_bytes(machine, row_count, lane.extent * size) / size,
+        (true, false) => tile_bytes(machine, row_count, 1) / size,
+        (false, _) => lane.extent,
     };
     let neighbours = index[0].coefficient(lane) == Some(1);
     let step_count: usize = steps.iter().map(|v| v.extent).product();
-    let constant = known[unit.ins[*operand as usize]];
     let packed_len = batch.iter().map(|v| v.extent).product::<usize>() * lane.extent * step_count;
     let overlaps = packed_len > 2 * units.bufs[unit.ins[*operand as usize]].elements();
     // Rows that end within a vector leave lanes to be done one by one, which panels fill up with zeros.
     let ragged = !(lane.extent * nest.dtype(factor).size()).is_multiple_of(VECTOR_BYTES);
+    // Few rows wait for an operand that comes from memory, and longest where it lies in pieces.
+    let in_pieces = steps.last().is_some_and(|&step| index[0].coefficient(step) != Some(lane.extent as i64));
     let pays = match (constant, neighbours) {
-        (true, true) => lane.extent > lanes,
+        (true, true) => lane.extent > lanes || in_pieces && row_count <= FEW_ROWS,
         (true, false) => true,
         (false, true) => {
             let large = lane.extent * step_count >= 1 << 15;

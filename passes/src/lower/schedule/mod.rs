@@ -85,6 +85,13 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Whether it has registers for tiles of other shapes than the usual one.
+    pub fn has_narrower_tiles(&self) -> bool {
+        self.vector_bytes >= 64
+    }
+}
+
 impl Default for Machine {
     /// Vectors of 128 bits, which every target has.
     fn default() -> Machine {

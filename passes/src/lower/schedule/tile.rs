@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 use windlass_ir::ScalarFn;
 use windlass_ir::loops::{Buffer, Expr, Guard, Index, LoopKind, Nest, Val, Var};
 
-pub use self::plan::{FEW_LANES, Plan, plan, split_lane, tile_bytes};
+pub use self::plan::{FEW_LANES, FEW_ROWS, Plan, panel_bytes, plan, split_lane, tile_bytes};
 use super::ahead::{self, Ahead};
 use super::blocks::{Blocks, Footprint};
 use super::depth::{Depth, Part};

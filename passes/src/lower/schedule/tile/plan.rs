@@ -86,7 +86,15 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     let rows = shared.map(reused).unwrap_or_default();
     let row_count: usize = rows.iter().map(|v| v.extent).product();
     let rows = if row_count > 1 { rows } else { Vec::new() };
-    let lanes = (tile_bytes(machine, row_count, reductions.len()) / size).max(1);
+    let is_laid_out = |lanes: usize| {
+        reductions.len() == 1 && shared.is_some_and(|load| is_packed(nest, load, reductions[0], lane, lanes))
+    };
+    let narrower = NARROWER.iter().find(|(_, bytes)| is_laid_out(bytes / size));
+    let (most_rows, bytes) = match narrower {
+        Some(&(rows, bytes)) if machine.has_narrower_tiles() => (rows, bytes),
+        _ => (machine.tile_rows, tile_bytes(machine, row_count, reductions.len())),
+    };
+    let lanes = (bytes / size).max(1);
     if !is_vector(nest, reductions, lane, lanes.min(lane.extent)) {
         return None;
     }
@@ -103,11 +111,11 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
             (vars_outside(&[]).pop().into_iter().collect(), chains)
         }
         true => (rows, 1),
-        false => (rows, machine.tile_rows),
+        false => (rows, most_rows),
     };
     let in_rows: Vec<Var> = rows.iter().chain(&inner).copied().collect();
     let batch = vars_outside(&in_rows);
-    let packed = shared.filter(|&load| is_packed(nest, reductions[0], load, lane, lanes));
+    let packed = shared.filter(|&load| is_packed(nest, load, reductions[0], lane, lanes));
     let is_streamed = machine.prefetches && inner.is_empty();
     let streamed = if is_streamed { ahead::streamed(nest, lane, machine) } else { Vec::new() };
     let is_shared =
@@ -147,6 +155,25 @@ pub fn tile_bytes(machine: &Machine, row_count: usize, reductions: usize) -> usi
         (_, 2) => 64,
         _ => 32,
     }
+}
+
+/// Tiles of a machine with vectors of 512 bits that are narrower than its usual ones: the most rows, and the bytes of each.
+const NARROWER: [(usize, usize); 2] = [(8, 192), (12, 128)];
+
+/// With more rows than these, reading a right operand from memory does not show.
+pub const FEW_ROWS: usize = 48;
+
+/// The bytes of the lanes of a panel in which a product's right operand is laid out that is known before the run.
+///
+/// Where a few rows more than a tile's are multiplied, tiles are higher and narrower. So fewer of them pass over a panel,
+/// and the first, which reads it from memory, asks for it at the pace of the arithmetic. Only whole panels are as fast.
+pub fn panel_bytes(machine: &Machine, row_count: usize, row_bytes: usize) -> usize {
+    let whole = |&&(_, bytes): &&(usize, usize)| row_bytes.is_multiple_of(bytes);
+    let all_at_once = |&&(rows, _): &&(usize, usize)| row_count <= rows;
+    let few = machine.has_narrower_tiles() && row_count > machine.tile_rows && row_count <= FEW_ROWS;
+    let mut narrower = NARROWER.iter().filter(|_| few).filter(whole);
+    let found = narrower.clone().find(all_at_once).or_else(|| narrower.find(|(rows, _)| *rows == 8));
+    found.map_or(tile_bytes(machine, row_count, 1), |(_, bytes)| *bytes)
 }
 
 /// How many vectors of results are made side by side, so that the processor need not wait for the last step of one. There
@@ -198,7 +225,7 @@ fn is_repeated(index: &Index, lane: Var) -> bool {
 }
 
 /// Whether a load reads the steps of the reduction one behind another, each as wide as a tile.
-fn is_packed(nest: &Nest, reduction: Val, load: Val, lane: Var, lanes: usize) -> bool {
+fn is_packed(nest: &Nest, load: Val, reduction: Val, lane: Var, lanes: usize) -> bool {
     let (Expr::Load { index, .. }, Expr::Reduce { vars, .. }) = (nest.expr(load), nest.expr(reduction))
     else {
         return false;

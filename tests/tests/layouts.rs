@@ -234,3 +234,32 @@ fn right_operands_are_packed_a_few_rows_at_a_time() {
         assert_eq!(kernel.leaves_behind(source), 32 * columns, "{prepare}");
     }
 }
+
+#[test]
+fn tiles_are_as_wide_as_the_panels_that_a_few_rows_are_multiplied_by() {
+    // Rows that one tile holds and that several do; columns of whole panels of 48, of 32, and of neither.
+    for rows in [6, 7, 8, 9, 12, 13, 16, 31, 48, 49] {
+        for columns in [96, 144, 64, 100] {
+            let x = TensorType::fixed(DType::F32, &[rows, 40]);
+            let weights = Tensor::from_fn::<f32>(&[40, columns], |i| ((i * 7919) % 61) as f32 / 64.0);
+            check_graph(&product(x, weights, |_, values| values), &format!("{rows} rows, {columns} columns"));
+        }
+    }
+}
+
+#[test]
+fn weights_in_pieces_are_laid_out_for_a_few_rows() {
+    // Columns of each head are a part of a row.
+    for rows in [5, 48] {
+        let mut b = Builder::new("heads");
+        let x = b.input("x", TensorType::fixed(DType::F32, &[rows, 40]));
+        let w = Tensor::from_fn::<f32>(&[40, 3 * 64], |i| ((i * 7919) % 61) as f32 / 64.0);
+        let w = b.constant(w);
+        let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+        let y = b.reshape(y, &[rows, 3, 64]).unwrap();
+        let y = b.push1(Transpose::by(&[1, 0, 2]), &[y]).unwrap();
+        b.output("y", y);
+        let program = check_graph(&b.finish().unwrap(), "heads");
+        assert!(program.prepare.is_some(), "{rows} rows");
+    }
+}

@@ -3,7 +3,7 @@
 
 use windlass_ir::loops::Program;
 use windlass_ir::ops::{Conv, MatMul, Transpose, Winograd};
-use windlass_ir::{Builder, DType, Graph, Tensor, TensorType, Value};
+use windlass_ir::{Builder, DType, Graph, ScalarFn, Tensor, TensorType, Value};
 use windlass_tests::widths::{check, check_graph};
 
 #[test]
@@ -262,4 +262,23 @@ fn weights_in_pieces_are_laid_out_for_a_few_rows() {
         let program = check_graph(&b.finish().unwrap(), "heads");
         assert!(program.prepare.is_some(), "{rows} rows");
     }
+}
+
+#[test]
+fn what_a_product_of_one_row_is_added_to_is_read_in_its_order() {
+    // Of known weights whose rows are the product's columns, which alone would be read from end to end.
+    let mut b = Builder::new("shifted");
+    let pixels = b.input("pixels", TensorType::fixed(DType::F32, &[1, 30, 40, 64]));
+    let time = b.input("time", TensorType::fixed(DType::F32, &[1, 96]));
+    let w = Tensor::from_fn::<f32>(&[64, 96], |i| ((i * 7919) % 61) as f32 / 64.0);
+    let w = b.constant(w);
+    let shift = b.push1(MatMul { trans_a: false, trans_b: true }, &[time, w]).unwrap();
+    let shift = b.reshape(shift, &[1, 1, 1, 64]).unwrap();
+    let y = b.map(ScalarFn::Add, &[pixels, shift]).unwrap();
+    b.output("y", y);
+    let program = check_graph(&b.finish().unwrap(), "a product of one row and an image");
+    let stores = |text: &str| text.lines().filter(|line| line.contains("y0[")).map(str::to_string).collect();
+    let stores: Vec<String> = stores(&program.kernels.last().unwrap().to_string());
+    let apart = |store: &&String| store[..store.find(']').unwrap()].rsplit(' ').next().unwrap().contains('*');
+    assert!(!stores.is_empty() && !stores.iter().any(|store| apart(&store)), "{stores:?}");
 }

@@ -194,9 +194,11 @@ fn plan(
         }
         (false, false) => row_count >= ROWS_TO_TRANSPOSE,
     };
-    // A single row reads rows of the right operand, which are sums of their own, from the first element to the last.
+    // A single row reads rows of the right operand, which are sums of their own, from the first element to the last. Where
+    // many results are made of each sum, neighbours of them are sums in lanes.
     let follow = |var: &Var| index[0].coefficient(*var) == Some(1) && var.extent >= LANES;
-    let in_order = constant && row_count == 1 && steps.last().is_some_and(follow);
+    let alone = nest.domain.iter().all(|var| free[contraction.reduce].contains(var));
+    let in_order = constant && row_count == 1 && alone && steps.last().is_some_and(follow);
     pays.then(|| match in_order {
         true => Layout::InOrder(*operand),
         false => {

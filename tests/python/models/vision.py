@@ -373,3 +373,79 @@ def r3d(g, frames=8, side=56, base=32):
     x = g.node("Flatten", g.node("GlobalAveragePool", x), axis=1)
     with g.scope("fc"):
         g.output(g.gemm(x, 400, gain=1.0), "output", (1, 400))
+
+
+@model("diffusion", opset=17)
+def diffusion(g, side=32, width=128, groups=32, heads=4, context=77, depth=256):
+    """A part of a diffusion model's U-Net at 32x32: two residual blocks that a time step shifts, with group norms as the
+    exporter wrote them for older operator sets, and attention among pixels and to a text."""
+
+    def group_norm(x, name):
+        """`nn.GroupNorm`: an instance norm of the groups, scaled by channel."""
+        with g.scope(name):
+            channels = g.width[x]
+            grouped = g.node("Reshape", x, g.ints(0, groups, -1))
+            ones, zeros = np.ones(groups, np.float32), np.zeros(groups, np.float32)
+            y = g.node("InstanceNormalization", grouped, g.constant(ones), g.constant(zeros), epsilon=1e-5)
+            y = g.node("Reshape", y, g.node("Shape", x))
+            weight = 1.0 + 0.1 * g.rng.standard_normal((channels, 1, 1), dtype=np.float32)
+            bias = 0.1 * g.rng.standard_normal((channels, 1, 1), dtype=np.float32)
+            y = g.node("Mul", y, g.parameter("weight", weight))
+            return g.node("Add", y, g.parameter("bias", bias), width=channels)
+
+    def residual_block(x, time, filters):
+        y = silu(g, group_norm(x, "norm1"))
+        with g.scope("conv1"):
+            y = g.conv(y, filters, 3, 1, 1, gain=1.0)
+        with g.scope("time_emb_proj"):
+            shift = g.gemm(silu(g, time), filters, gain=1.0)
+        shift = g.node("Unsqueeze", g.node("Unsqueeze", shift, g.ints(2)), g.ints(3))
+        y = silu(g, group_norm(g.node("Add", y, shift, width=filters), "norm2"))
+        with g.scope("conv2"):
+            y = g.conv(y, filters, 3, 1, 1, gain=0.5)
+        if g.width[x] != filters:
+            with g.scope("conv_shortcut"):
+                x = g.conv(x, filters, 1, gain=1.0)
+        return g.node("Add", x, y)
+
+    def attention(x, keys, length):
+        """Of `side * side` queries to `length` keys."""
+        hidden, tokens = g.width[x], side * side
+        head = hidden // heads
+
+        def project(name, of, count, perm):
+            with g.scope(name):
+                weight = g.weight("weight", (g.width[of], hidden), g.width[of], 1.0)
+                split = g.node("Reshape", g.node("MatMul", of, weight), g.ints(1, count, heads, head))
+            return g.node("Transpose", split, perm=perm)
+
+        query = project("to_q", x, tokens, [0, 2, 1, 3])
+        key, value = project("to_k", keys, length, [0, 2, 3, 1]), project("to_v", keys, length, [0, 2, 1, 3])
+        scores = g.node("Mul", g.node("MatMul", query, key), g.constant(head**-0.5))
+        y = g.node("MatMul", g.node("Softmax", scores, axis=-1), value)
+        y = g.node("Reshape", g.node("Transpose", y, perm=[0, 2, 1, 3]), g.ints(1, tokens, hidden), width=hidden)
+        with g.scope("to_out"):
+            return linear(g, y, hidden)
+
+    x = g.input("sample", (1, width, side, side), width=width)
+    time = g.input("time", (1, 4 * width), width=4 * width)
+    text = g.input("text", (1, context, depth), width=depth)
+    filters = 2 * width
+    with g.scope("resnets.0"):
+        x = residual_block(x, time, filters)
+    with g.scope("attentions.0"):
+        y = group_norm(x, "norm")
+        y = g.node("Reshape", g.node("Transpose", y, perm=[0, 2, 3, 1]), g.ints(1, side * side, filters), width=filters)
+        for name, keys, length in (("attn1", None, side * side), ("attn2", text, context)):
+            with g.scope(name):
+                of = layer_norm(g, y)
+                y = g.node("Add", y, attention(of, of if keys is None else keys, length), width=filters)
+        with g.scope("ff"):
+            z = linear(g, layer_norm(g, y), 8 * filters)
+            kept, gate = g.node("Split", z, g.ints(4 * filters, 4 * filters), outputs=2, axis=-1, width=4 * filters)
+            y = g.node("Add", y, linear(g, g.node("Mul", kept, gelu_erf(g, gate)), filters), width=filters)
+        y = g.node("Transpose", g.node("Reshape", y, g.ints(1, side, side, filters)), perm=[0, 3, 1, 2], width=filters)
+        x = g.node("Add", x, y, width=filters)
+    with g.scope("resnets.1"):
+        x = residual_block(x, time, filters)
+    g.output(x, "output", (1, filters, side, side))

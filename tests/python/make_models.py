@@ -49,7 +49,7 @@ def make(name, out):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
-    builder = Builder(name, recipe.opset, recipe.style)
+    builder = Builder(name, recipe.opset, recipe.style, recipe.half)
     recipe.build(builder)
     path = folder / "model.onnx"
     parameters = sum(array.size for array in builder.initializers.values())

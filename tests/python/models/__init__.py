@@ -20,6 +20,8 @@ class Recipe:
     data_sets: tuple[dict[str, int], ...]
     # Weights go to model.onnx.data beside the model, as exporters do for large ones.
     external_data: bool
+    # Whether all floats are f16.
+    half: bool
     # How far from onnxruntime's outputs a result may be, as a part of the largest of them.
     tolerance: float
 
@@ -27,12 +29,12 @@ class Recipe:
 MODELS: dict[str, Recipe] = {}
 
 
-def model(name, *, opset, style="pytorch", data_sets=({},), external_data=False, tolerance=1e-4):
+def model(name, *, opset, style="pytorch", data_sets=({},), external_data=False, half=False, tolerance=1e-4):
     """Registers the decorated graph function under `name`."""
 
     def register(build):
         assert name not in MODELS, name
-        MODELS[name] = Recipe(build, opset, style, tuple(data_sets), external_data, tolerance)
+        MODELS[name] = Recipe(build, opset, style, tuple(data_sets), external_data, half, tolerance)
         return build
 
     return register

@@ -16,7 +16,7 @@ def conv1d(g, name, x, filters, kernel, stride=1, pads=(0, 0), dilation=1, group
         return g.node("Conv", *inputs, width=filters, group=groups, **window)
 
 
-def attention(g, x, length, heads):
+def attention(g, x, length, heads, linear=linear):
     hidden = g.width[x]
     head = hidden // heads
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 SEED = 20240229
 
@@ -52,9 +52,10 @@ class Input:
 
 
 class Builder:
-    def __init__(self, name, opset, style):
+    def __init__(self, name, opset, style, half=False):
         self.name = name
         self.opset = opset
+        self.half = half
         self.style = STYLES[style]
         self.rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
         self.inputs = []
@@ -176,6 +177,8 @@ class Builder:
             for each in self.inputs
         ]
         tensors = [numpy_helper.from_array(array, name) for name, array in self.initializers.items()]
+        if self.half:
+            infos, tensors = self._halved(infos, tensors)
         ir_version = IR_VERSION[self.opset]
         if ir_version < 4:
             infos += [helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in tensors]
@@ -189,11 +192,31 @@ class Builder:
             doc_string=f"{self.name} with seeded random weights",
         )
 
+    def _dtype(self, of):
+        return np.float16 if self.half and of.dtype is np.float32 else of.dtype
+
+    def _halved(self, infos, tensors):
+        """The same with floats as f16, which nodes and outputs get too."""
+
+        def halved(tensor):
+            array = numpy_helper.to_array(tensor)
+            return numpy_helper.from_array(array.astype(np.float16), tensor.name) if array.dtype == np.float32 else tensor
+
+        for value in [*infos, *self.outputs]:
+            if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT16
+        for attribute in (attribute for node in self.nodes for attribute in node.attribute):
+            if attribute.HasField("t"):
+                attribute.t.CopyFrom(halved(attribute.t))
+            elif attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
+        return infos, [halved(tensor) for tensor in tensors]
+
     def feeds(self, binding, number):
         """Test data set `number`: a value for each input, its named dims bound by `binding`."""
         rng = np.random.default_rng([SEED, zlib.crc32(self.name.encode()), number])
         return {
-            each.name: each.sample(rng, tuple(binding.get(dim, dim) for dim in each.dims)).astype(each.dtype)
+            each.name: each.sample(rng, tuple(binding.get(dim, dim) for dim in each.dims)).astype(self._dtype(each))
             for each in self.inputs
         }
 

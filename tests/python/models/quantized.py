@@ -7,7 +7,9 @@ for each output channel, biases as int32 at the product of the scales. Batch nor
 import numpy as np
 
 from . import model
+from .audio import attention
 from .cnn import BATCH_OF_IMAGES
+from .transformer import gelu_erf, layer_norm
 
 # (scale, zero point) of uint8 activations near unit size: after a ReLU, and of either sign.
 POSITIVE = 10 / 255, 0
@@ -144,3 +146,33 @@ def mlp_step_int4(g):
 @model("mlp_step", opset=17, data_sets=({"tokens": 1}, {"tokens": 3}))
 def mlp_step_f32(g):
     mlp_step(g, linear)
+
+
+def linear_dynamic(g, x, units):
+    """onnxruntime's dynamic quantization: activations by their own least and greatest, weights by output channel."""
+    fan_in = g.width[x]
+    values = g.rng.standard_normal((fan_in, units), dtype=np.float32) * np.float32(np.sqrt(1 / fan_in))
+    scales = (np.abs(values).max(axis=0) / 127).astype(np.float32)
+    quantized = np.clip(np.rint(values / scales), -127, 127).astype(np.int8)
+    q, scale, zero = g.node("DynamicQuantizeLinear", x, outputs=3)
+    weight = g.parameter("weight_quantized", quantized)
+    sums = g.node("MatMulInteger", q, weight, zero, g.parameter("weight_zero_point", np.zeros(units, np.int8)))
+    scale = g.node("Mul", scale, g.parameter("weight_scale", scales))
+    product = g.node("Mul", g.node("Cast", sums, to=1), scale)
+    return g.node("Add", product, g.vector("bias", units), width=units)
+
+
+# As for resnet50_int8: a step of an activation is 1/255 of its range.
+@model("encoder_int8", opset=17, tolerance=3e-2)
+def encoder_int8(g, length=128, hidden=384, heads=12, layers=2):
+    """A transformer's encoder layers with dynamically quantized linear layers."""
+    x = g.input("input", (1, length, hidden), width=hidden)
+    for layer in range(layers):
+        with g.scope(f"layers.{layer}"):
+            y = attention(g, x, length, heads, linear_dynamic)
+            x = layer_norm(g, g.node("Add", x, y, width=hidden))
+            with g.scope("fc1"):
+                y = gelu_erf(g, linear_dynamic(g, x, 4 * hidden))
+            with g.scope("fc2"):
+                x = layer_norm(g, g.node("Add", x, linear_dynamic(g, y, hidden), width=hidden))
+    g.output(x, "output", (1, length, hidden))

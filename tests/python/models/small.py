@@ -81,7 +81,7 @@ def dlrm(g, dense=13, tables=26, rows=2000, width=32):
     features = [g.node("Unsqueeze", x, g.ints(1))]
     for index in range(tables):
         with g.scope(f"embeddings.{index}"):
-            table = g.weight("weight", (rows, width), 1, 1.0)
+            table = g.weight("weight", (rows, width), width, 1.0)
             of_table = g.node("Gather", ids, g.ints(index), axis=1)
             features.append(g.node("Gather", table, of_table))
     y = g.node("Concat", *features, axis=1)

@@ -81,6 +81,12 @@ def mobilenet_v3(g):
         g.output(g.gemm(x, 1000, gain=1.0), "output", (1, 1000))
 
 
+# Roundings to f16 differ with where they are made.
+@model("mobilenet_v3_f16", opset=14, half=True, tolerance=3e-2)
+def mobilenet_v3_f16(g):
+    mobilenet_v3(g)
+
+
 @model("convnext", opset=17)
 def convnext(g):
     """ConvNeXt-T: depthwise 7x7, then a layer norm and two linear layers over channels that a Transpose puts last."""

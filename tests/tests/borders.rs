@@ -3,10 +3,11 @@
 
 use windlass_ir::loops::interpret::run_program;
 use windlass_ir::loops::print_program;
-use windlass_ir::ops::Conv;
+use windlass_ir::ops::{Conv, ConvTranspose};
 use windlass_ir::{Builder, DType, Graph, Tensor, TensorType};
 use windlass_passes::lower::schedule::Machine;
 use windlass_passes::lower::{LowerOptions, lower};
+use windlass_passes::{Options, pipeline, run};
 use windlass_tests::widths::check_graph;
 
 /// A convolution, channels last, of an image of this shape and a weight of this one, with so much of zeros on all sides.
@@ -73,6 +74,21 @@ fn steps_among_zeros_are_left_out() {
             assert!(leaves_out(&graph, Machine::with_vectors(256)), "{name}");
         }
     }
+}
+
+#[test]
+fn transposed_convolutions_leave_steps_out() {
+    let mut b = Builder::new("g");
+    let x = b.input("x", TensorType::fixed(DType::F32, &[1, 32, 4, 4]));
+    let values: Vec<f32> = (0..32 * 16 * 16).map(|i| ((i * 7919) % 61) as f32 / 64.0).collect();
+    let w = b.constant(Tensor::new(&[32, 16, 4, 4], &values));
+    let op = ConvTranspose { strides: vec![2, 2], pads: vec![1; 4], ..ConvTranspose::plain() };
+    let y = b.push1(op, &[x, w]).unwrap();
+    b.output("y", y);
+    let stages = pipeline("O2").unwrap().stages;
+    let (graph, _) = run(&b.finish().unwrap(), stages, &Options::default()).unwrap();
+    check_graph(&graph, "a transposed convolution");
+    assert!(leaves_out(&graph, Machine::with_vectors(256)));
 }
 
 #[test]

@@ -10,8 +10,8 @@
 //! added to the finished sum. And infinity times 0 is not 0: so the other factor must be known, and finite.
 
 use cranelift_entity::{EntityRef, PrimaryMap, SecondaryMap};
-use smallvec::smallvec;
-use windlass_ir::loops::{Expr, Guard, Index, Nest, Val, Var};
+use smallvec::{SmallVec, smallvec};
+use windlass_ir::loops::{Atom, Expr, Guard, Index, Nest, Val, Var};
 use windlass_ir::{DType, ScalarFn, Tensor};
 
 use super::schedule::contraction::as_contraction;
@@ -21,7 +21,7 @@ use super::units::{Buf, Unit, UnitWork, Units};
 const WORTH: f64 = 10.0;
 
 /// So many values of an index are counted; images with longer sides have small borders.
-const MOST_COUNTED: usize = 1 << 16;
+const MOST_COUNTED: usize = 1 << 13;
 
 /// Tells sums of products where their factors are not zero.
 pub fn mark(units: &mut Units) {
@@ -103,19 +103,32 @@ fn is_zero(nest: &Nest, val: Val, unit: &Unit, units: &Units) -> bool {
 /// The part of its variables' values for which a guard holds; 1 where that is not counted.
 pub fn share_within(guard: &Guard) -> f64 {
     let vars = guard.index.vars();
-    let steps: Option<Vec<(Var, i64)>> =
-        vars.iter().map(|&var| Some((var, guard.index.coefficient(var)?))).collect();
     let count: usize = vars.iter().map(|var| var.extent).product();
-    let Some(steps) = steps.filter(|_| (1..=MOST_COUNTED).contains(&count)) else { return 1.0 };
+    if !(1..=MOST_COUNTED).contains(&count) || !guard.index.values().is_empty() {
+        return 1.0;
+    }
     let holds = |number: &usize| {
-        let (mut rest, mut index) = (*number, guard.index.offset());
-        for (var, step) in &steps {
-            index += (rest % var.extent) as i64 * step;
+        let mut rest = *number;
+        let mut next = |var: &Var| {
+            let value = rest % var.extent;
             rest /= var.extent;
-        }
-        (0..guard.size as i64).contains(&index)
+            (*var, value as i64)
+        };
+        let values: SmallVec<[(Var, i64); 4]> = vars.iter().map(&mut next).collect();
+        (0..guard.size as i64).contains(&value_of(&guard.index, &values))
     };
     (0..count).filter(holds).count() as f64 / count as f64
+}
+
+/// An index of variables that have values.
+fn value_of(index: &Index, values: &[(Var, i64)]) -> i64 {
+    let of_atom = |atom: &Atom| match atom {
+        Atom::Var(own) => values.iter().find(|(var, _)| var == own).map_or(0, |(_, value)| *value),
+        Atom::Div(of, by) => value_of(of, values).div_euclid(*by),
+        Atom::Mod(of, by) => value_of(of, values).rem_euclid(*by),
+        Atom::Value(..) => unreachable!("asked about before"),
+    };
+    index.terms().iter().map(|(atom, factor)| factor * of_atom(atom)).sum::<i64>() + index.offset()
 }
 
 /// The nest with guards of a reduction, and 0 added to what it gives.
@@ -183,11 +196,13 @@ fn largest_of(tensor: &Tensor) -> Option<f64> {
     }
 }
 
-/// A bound of an expression of floats, as far as products, sums and conversions go.
+/// A bound of an expression of floats, as far as products, sums, choices and conversions go.
 fn largest_at(nest: &Nest, val: Val, loaded: &impl Fn(u32) -> Option<f64>) -> Option<f64> {
     let of = |val: Val| largest_at(nest, val, loaded);
     let bound = match nest.expr(val) {
         Expr::Load { operand, .. } => return loaded(*operand),
+        Expr::Const(0) => 0.0,
+        Expr::Apply(ScalarFn::Select, args) => of(args[1])?.max(of(args[2])?),
         Expr::Apply(ScalarFn::Mul, args) => of(args[0])? * of(args[1])?,
         Expr::Apply(ScalarFn::Add | ScalarFn::Sub, args) => of(args[0])? + of(args[1])?,
         Expr::Apply(ScalarFn::Cast(_), args) => of(args[0])?,
@@ -200,4 +215,31 @@ fn largest_at(nest: &Nest, val: Val, loaded: &impl Fn(u32) -> Option<f64>) -> Op
     };
     // Half of that, so that no rounding reaches infinity.
     (bound <= most / 2.0).then_some(bound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_counted_through_quotients() {
+        let [pixel, tap] = [10, 2].map(|extent| Var { id: extent as u32, extent });
+        let row = Index::var(pixel).div(2).add(&Index::var(tap)).add_const(-1);
+        assert_eq!(share_within(&Guard { index: row.clone(), size: 4 }), 0.8);
+        assert_eq!(share_within(&Guard { index: row.rem(4), size: 4 }), 1.0);
+        let long = Var { id: 0, extent: MOST_COUNTED + 1 };
+        assert_eq!(share_within(&Guard { index: Index::var(long), size: 1 }), 1.0);
+    }
+
+    #[test]
+    fn magnitudes_are_finite_or_not_known() {
+        let of = |values: &[f32]| largest_of(&Tensor::new(&[values.len()], values));
+        assert_eq!(of(&[0.5, -2.0, 1.0]), Some(2.0));
+        assert_eq!(of(&[0.0, -0.0]), Some(0.0));
+        assert_eq!(of(&[1.0, f32::NEG_INFINITY]), None);
+        assert_eq!(of(&[1.0, -f32::NAN]), None);
+        assert_eq!(largest_of(&Tensor::from_f64s(DType::F16, &[2], &[1.0, -3.0])), Some(3.0));
+        assert_eq!(largest_of(&Tensor::from_f64s(DType::F64, &[2], &[1.0, f64::NAN])), None);
+        assert_eq!(largest_of(&Tensor::new(&[1], &[1i32])), None);
+    }
 }

@@ -24,7 +24,7 @@ use super::parallel;
 use super::prepare::known_bufs;
 use super::schedule::contraction::{Contraction, as_contraction};
 use super::schedule::rows::LANES;
-use super::schedule::tile::{FEW_LANES, FEW_ROWS, panel_bytes, tile_bytes};
+use super::schedule::tile::{FEW_LANES, FEW_ROWS, packed_row_bytes, tile_bytes};
 use super::schedule::{Machine, repeats};
 use super::units::{Buf, BufData, Unit, UnitWork, Units};
 
@@ -173,7 +173,7 @@ fn plan(
     let constant = known[unit.ins[*operand as usize]];
     let size = nest.dtype(contraction.reduce).size();
     let lanes = match (is_shared, constant) {
-        (true, true) => panel_bytes(machine, row_count, lane.extent * size) / size,
+        (true, true) => packed_row_bytes(machine, row_count, lane.extent * size) / size,
         (true, false) => tile_bytes(machine, row_count, 1) / size,
         (false, _) => lane.extent,
     };

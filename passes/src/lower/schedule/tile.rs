@@ -11,6 +11,8 @@
 //!       else: part[tile, rows, lanes] = acc
 //! ```
 //!
+//! Steps at which no row of a tile adds anything, as among the zeros around an image, are left out ([`super::skips`]).
+//!
 //! What tiles share stays in the second cache ([`super::blocks`]). Long reductions alone are cut into blocks of k
 //! for that; between blocks the sums wait on the stack.
 //!
@@ -25,7 +27,7 @@ use std::collections::BTreeSet;
 use windlass_ir::ScalarFn;
 use windlass_ir::loops::{Buffer, Expr, Guard, Index, LoopKind, Nest, Val, Var};
 
-pub use self::plan::{FEW_LANES, FEW_ROWS, Plan, panel_bytes, plan, split_lane, tile_bytes};
+pub use self::plan::{FEW_LANES, FEW_ROWS, Plan, packed_row_bytes, plan, split_lane, tile_bytes};
 use super::ahead::{self, Ahead};
 use super::blocks::{Blocks, Footprint};
 use super::depth::{Depth, Part};

@@ -163,19 +163,22 @@ const NARROWER: [(usize, usize); 2] = [(8, 192), (12, 128)];
 /// With more rows than these, reading a right operand from memory does not show.
 pub const FEW_ROWS: usize = 48;
 
-/// The bytes of the lanes of a panel in which a product's right operand is laid out that is known before the run.
+/// The bytes of a row of the panels in which a product's right operand is laid out that is known before the run.
 ///
 /// Where a few rows more than a tile's are multiplied, tiles are higher and narrower. So fewer of them pass over a panel,
 /// and the first, which reads it from memory, asks for it at the pace of the arithmetic. Only whole panels are as fast.
-pub fn panel_bytes(machine: &Machine, row_count: usize, row_bytes: usize) -> usize {
-    let whole = |&&(_, bytes): &&(usize, usize)| row_bytes.is_multiple_of(bytes);
-    let all_at_once = |&&(rows, _): &&(usize, usize)| row_count <= rows;
-    let few = machine.has_narrower_tiles() && row_count > machine.tile_rows && row_count <= FEW_ROWS;
-    let mut narrower = NARROWER.iter().filter(|_| few).filter(whole);
-    let found = narrower.clone().find(all_at_once).or_else(|| narrower.find(|(rows, _)| *rows == 8));
-    found.map_or(tile_bytes(machine, row_count, 1), |(_, bytes)| *bytes)
+pub fn packed_row_bytes(machine: &Machine, row_count: usize, row_bytes: usize) -> usize {
+    let [(high, narrow), (higher, narrowest)] = NARROWER;
+    let whole = |bytes: usize| row_bytes.is_multiple_of(bytes);
+    match row_count {
+        _ if !machine.has_narrower_tiles() || row_count <= machine.tile_rows => {}
+        _ if row_count <= high && whole(narrow) => return narrow,
+        _ if row_count <= higher && whole(narrowest) => return narrowest,
+        _ if row_count <= FEW_ROWS && whole(narrow) => return narrow,
+        _ => {}
+    }
+    tile_bytes(machine, row_count, 1)
 }
-
 /// How many vectors of results are made side by side, so that the processor need not wait for the last step of one. There
 /// are twice as many registers of 512 bits.
 fn most_chains(machine: &Machine) -> usize {

@@ -17,10 +17,11 @@
 //! | `load`, `store`, `const` | every type | f16 and bf16 are their 16 bits |
 //!
 //! So f16 and bf16 are computed with in f32 and rounded after each function, by integer arithmetic
-//! on their bits where there is no instruction. A NaN stays one, quiet, with as much of its payload as fits. Transcendental functions become straight lines of fma, select and integer
-//! operations, without branches or tables, so they vectorise wherever their caller does; each file
-//! states its bound, and the tests sweep it. Coefficients are minimax polynomials (Remez in 200-bit
-//! arithmetic, weighted so that the error stays relative to the function, then rounded to the type).
+//! on their bits where there is no instruction. A NaN stays one, quiet, with as much of its payload
+//! as fits. Transcendental functions become straight lines of fma, select and integer operations,
+//! without branches or tables, so they vectorise wherever their caller does; each file states its
+//! bound, and the tests sweep it. Coefficients are minimax polynomials (Remez in 200-bit arithmetic,
+//! weighted so that the error stays relative to the function, then rounded to the type).
 //!
 //! Selects that clamp are written `select(limit < x, limit, x)`: one `min` or `max` instruction on
 //! x86-64, and a NaN in `x` stays.

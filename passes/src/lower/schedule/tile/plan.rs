@@ -179,6 +179,7 @@ pub fn packed_row_bytes(machine: &Machine, row_count: usize, row_bytes: usize) -
     }
     tile_bytes(machine, row_count, 1)
 }
+
 /// How many vectors of results are made side by side, so that the processor need not wait for the last step of one. There
 /// are twice as many registers of 512 bits.
 fn most_chains(machine: &Machine) -> usize {

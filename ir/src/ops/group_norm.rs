@@ -139,29 +139,30 @@ impl OpDef for GroupNorm {
 
     fn lower(&self, ins: &[TensorType], outs: &[TensorType]) -> Result<Lowered, Error> {
         let (shape, dtype) = (outs[0].shape(), ins[0].dtype);
-        if self.channels_last && shape.len() > 2 {
+        if self.channels_last && shape.len() > 2 && !shape.contains(&0) {
             return Lowered::graph(ins, |b, ins| self.by_channel(b, ins));
         }
-        let per_group = shape[1] / self.groups(shape[1]).max(1);
+        let layout = Layout::new(shape.len(), self.channels_last);
+        let channels = shape[layout.channels];
+        let per_group = channels / self.groups(channels).max(1);
         let mut n = NestBuilder::new(&shape);
         let operand = n.operand(dtype, &shape);
         let at = n.domain();
-        let first = at[1].div(per_group.max(1) as i64).mul(per_group as i64);
-        let load = |n: &mut NestBuilder, batch: &Index, rest: &[Index]| {
-            let index: Vec<Index> = std::iter::once(batch).chain(rest).cloned().collect();
+        let channel = at[layout.channels].clone();
+        let first = channel.div(per_group.max(1) as i64).mul(per_group as i64);
+        let load = |n: &mut NestBuilder, channel: Index, spatial: &[Index]| {
+            let index = layout.assemble(at[0].clone(), channel, spatial.iter().cloned());
             let x = n.load(operand, &index);
             n.cast(x, dtype.accumulator())
         };
-        let x = load(&mut n, &at[0], &at[1..]);
-        let extents: Vec<usize> = std::iter::once(per_group).chain(shape[2..].iter().copied()).collect();
-        let mut result = standardized(&mut n, x, &extents, self.epsilon, |n, k| {
-            let mut rest = k.to_vec();
-            rest[0] = first.add(&k[0]);
-            load(n, &at[0], &rest)
-        });
+        let x = load(&mut n, channel.clone(), &at[layout.spatial.clone()]);
+        let spatial = shape[layout.spatial.clone()].iter().copied();
+        let extents: Vec<usize> = std::iter::once(per_group).chain(spatial).collect();
+        let mut result =
+            standardized(&mut n, x, &extents, self.epsilon, |n, k| load(n, first.add(&k[0]), &k[1..]));
         for (part, f) in ins[1..].iter().zip([ScalarFn::Mul, ScalarFn::Add]) {
             let operand = n.operand(part.dtype, &part.shape());
-            let value = n.load(operand, &at[1..2]);
+            let value = n.load(operand, std::slice::from_ref(&channel));
             let value = n.cast(value, dtype.accumulator());
             result = n.apply(f, &[result, value]);
         }
@@ -235,11 +236,21 @@ mod tests {
                 }
             }
         }
-        for (channels_last, shape) in [(false, [0, 2, 3]), (true, [0, 3, 2]), (true, [1, 0, 2])] {
-            let parts = [1, 2].map(|seed| sample(DType::F32, &[2], seed));
-            let [scale, bias] = parts;
-            let op = GroupNorm { instance: true, num_groups: 1, epsilon: 1e-5, channels_last };
-            check(op, &[sample(DType::F32, &shape, 1), scale, bias]);
+        let empty: [(bool, &[usize]); 5] = [
+            (false, &[0, 2, 3]),
+            (true, &[0, 3, 2]),
+            (true, &[1, 0, 2]),
+            (true, &[2, 0, 4, 2]),
+            (true, &[0, 2]),
+        ];
+        for (channels_last, shape) in empty {
+            let [scale, bias] = [1, 2].map(|seed| sample(DType::F32, &[2], seed));
+            let op = GroupNorm { instance: false, num_groups: 1, epsilon: 1e-5, channels_last };
+            // Nothing is reshaped of them, which has no formula where there are no elements.
+            let ty = TensorType::fixed(DType::F32, shape);
+            let types = [ty.clone(), scale.ty(), bias.ty()];
+            assert!(matches!(op.lower(&types, &[ty]).unwrap(), Lowered::Nest(_)));
+            check(op, &[sample(DType::F32, shape, 1), scale, bias]);
         }
     }
 

@@ -225,7 +225,8 @@ impl<'l> Chain<'l> {
                 affine_in_rows(&restricted.nest)
             })
         });
-        // What a block reads besides its rows, it reads again for each block.
+        // What a block reads besides its rows, it reads again for each block. A second cache of its own that is twice as large
+        // as what products count on still holds it; the rows, handed on by way of memory, would leave it.
         let read_again: usize = links.iter().map(|link| chain.shared_bytes(link)).sum();
         (affine && read_again <= 2 * machine.block_bytes).then_some(chain)
     }

@@ -83,9 +83,7 @@ impl Machine {
             byte_products: false,
         }
     }
-}
 
-impl Machine {
     /// Whether it has registers for tiles of other shapes than the usual one.
     pub fn has_narrower_tiles(&self) -> bool {
         self.vector_bytes >= 64

@@ -308,10 +308,10 @@ impl Translator<'_, '_> {
                     self.cursor.ins().insertlane(vector, element, lane as u8)
                 });
             }
-            Op::Merge(count) => {
+            Op::Merge { at, count } => {
                 return (0..count).fold(b, |vector, lane| {
                     let element = self.cursor.ins().extractlane(a, lane);
-                    self.cursor.ins().insertlane(vector, element, lane)
+                    self.cursor.ins().insertlane(vector, element, at + lane)
                 });
             }
             Op::SignExtend | Op::ZeroExtend if result.is_vector() => return self.widen(inst.op, ty, a),
@@ -323,7 +323,6 @@ impl Translator<'_, '_> {
             | Op::Evens(_)
             | Op::FromHalf
             | Op::ToHalf
-            | Op::Join
             | Op::ZipLow
             | Op::ZipHigh => {
                 unreachable!("the machine has no such instruction")

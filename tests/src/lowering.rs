@@ -58,8 +58,9 @@ pub fn check_lowering(op: &Op, ins: &[Tensor]) -> Result<Checked, String> {
             drop(regions);
             (ran.map(|()| results), Checked::Kernel)
         }
-        Lowered::Rounds(rounds) => (run_program(&rounds.to_program(&types, &outs), ins), Checked::Rounds),
-        Lowered::Repeated(_) => (lower_alone(op, &types).and_then(|p| run_program(&p, ins)), Checked::Rounds),
+        Lowered::Recurrence(_) | Lowered::Repeated(_) => {
+            (lower_alone(op, &types).and_then(|p| run_program(&p, ins)), Checked::Rounds)
+        }
         Lowered::Interpret => return Ok(Checked::Interpret),
     };
     let found = found.map_err(|e| e.to_string())?;

@@ -41,6 +41,12 @@ fn sums_of_tiles_stay_in_registers() {
              { %a = cast %x {to = i32} %b = cast %w {to = i32} %y = matmul %a, %b return %y as \"y\" }",
         ),
         (
+            "recurrence, in blocks of two sizes",
+            "graph @g(%x: f32[3, 16, 128], %r: f32[128, 32], %h: f32[16, 32], %c: f32[16, 32]) \
+             { %y, %h2, %c2 = lstm_steps %x, %r, %h, %c {activations = \"Relu Relu Relu\"} \
+               return %y as \"y\" }",
+        ),
+        (
             "depthwise",
             "graph @g(%x: f32[1, 14, 14, 32], %w: f32[3, 3, 1, 32]) \
              { %y = conv %x, %w {channels_last = true, group = 32} return %y as \"y\" }",

@@ -1,34 +1,47 @@
 //! Which elements of a register buffer statements read and write.
 
-use windlass_ir::loops::{Block, Buffer, Index, Kernel, Let, Rhs, Stmt, Var, visit_accesses};
+use windlass_ir::loops::{Buffer, Index, Let, Rhs, Stmt, Var, visit_accesses};
 
 /// An access to more elements than this is not looked at.
 const MOST_PLACES: usize = 1 << 14;
 
-/// The elements that a kernel may read: no other needs a value.
-pub(super) fn read(kernel: &Kernel, buffer: Buffer) -> Vec<bool> {
-    let len = kernel.buffers[buffer].len;
+/// The elements that statements may read: no other needs a value.
+pub(super) fn read(block: &[Stmt], buffer: Buffer, len: usize) -> Vec<bool> {
     let mut read = vec![false; len];
-    match mark_read(&kernel.body, buffer, &mut Vec::new(), &mut read) {
+    match mark_read(block, buffer, &mut Vec::new(), &mut read) {
         Some(()) => read,
         None => vec![true; len],
     }
 }
 
-/// Whether a block writes all that is needed of a buffer before it reads any of it (or does not touch it).
-pub(super) fn kills(block: &Block, buffer: Buffer, needed: &[bool]) -> bool {
+/// Whether a block writes all that is needed of a buffer before it reads any of it (or does not touch it), where all that
+/// reads the buffer is in it.
+pub(super) fn kills(block: &[Stmt], buffer: Buffer, needed: &[bool]) -> bool {
+    kills_for(block, buffer, needed, &vec![false; needed.len()])
+}
+
+/// Whether a block does so, where `after` is read behind it.
+fn kills_for(block: &[Stmt], buffer: Buffer, needed: &[bool], after: &[bool]) -> bool {
     let mut written: Vec<bool> = needed.iter().map(|needed| !needed).collect();
-    for stmt in block {
+    for (at, stmt) in block.iter().enumerate() {
         let (mut reads, mut writes) = (false, false);
         visit_accesses(std::slice::from_ref(stmt), &mut |b, _, write| {
             writes |= b == buffer && write;
             reads |= b == buffer && !write;
         });
+        let both = |a: &[bool], b: &[bool]| -> Vec<bool> { a.iter().zip(b).map(|(a, b)| a | b).collect() };
+        let behind = || both(after, &read(&block[at + 1..], buffer, needed.len()));
         match stmt {
             _ if !reads && !writes => {}
-            Stmt::For { body, .. } if reads => return kills(body, buffer, needed),
+            Stmt::For { body, .. } if reads => return kills_for(body, buffer, needed, &behind()),
             Stmt::If { then, otherwise, .. } if reads => {
-                return kills(then, buffer, needed) && kills(otherwise, buffer, needed);
+                let behind = behind();
+                // A side does without what only the other one reads.
+                return [then, otherwise].iter().all(|side| {
+                    let reads = both(&behind, &read(side, buffer, needed.len()));
+                    let needed: Vec<bool> = needed.iter().zip(reads).map(|(a, b)| a & b).collect();
+                    kills_for(side, buffer, &needed, &behind)
+                });
             }
             Stmt::Let(_) | Stmt::Prefetch { .. } => return false,
             Stmt::If { then, otherwise, .. } => {
@@ -116,4 +129,54 @@ fn mark(index: &Index, loops: &[(Var, i64)], marked: &mut [bool]) -> Option<()> 
         }
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_ir::DType;
+    use windlass_ir::loops::{Guard, Kernel, KernelBuilder, LoopKind, Role};
+
+    use super::*;
+
+    /// A loop whose body has a branch: one side writes and reads four elements, the other two.
+    fn branches(behind: Option<i64>) -> (Kernel, Buffer) {
+        let mut b = KernelBuilder::new("branches");
+        let x = b.buffer("x", DType::F32, 8, Role::In);
+        let y = b.buffer("y", DType::F32, 8, Role::Out);
+        let acc = b.buffer("acc", DType::F32, 4, Role::Register);
+        let side = |b: &mut KernelBuilder, lanes: usize, i: &Index| {
+            b.repeat(LoopKind::Vector, lanes, |b, lane| {
+                let value = b.load(x, i.add(&lane));
+                b.store(acc, lane, value);
+            });
+            b.repeat(LoopKind::Vector, lanes, |b, lane| {
+                let value = b.load(acc, lane.clone());
+                b.store(y, i.add(&lane), value);
+            });
+        };
+        b.repeat(LoopKind::Parallel, 4, |b, i| {
+            b.begin_if(&[Guard::new(i.clone(), 2)]);
+            side(b, 4, &i);
+            b.begin_else();
+            side(b, 2, &i);
+            b.end();
+            if let Some(at) = behind {
+                let value = b.load(acc, Index::constant(at));
+                b.store(y, i, value);
+            }
+        });
+        (b.finish(), acc)
+    }
+
+    #[test]
+    fn a_side_of_a_branch_does_without_what_only_the_other_one_reads() {
+        let kills = |behind| {
+            let (kernel, acc) = branches(behind);
+            kills(&kernel.body, acc, &read(&kernel.body, acc, 4))
+        };
+        assert!(kills(None));
+        assert!(kills(Some(1)));
+        // What only one side writes is read behind both.
+        assert!(!kills(Some(3)));
+    }
 }

@@ -113,7 +113,11 @@ impl<'k> Emitter<'k> {
                 let element = self.load(buffer, address, ty.lane(), ty.element().bytes());
                 self.typed(top, Op::Splat, ty, &[element])
             });
-            return Ok(Some(if first == last { a } else { self.at(top, Op::Merge(group), &[a, b]) }));
+            return Ok(Some(if first == last {
+                a
+            } else {
+                self.at(top, Op::Merge { at: 0, count: group }, &[a, b])
+            }));
         }
         if last >= piece.lanes as i64 || !self.loads_at_once(last + 1) {
             return Ok(None);

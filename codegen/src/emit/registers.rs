@@ -116,8 +116,15 @@ impl<'k> Emitter<'k> {
         stored.sort_unstable_by_key(|b| b.index());
         stored.dedup();
         let (flowing, own) = stored.into_iter().partition(|&buffer| {
-            counts[buffer] != self.accesses[buffer]
-                || !blocks.iter().all(|b| elements::kills(b, buffer, self.read(buffer)))
+            // A side of a branch does without what only the other one reads.
+            let kills = |block: &Block| match blocks.len() {
+                1 => elements::kills(block, buffer, self.read(buffer)),
+                _ => {
+                    let read = elements::read(block, buffer, self.kernel.buffers[buffer].len);
+                    elements::kills(block, buffer, &read)
+                }
+            };
+            counts[buffer] != self.accesses[buffer] || !blocks.iter().all(|block| kills(block))
         });
         Carried { flowing, own }
     }
@@ -159,7 +166,8 @@ impl<'k> Emitter<'k> {
 
     /// Whether each element of a register buffer is ever read.
     fn read(&self, buffer: Buffer) -> &[bool] {
-        self.registers[&buffer].read.get_or_init(|| elements::read(self.kernel, buffer))
+        let len = self.kernel.buffers[buffer].len;
+        self.registers[&buffer].read.get_or_init(|| elements::read(&self.kernel.body, buffer, len))
     }
 
     /// Part of a register buffer; zero if nothing was written yet.
@@ -229,11 +237,18 @@ impl<'k> Emitter<'k> {
             let rest = || self.read(buffer).iter().take((chunk + 1) * lanes).skip(at + count);
             let value = match self.registers[&buffer].chunks[chunk].expand() {
                 Some(old) if count < lanes && rest().any(|read| *read) => {
-                    self.at(top, Op::Merge(count as u8), &[value, old])
+                    self.at(top, Op::Merge { at: 0, count: count as u8 }, &[value, old])
                 }
                 _ => value,
             };
             self.chunks(buffer)[chunk] = value.into();
+            return;
+        }
+        let bytes = count * self.kernel.buffers[buffer].dtype.size();
+        if matches!(bytes, 16 | 32) && lanes.is_multiple_of(count) && at.is_multiple_of(count) {
+            let old = self.chunk_or_zero(buffer, at / lanes);
+            let op = Op::Merge { at: (at % lanes) as u8, count: count as u8 };
+            self.chunks(buffer)[at / lanes] = self.at(top, op, &[value, old]).into();
             return;
         }
         for lane in 0..count {

@@ -95,7 +95,7 @@ impl<'k> Emitter<'k> {
         let joined: SmallVec<[Value; 4]> = (0..4)
             .map(|row| match lanes {
                 4 => rows[row],
-                _ => self.at(top, Op::Join, &[rows[row], rows[row + 4]]),
+                _ => self.at(top, Op::Merge { at: 4, count: 4 }, &[rows[row + 4], rows[row]]),
             })
             .collect();
         let ops = [Op::ZipLow, Op::ZipHigh];

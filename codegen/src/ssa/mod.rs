@@ -183,10 +183,13 @@ pub enum Op {
     Insert(u8),
     /// `a` moved down by this many lanes.
     Drop(u8),
-    /// This many low lanes of `a`, the others of `b`.
-    Merge(u8),
-    /// The low 16 bytes of `a`, and behind them those of `b`. Only of a machine with larger vectors.
-    Join,
+    /// `b` with so many low lanes of `a` from lane `at` on: 0, or lanes that are 16 or 32 bytes begin at a multiple of that.
+    Merge {
+        /// The first lane that is of `a`.
+        at: u8,
+        /// How many are.
+        count: u8,
+    },
     /// Of each 16 bytes of `a` and of `b` the lanes in the low half, by turns. Only of such a machine, of floats.
     ZipLow,
     /// The same of the high half.

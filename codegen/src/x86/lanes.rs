@@ -50,13 +50,7 @@ impl Lower<'_> {
             let next = if at + 1 == parts.len() { to } else { self.fresh(ty) };
             let low = self.fresh(ty);
             self.low_part(part, ty, low)?;
-            let code = match self.is_wide() {
-                true => EVEX_Vinsertf32x4_zmm_k1z_zmm_xmmm128_imm8,
-                false => VEX_Vinsertf128_ymm_ymm_xmmm128_imm8,
-            };
-            let whole = self.whole;
-            let args = [Arg::Def(next, whole), Arg::Use(so_far, whole), Arg::Use(low, Width::X), byte(at)];
-            self.push(code, &args);
+            self.insert_part(next, so_far, Arg::Use(low, Width::X), 16 * at, 16);
             so_far = next;
         }
         Some(())
@@ -133,6 +127,17 @@ impl Lower<'_> {
         };
         self.push(code, &[Arg::Def(to, Width::X), Arg::Use(from, self.whole), byte(at)]);
         to
+    }
+
+    /// A vector with 16 or 32 of its bytes, that begin at a multiple of that, from another.
+    pub fn insert_part(&mut self, to: VReg, a: VReg, part: Arg, first: usize, bytes: usize) {
+        let code = match (self.is_wide(), bytes) {
+            (true, 32) => EVEX_Vinsertf64x4_zmm_k1z_zmm_ymmm256_imm8,
+            (true, _) => EVEX_Vinsertf32x4_zmm_k1z_zmm_xmmm128_imm8,
+            (false, _) => VEX_Vinsertf128_ymm_ymm_xmmm128_imm8,
+        };
+        let args = [Arg::Def(to, self.whole), Arg::Use(a, self.whole), part, byte(first / bytes)];
+        self.push(code, &args);
     }
 
     /// A vector moved down by some bytes.

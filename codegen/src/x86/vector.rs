@@ -345,18 +345,16 @@ impl Lower<'_> {
                 let a = self.reg(args[0]);
                 self.drop_bytes(to, a, usize::from(lanes) * ty.element().bytes());
             }
-            Op::Merge(lanes) => {
-                let (a, b) = (self.reg(args[0]), self.reg(args[1]));
-                self.merge(to, a, b, 0, usize::from(lanes) * ty.element().bytes());
-            }
-            Op::Join => {
-                let a = Arg::Use(self.reg(args[0]), self.whole);
-                let b = self.low(args[1], ty.bytes() / 16);
-                let code = match self.is_wide() {
-                    true => EVEX_Vinsertf32x4_zmm_k1z_zmm_xmmm128_imm8,
-                    false => VEX_Vinsertf128_ymm_ymm_xmmm128_imm8,
-                };
-                self.push(code, &[whole, a, b, byte(1)]);
+            Op::Merge { at, count } => {
+                let [first, bytes] = [at, count].map(|lanes| usize::from(lanes) * ty.element().bytes());
+                let b = self.reg(args[1]);
+                if matches!(bytes, 16 | 32) && bytes < ty.bytes() && first.is_multiple_of(bytes) {
+                    let part = self.low(args[0], ty.bytes() / bytes);
+                    self.insert_part(to, b, part, first, bytes);
+                } else {
+                    let a = self.reg(args[0]);
+                    self.merge(to, a, b, first, bytes);
+                }
             }
             Op::Permute => {
                 let numbers = Arg::Use(self.reg(args[1]), self.whole);

@@ -13,9 +13,11 @@
 use crate::attrs::{AttrError, Codec};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Graph, Value, Values};
-use crate::loops::{Kernel, Nest, Rounds};
+use crate::loops::{Kernel, Nest};
 use crate::tensor::Tensor;
 use crate::types::TensorType;
+
+pub use recurrence::Recurrence;
 
 /// What an op lowers to.
 #[derive(Clone, Debug)]
@@ -27,8 +29,8 @@ pub enum Lowered {
     /// Loops written out, for what no formula expresses (scatter, sort). Parameters are
     /// the operands, then the results.
     Kernel(Box<Kernel>),
-    /// Several kernels, some run a number of times over, for recurrences.
-    Rounds(Box<Rounds>),
+    /// Several kernels, some run a number of times over.
+    Recurrence(Box<Recurrence>),
     /// A graph run a number of times over.
     Repeated(Box<Repeated>),
     /// Nothing: the runtime calls the interpreter for this op.
@@ -100,7 +102,7 @@ pub trait OpDef: Sized {
             Lowered::Graph(body) => Ok(Vjp::Through(cx.builder.inline(&body, cx.ins)?)),
             Lowered::Nest(_)
             | Lowered::Kernel(_)
-            | Lowered::Rounds(_)
+            | Lowered::Recurrence(_)
             | Lowered::Repeated(_)
             | Lowered::Interpret => Ok(Vjp::Undefined),
         }
@@ -113,7 +115,7 @@ pub trait OpDef: Sized {
             Lowered::Graph(body) => Ok(Vmap::Through(body)),
             Lowered::Nest(_)
             | Lowered::Kernel(_)
-            | Lowered::Rounds(_)
+            | Lowered::Recurrence(_)
             | Lowered::Repeated(_)
             | Lowered::Interpret => Ok(Vmap::OneByOne),
         }
@@ -293,6 +295,7 @@ mod pool;
 mod quantize;
 mod range;
 mod recompute;
+mod recurrence;
 mod recurrent;
 mod recurrent_kernels;
 mod recurrent_scan;

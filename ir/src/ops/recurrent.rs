@@ -1,7 +1,6 @@
 //! `rnn`, `gru` and `lstm`: recurrent layers, in one direction or both.
 
 use super::cell::{Cell, CellKind, Weights};
-use super::recurrent_steps::{panel_lanes, products};
 use super::{
     Broadcast, Concat, Lowered, MatMul, OpDef, RecurrentSteps, Reshape, Slice, Transpose, Vjp, VjpCx, Vmap,
     VmapCx, arity,
@@ -355,20 +354,7 @@ impl Recurrent {
             }
             let input = b.push1(Reshape::to(&[steps, batch, gates]), &[input])?;
             let r = part(b, 2, 0, &[gates, size])?;
-            let mut operands = vec![input];
-            let mut first = 0;
-            for &count in products(&self.cell) {
-                let lanes = panel_lanes(size, count, wide, batch, self.sequence_lens);
-                let end = first + count * size;
-                let rows = match products(&self.cell).len() {
-                    1 => r,
-                    _ => b.push1(Slice::along(0, first as i64, end as i64), &[r])?,
-                };
-                let rows = b.push1(Reshape::to(&[count, size / lanes, lanes, size]), &[rows])?;
-                let panels = b.push1(Transpose::by(&[1, 3, 0, 2]), &[rows])?;
-                operands.push(b.push1(Reshape::to(&[size / lanes, size, count * lanes]), &[panels])?);
-                first = end;
-            }
+            let mut operands = vec![input, r];
             let state = |b: &mut Builder, place: Option<usize>| match place {
                 Some(place) => part(b, place, usize::from(self.batch_first), &[batch, size]),
                 None => {

@@ -6,10 +6,13 @@
 //! turns. Sums start with the step's input and go over the old state in order, so bits depend neither on panels nor
 //! on threads.
 
-use super::RecurrentSteps;
+use std::ops::Range;
+
 use super::activation::Activation;
 use super::cell::CellKind;
-use super::recurrent_steps::{Blocks, Places, products};
+use super::recurrence::{Blocks, FEW_ROWS, VECTOR_BYTES};
+use super::recurrent_steps::{Places, products};
+use super::{Recurrence, RecurrentSteps};
 use crate::dtype::DType;
 use crate::loops::{
     Buffer, Call, Guard, Index, Kernel, KernelBuilder, LoopKind, Part, Rhs, Role, Rounds, Stage, Val,
@@ -17,11 +20,11 @@ use crate::loops::{
 use crate::scalar::ScalarFn;
 use crate::types::TensorType;
 
-/// The kernels for operands of these types, of which none is empty.
-pub(super) fn rounds(op: &RecurrentSteps, ins: &[TensorType]) -> Rounds {
-    let places = op.places();
+/// The kernels for operands of these types, of which none is empty, where registers hold so many bytes of sums.
+pub(super) fn rounds(op: &RecurrentSteps, ins: &[TensorType], panels: &[usize], sum_bytes: usize) -> Rounds {
+    let places = op.places_behind(Recurrence::WEIGHTS + panels.len());
     let x = ins[0].shape();
-    let (steps, batch, size) = (x[0], x[1], ins[places.h].shape()[1]);
+    let (steps, batch, size) = (x[0], x[1], ins[Recurrence::WEIGHTS].shape()[1]);
     let dtype = ins[0].dtype;
     let results = places.count;
     let mut next = results + if places.c.is_some() { 3 } else { 2 };
@@ -37,9 +40,22 @@ pub(super) fn rounds(op: &RecurrentSteps, ins: &[TensorType]) -> Rounds {
     let numbers = places.lens.map(|_| add(DType::I64, steps));
     let between = (products(&op.cell).len() > 1).then(|| (add(dtype, states), add(dtype, states)));
     let f = op.cell.parsed(1, "C3").expect("infer accepted the activations").remove(0);
-    let lanes = |product: usize| ins[places.weights[product]].shape()[2] / products(&op.cell)[product];
-    let panels = (0..places.weights.len()).map(lanes).collect();
-    let layer = Layer { op, f, dtype, steps, batch, size, panels, places, results, h, c, numbers, between };
+    let layer = Layer {
+        op,
+        f,
+        dtype,
+        steps,
+        batch,
+        size,
+        panels,
+        sum_bytes,
+        places,
+        results,
+        h,
+        c,
+        numbers,
+        between,
+    };
     let made = [
         (1, vec![layer.start()]),
         (steps, (0..layer.panels.len()).map(|product| layer.step(product)).collect()),
@@ -66,7 +82,9 @@ struct Layer<'a> {
     batch: usize,
     size: usize,
     /// The units of a panel of each product.
-    panels: Vec<usize>,
+    panels: &'a [usize],
+    /// The bytes of sums that are made together.
+    sum_bytes: usize,
     places: Places,
     /// The first result.
     results: usize,
@@ -202,7 +220,7 @@ impl Layer<'_> {
         let all_gates = self.op.cell.kind.gates() * size;
         let (len, part) = rows(0, batch * all_gates);
         let x = emit.param("x", dtype, len, Role::In, part);
-        let weights = Part::whole(self.places.weights[product]);
+        let weights = Part::whole(Recurrence::WEIGHTS + product);
         let weights = emit.param("weights", dtype, size * gates * size, Role::In, weights);
         let old_h = emit.param("old_h", dtype, states, Role::In, self.before(self.h));
         let lens = self.places.lens.zip(self.numbers).map(|(lens, numbers)| {
@@ -230,8 +248,10 @@ impl Layer<'_> {
             (update, emit.param("reset", dtype, states, role, Part::whole(reset)))
         });
         let b = &mut emit.b;
-        let blocks = Blocks::new(batch, self.places.lens.is_some(), gates * lanes * dtype.size());
-        let acc = b.buffer("acc", dtype, blocks.rows * gates * lanes, Role::Register);
+        // Sums of a sequence begin with a vector.
+        let stride = (gates * lanes).next_multiple_of(VECTOR_BYTES / dtype.size());
+        let blocks = Blocks::new(batch, lens.is_some(), stride * dtype.size(), self.sum_bytes);
+        let acc = b.buffer("acc", dtype, blocks.rows * stride, Role::Register);
         let shape = [size / lanes, blocks.full + blocks.smaller];
         b.repeat(LoopKind::Parallel, shape.iter().product(), |b, i| {
             // All sequences take a panel before another is read.
@@ -244,7 +264,7 @@ impl Layer<'_> {
                     let (first, state) = (panel.mul(lanes as i64), n.mul(size as i64));
                     let input = t.mul(batch as i64).add(&n).mul(all_gates as i64);
                     let result = t.mul(batch as i64).add(&n).mul(size as i64);
-                    let sums = (row * gates * lanes) as i64;
+                    let sums = (row * stride) as i64;
                     Step { x, input, old_h, row: state, result, first, acc, sums, lanes }
                 };
                 let block: Vec<Step> = (0..rows).map(step).collect();
@@ -253,7 +273,8 @@ impl Layer<'_> {
                 }
                 // The second product is of the reset state.
                 let source = outs.between.filter(|_| last).map_or(old_h, |(_, reset)| reset);
-                self.product(b, &block, first_gate..first_gate + gates, weights, source, &panel, &outs);
+                let row = panel.mul((size * gates * lanes) as i64);
+                self.product(b, &block, first_gate..first_gate + gates, (weights, row), source, &outs);
                 block.iter().for_each(|step| self.gates(b, step, &outs));
                 if let Some(at) = &at {
                     b.begin_else();
@@ -297,16 +318,15 @@ impl Layer<'_> {
         At { active: Guard::new(left, self.steps), number, input }
     }
 
-    /// The sums of some gates of the panel's units, with what they start from, for a block of sequences.
-    #[expect(clippy::too_many_arguments, reason = "each is another thing that a product has")]
+    /// The sums of some gates of a panel's units, with what they start from, for a block of sequences. The panel begins
+    /// at an element of a buffer.
     fn product(
         &self,
         b: &mut KernelBuilder,
         block: &[Step],
-        gates: std::ops::Range<usize>,
-        weights: Buffer,
+        gates: Range<usize>,
+        (weights, first): (Buffer, Index),
         source: Buffer,
-        panel: &Index,
         outs: &Outs,
     ) {
         let lanes = block[0].lanes;
@@ -325,17 +345,21 @@ impl Layer<'_> {
             });
         }
         b.repeat(LoopKind::Serial, self.size, |b, k| {
-            let states: Vec<Val> = block.iter().map(|step| b.load(source, step.row.add(&k))).collect();
-            let row = panel.mul(self.size as i64).add(&k).mul((count * lanes) as i64);
-            b.repeat(LoopKind::Vector, count * lanes, |b, lane| {
-                let weight = b.load(weights, row.add(&lane));
-                for (step, &h) in block.iter().zip(&states) {
-                    let at = lane.add_const(step.sums);
-                    let sum = b.load(step.acc, at.clone());
-                    let sum = b.apply(ScalarFn::Fma, &[h, weight, sum]);
-                    b.store(step.acc, at, sum);
-                }
-            });
+            let row = first.add(&k.mul((count * lanes) as i64));
+            // Registers hold the states of a few sequences, and of more the row of the panel.
+            let at_once = if block.len() <= FEW_ROWS { FEW_ROWS } else { 1 };
+            for steps in block.chunks(at_once) {
+                let states: Vec<Val> = steps.iter().map(|step| b.load(source, step.row.add(&k))).collect();
+                b.repeat(LoopKind::Vector, count * lanes, |b, lane| {
+                    let weight = b.load(weights, row.add(&lane));
+                    for (step, &h) in steps.iter().zip(&states) {
+                        let at = lane.add_const(step.sums);
+                        let sum = b.load(step.acc, at.clone());
+                        let sum = b.apply(ScalarFn::Fma, &[h, weight, sum]);
+                        b.store(step.acc, at, sum);
+                    }
+                });
+            }
         });
     }
 

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use super::activation::Activation;
 use super::cell::CellKind;
-use super::recurrent_steps::products;
-use super::{Concat, Iota, MatMul, RecurrentSteps, Reshape, ReverseSequence, Scan, Slice, Vjp, VjpCx};
+use super::{Iota, MatMul, Recurrence, RecurrentSteps, Reshape, ReverseSequence, Scan, Slice, Vjp, VjpCx};
 use crate::dtype::DType;
 use crate::error::Error;
 use crate::graph::{Builder, Graph, Value};
@@ -26,19 +25,7 @@ impl RecurrentSteps {
         let f = self.cell.parsed(1, "C3").expect("infer accepted the activations").remove(0);
         let (mut x, lens) = (cx.ins[0], places.lens.map(|i| cx.ins[i]));
         let (shape, size) = (cx.shape(x), cx.shape(cx.ins[places.h])[1]);
-        // The columns of the recurrence weights side by side, gate after gate.
-        let mut columns = Vec::new();
-        for (&place, &gates) in places.weights.iter().zip(products(&self.cell)) {
-            let panels = cx.shape(cx.ins[place]);
-            let lanes = panels[2] / gates;
-            let apart = cx.reshape(cx.ins[place], &[panels[0], size, gates, lanes])?;
-            let apart = cx.transpose(apart, &[1, 2, 0, 3])?;
-            columns.push(cx.reshape(apart, &[size, gates * size])?);
-        }
-        let r = match columns.as_slice() {
-            [one] => *one,
-            several => cx.push(Concat { axis: 1 }, several)?,
-        };
+        let r = cx.transpose(cx.ins[Recurrence::WEIGHTS], &[1, 0])?;
         // Sequences of lengths of their own are turned round each by itself.
         let turned = if self.reverse { lens } else { None };
         let turn = ReverseSequence { batch_axis: 1, time_axis: 0 };

@@ -2,7 +2,7 @@
 //! weights. The recurrence itself is [loops written out](recurrent_kernels), for no formula expresses it.
 
 use super::cell::{Cell, CellKind, Weights};
-use super::{Lowered, OpDef, Vjp, VjpCx, Vmap, VmapCx, arity, recurrent_kernels};
+use super::{Lowered, OpDef, Recurrence, Vjp, VjpCx, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Keyword, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
@@ -12,13 +12,11 @@ use crate::types::TensorType;
 
 /// Runs a cell over the steps of each sequence.
 ///
-/// Operands are `x` `[T, N, G*H]` (each step's input times its weights plus biases, gate after gate), `r`
-/// `[H/L, H, G*L]`, the recurrence weights: for L units, which divides H, panels of the columns of `[H, G*H]` that make
-/// their gates, gate after gate (a step reads a panel from end to end); for a GRU that multiplies its reset state, `r`
-/// has but the first two gates, and the next operand is the third, `[H/L, H, L]` with an L of its own; the first states
-/// `h` and for an LSTM `c` `[N, H]`; then, if the attributes say so, the recurrence bias `[H]` of a GRU's hidden gate, an
-/// LSTM's peepholes `[3*H]`, and the sequences' lengths `[N]`. Results are the states `h` of every step `[T, N, H]`, 0 past a sequence's end, and the last states
-/// `h` and for an LSTM `c`. In reverse, each sequence is run from its own end.
+/// Operands are `x` `[T, N, G*H]` (each step's input times its weights plus biases, gate after gate); `r` `[G*H, H]`, the
+/// recurrence weights, a row for each unit of each gate; the first states `h` and for an LSTM `c` `[N, H]`; then, if the
+/// attributes say so, the recurrence bias `[H]` of a GRU's hidden gate, an LSTM's peepholes `[3*H]`, and the sequences'
+/// lengths `[N]`. Results are the states `h` of every step `[T, N, H]`, 0 past a sequence's end, and the last states `h` and
+/// for an LSTM `c`. In reverse, each sequence is run from its own end.
 ///
 /// - (C1) all operands but the lengths are f32 or all are f64; the lengths are i32;
 /// - (C2) their shapes fit;
@@ -37,55 +35,14 @@ pub struct RecurrentSteps {
     pub sequence_lens: bool,
 }
 
-/// What the operands are.
+/// What the operands are, behind the steps' inputs and the weights.
 pub(super) struct Places {
-    /// The weights of each product of a step.
-    pub weights: Vec<usize>,
     pub h: usize,
     pub c: Option<usize>,
     pub bias: Option<usize>,
     pub peepholes: Option<usize>,
     pub lens: Option<usize>,
     pub count: usize,
-}
-
-/// The sums of one sequence take this many bytes at most, so that they are kept in registers.
-const SUM_BYTES: usize = 256;
-
-/// The sums of sequences whose products are made together take this many bytes at most.
-const BLOCK_BYTES: usize = 384;
-
-/// The bytes of the largest vectors: sums of a sequence that begin within one are taken out of it lane by lane.
-const VECTOR_BYTES: usize = 64;
-
-/// The units of a panel of recurrence weights for states of a size: as many as have their sums in registers, and as
-/// many as two sequences have there where several are multiplied by a panel together.
-pub fn panel_lanes(size: usize, gates: usize, dtype: DType, batch: usize, has_lens: bool) -> usize {
-    let most = if batch > 1 && !has_lens { BLOCK_BYTES / 2 } else { SUM_BYTES };
-    let bytes = |lanes: usize| gates * lanes * dtype.size();
-    let fits = |lanes: &usize| size.is_multiple_of(*lanes) && bytes(*lanes) <= most;
-    let mut fitting = [64, 32, 16, 8, 4, 2].into_iter().filter(fits);
-    let largest = fitting.clone().next().unwrap_or(1);
-    fitting.find(|&lanes| bytes(lanes).is_multiple_of(VECTOR_BYTES)).unwrap_or(largest)
-}
-
-/// The sequences of a batch in blocks that are multiplied by a panel together: first those of `rows`, then those of one
-/// less.
-pub(super) struct Blocks {
-    pub rows: usize,
-    pub full: usize,
-    pub smaller: usize,
-}
-
-impl Blocks {
-    /// The blocks of sequences whose sums take so many bytes each. Those with lengths end at different steps.
-    pub fn new(batch: usize, has_lens: bool, bytes: usize) -> Blocks {
-        let most = if has_lens { 1 } else { (BLOCK_BYTES / bytes).clamp(1, batch.clamp(1, 3)) };
-        let count = batch.div_ceil(most);
-        let rows = batch.div_ceil(count.max(1));
-        let smaller = rows * count - batch;
-        Blocks { rows, full: count - smaller, smaller }
-    }
 }
 
 /// The number of gates of each product of a step of a cell, in order.
@@ -100,18 +57,21 @@ pub(super) fn products(cell: &Cell) -> &'static [usize] {
 
 impl RecurrentSteps {
     pub(super) fn places(&self) -> Places {
-        let mut count = 1;
+        self.places_behind(Recurrence::WEIGHTS + 1)
+    }
+
+    /// The places of operands where those before the states are so many.
+    pub(super) fn places_behind(&self, mut count: usize) -> Places {
         let mut take = || {
             count += 1;
             count - 1
         };
-        let weights = products(&self.cell).iter().map(|_| take()).collect();
         let h = take();
         let c = (self.cell.kind == CellKind::Lstm).then(&mut take);
         let bias = self.hidden_bias.then(&mut take);
         let peepholes = self.peepholes.then(&mut take);
         let lens = self.sequence_lens.then(&mut take);
-        Places { weights, h, c, bias, peepholes, lens, count }
+        Places { h, c, bias, peepholes, lens, count }
     }
 }
 
@@ -167,15 +127,7 @@ impl OpDef for RecurrentSteps {
         };
         let three = size.as_fixed().map_or(crate::Dim::Unknown, |n| crate::Dim::Fixed(3 * n));
         let mut fits = wants(x, &[&x.dims[0], batch, &gates]) && wants(h, &[batch, size]);
-        for (&place, &gates) in places.weights.iter().zip(products(&self.cell)) {
-            let r = ins[place];
-            fits &= r.rank() == 3 && r.dims[1].may_equal(size);
-            if let (true, Some(size)) = (r.rank() == 3, size.as_fixed())
-                && let (Some(panels), Some(width)) = (r.dims[0].as_fixed(), r.dims[2].as_fixed())
-            {
-                fits &= width.is_multiple_of(gates) && panels.saturating_mul(width / gates) == size;
-            }
-        }
+        fits &= wants(ins[Recurrence::WEIGHTS], &[&gates, size]);
         fits &= places.c.is_none_or(|i| wants(ins[i], &[batch, size]));
         fits &= places.bias.is_none_or(|i| wants(ins[i], &[size]));
         fits &= places.peepholes.is_none_or(|i| wants(ins[i], &[&three]));
@@ -199,18 +151,8 @@ impl OpDef for RecurrentSteps {
         let (steps, batch, gates) = (ins[0].shape()[0], ins[0].shape()[1], ins[0].shape()[2]);
         let size = ins[places.h].shape()[1];
         let x = ins[0].to_f64s();
-        let mut r = vec![0.0; size * gates];
-        let mut before = 0;
-        for (&place, &gates_of) in places.weights.iter().zip(products(&self.cell)) {
-            let (panels, width) = (ins[place].to_f64s(), ins[place].shape()[2]);
-            let lanes = width / gates_of;
-            for (at, weight) in panels.into_iter().enumerate() {
-                let (panel, k, column) = (at / width / size, at / width % size, at % width);
-                let (gate, unit) = (before + column / lanes, panel * lanes + column % lanes);
-                r[k * gates + gate * size + unit] = weight;
-            }
-            before += gates_of;
-        }
+        let rows = ins[Recurrence::WEIGHTS].to_f64s();
+        let r: Vec<f64> = (0..size * gates).map(|at| rows[at % gates * size + at / gates]).collect();
         let optional = |place: Option<usize>| place.map(|i| ins[i].to_f64s());
         let (bias, peepholes) = (optional(places.bias), optional(places.peepholes));
         let weights = Weights { r: &r, rb: bias.as_deref(), p: peepholes.as_deref() };
@@ -257,39 +199,7 @@ impl OpDef for RecurrentSteps {
     fn lower(&self, ins: &[TensorType], _: &[TensorType]) -> Result<Lowered, Error> {
         match ins[0].shape().contains(&0) {
             true => Ok(Lowered::Interpret),
-            false => Ok(Lowered::Rounds(Box::new(recurrent_kernels::rounds(self, ins)))),
+            false => Ok(Lowered::Recurrence(Box::new(Recurrence { op: self.clone(), ins: ins.to_vec() }))),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sums_of_a_sequence_are_whole_vectors() {
-        for (gates, batch) in (1..=4).flat_map(|gates| [1, 2, 16].map(|batch| (gates, batch))) {
-            for size in [64, 256, 512] {
-                let lanes = panel_lanes(size, gates, DType::F32, batch, false);
-                let bytes = 4 * gates * lanes;
-                assert!(bytes.is_multiple_of(VECTOR_BYTES) && bytes <= SUM_BYTES, "{gates} gates: {lanes}");
-            }
-        }
-        // Where none are, as many as fit.
-        assert_eq!(panel_lanes(20, 4, DType::F32, 2, false), 4);
-        assert_eq!(panel_lanes(7, 3, DType::F64, 1, true), 1);
-    }
-
-    #[test]
-    fn blocks_have_all_sequences() {
-        for batch in 1..40 {
-            for bytes in [8, 128, 192, 256, 384] {
-                let Blocks { rows, full, smaller } = Blocks::new(batch, false, bytes);
-                assert_eq!(full * rows + smaller * (rows - 1), batch);
-                assert!(rows <= 3 && (rows == 1 || rows * bytes <= BLOCK_BYTES), "{batch} of {bytes}");
-                assert!(full > 0, "{batch} of {bytes}");
-            }
-        }
-        assert_eq!(Blocks::new(5, true, 8).rows, 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Lowered, Op, OpDef as _};
+use super::{Lowered, Op, OpDef as _, Recurrence};
 use crate::dtype::DType;
 use crate::graph::Graph;
 use crate::interpret::eval_op;
@@ -87,8 +87,19 @@ fn run_lowered(op: &Op, ins: &[Tensor], outs: &[TensorType]) -> Vec<Tensor> {
             drop(regions);
             results
         }
-        Lowered::Rounds(rounds) => {
-            run_program(&rounds.to_program(&types, outs), ins).expect("the rounds run")
+        Lowered::Recurrence(recurrence) => {
+            let [results, others] = [384, 1536].map(|sum_bytes| {
+                let panels = recurrence.panels(sum_bytes).into_iter().flat_map(|panel| {
+                    interpret_nest(&panel, &ins[Recurrence::WEIGHTS..][..1]).expect("the formula runs")
+                });
+                let mut ins = ins.to_vec();
+                ins.splice(Recurrence::WEIGHTS..=Recurrence::WEIGHTS, panels.collect::<Vec<_>>());
+                let types: Vec<TensorType> = ins.iter().map(Tensor::ty).collect();
+                let program = recurrence.rounds(sum_bytes).to_program(&types, outs);
+                run_program(&program, &ins).expect("the rounds run")
+            });
+            assert!(results.iter().zip(&others).all(|(a, b)| a.bytes() == b.bytes()), "other bits");
+            results
         }
         Lowered::Repeated(repeated) => run_graph(&repeated.copied(&types).expect("the body is copied"), ins),
         Lowered::Interpret => eval_op(op, ins).expect("the op evaluates"),

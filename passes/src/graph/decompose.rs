@@ -57,7 +57,7 @@ fn body(b: &Builder, op: &Op, ins: &[Value]) -> Result<Option<Graph>, Error> {
         Lowered::Graph(body) => Some(*body),
         Lowered::Nest(_)
         | Lowered::Kernel(_)
-        | Lowered::Rounds(_)
+        | Lowered::Recurrence(_)
         | Lowered::Repeated(_)
         | Lowered::Interpret => None,
     })

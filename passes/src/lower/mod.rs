@@ -113,7 +113,7 @@ fn lower_as(
     choose: &mut dyn FnMut(&Nest) -> Machine,
     late: bool,
 ) -> Result<Program, Error> {
-    let mut units = Units::lower(graph)?;
+    let mut units = Units::lower(graph, &options.machine)?;
     units.keep_in_place(&options.in_place)?;
     bodies::shape(&mut units, options, observe);
     merge(&mut units, options, observe);

@@ -10,11 +10,12 @@ use cranelift_entity::{PrimaryMap, SecondaryMap, entity_impl};
 use rustc_hash::FxHashMap;
 use windlass_ir::graph::NodeData;
 use windlass_ir::loops::{Kernel, Nest, Rounds};
-use windlass_ir::ops::{Lowered, Op, Repeated};
+use windlass_ir::ops::{Lowered, Op, Recurrence, Repeated};
 use windlass_ir::{DType, Error, Graph, Shape, Tensor, TensorType, Value};
 
 use super::margins::Margins;
 use super::parallel;
+use super::schedule::Machine;
 use crate::fingerprint::op_fingerprint;
 
 /// Identifies a buffer between units.
@@ -102,8 +103,8 @@ pub enum Home {
 
 impl Body {
     /// The units of a graph that is run a number of times over, if formulas and kernels express all of it.
-    fn lower(repeated: &Repeated, origin: &str) -> Result<Option<Body>, Error> {
-        let mut units = Units::lower(&repeated.body)?;
+    fn lower(repeated: &Repeated, origin: &str, machine: &Machine) -> Result<Option<Body>, Error> {
+        let mut units = Units::lower(&repeated.body, machine)?;
         let is_loop = |unit: &Unit| matches!(unit.work, UnitWork::Nest(_) | UnitWork::Kernel(_));
         if !units.units.iter().all(is_loop) {
             return Ok(None);
@@ -169,8 +170,8 @@ pub struct Units {
 }
 
 impl Units {
-    /// Lowers every node of a graph whose dimensions are all fixed.
-    pub fn lower(graph: &Graph) -> Result<Units, Error> {
+    /// Lowers every node of a graph whose dimensions are all fixed, for a machine.
+    pub fn lower(graph: &Graph, machine: &Machine) -> Result<Units, Error> {
         let mut units = Units::default();
         let mut bufs: SecondaryMap<Value, Option<Buf>> = SecondaryMap::new();
         for (name, value) in graph.inputs() {
@@ -178,7 +179,7 @@ impl Units {
             bufs[*value] = Some(buf);
             units.inputs.push((name.clone(), buf));
         }
-        units.lower_nodes(graph, &mut bufs, None)?;
+        units.lower_nodes(graph, &mut bufs, None, machine)?;
         let buf_of = |v: &Value| bufs[*v].expect("outputs are defined");
         units.outputs = graph.outputs().iter().map(|(name, v)| (name.clone(), buf_of(v))).collect();
         Ok(units)
@@ -249,6 +250,7 @@ impl Units {
         graph: &Graph,
         bufs: &mut SecondaryMap<Value, Option<Buf>>,
         within: Option<&str>,
+        machine: &Machine,
     ) -> Result<(), Error> {
         let types =
             |values: &[Value]| -> Vec<TensorType> { values.iter().map(|&v| graph.ty(v).clone()).collect() };
@@ -268,7 +270,7 @@ impl Units {
                 continue;
             }
             let origin = within.map_or_else(|| graph.describe(node), str::to_string);
-            let ins: Vec<Buf> = data.ins.iter().map(|&v| bufs[v].expect("operands come first")).collect();
+            let mut ins: Vec<Buf> = data.ins.iter().map(|&v| bufs[v].expect("operands come first")).collect();
             left[number] -= 1;
             let form = if left[number] == 0 { lowered[number].take() } else { lowered[number].clone() };
             let Some(lowered) = form.transpose()? else {
@@ -277,13 +279,13 @@ impl Units {
                 let message = format!("{origin}: {ty} has dimensions that are not bound");
                 return Err(Error::Verify { invariant: "U1", message });
             };
-            let form = Form::of(lowered, &data.op, &types(&data.ins), &origin)?;
+            let form = Form::of(lowered, &data.op, &types(&data.ins), &origin, machine)?;
             if let Form::Graph(body) = &form {
                 let mut inner: SecondaryMap<Value, Option<Buf>> = SecondaryMap::new();
                 for ((_, value), &buf) in body.inputs().iter().zip(&ins) {
                     inner[*value] = Some(buf);
                 }
-                self.lower_nodes(body, &mut inner, Some(&origin))?;
+                self.lower_nodes(body, &mut inner, Some(&origin), machine)?;
                 for (&value, (_, out)) in data.outs.iter().zip(body.outputs()) {
                     bufs[value] = inner[*out];
                 }
@@ -295,7 +297,22 @@ impl Units {
                 bufs[value] = Some(buf);
                 outs.push(buf);
             }
-            let Form::Work(work) = form else { unreachable!("handled above") };
+            let work = match form {
+                Form::Graph(_) => unreachable!("handled above"),
+                Form::Work(work) => work,
+                Form::Recurrence(recurrence) => {
+                    let weights = ins.remove(Recurrence::WEIGHTS);
+                    for (at, panels) in recurrence.panels(machine.sum_bytes()).into_iter().enumerate() {
+                        let ty = TensorType::fixed(panels.dtype(panels.roots[0]), &panels.shape());
+                        let buf = self.add_buf(&ty, &origin)?;
+                        ins.insert(Recurrence::WEIGHTS + at, buf);
+                        let (ins, outs, origin) = (vec![weights], vec![buf], vec![origin.clone()]);
+                        let work = UnitWork::Nest(Box::new(panels));
+                        self.units.push(Unit { work, ins, outs, origin, flops: 0 });
+                    }
+                    UnitWork::Rounds(Box::new(recurrence.rounds(machine.sum_bytes())))
+                }
+            };
             self.units.push(Unit { work, ins, outs, origin: vec![origin], flops: 0 });
         }
         Ok(())
@@ -330,18 +347,26 @@ fn distinct<'g>(graph: &'g Graph) -> (Vec<&'g NodeData>, Vec<usize>) {
 enum Form {
     /// The nodes of a graph.
     Graph(Box<Graph>),
+    /// A recurrence, whose weights are laid out first.
+    Recurrence(Box<Recurrence>),
     /// A unit.
     Work(UnitWork),
 }
 
 impl Form {
-    fn of(lowered: Lowered, op: &Op, ins: &[TensorType], origin: &str) -> Result<Form, Error> {
+    fn of(
+        lowered: Lowered,
+        op: &Op,
+        ins: &[TensorType],
+        origin: &str,
+        machine: &Machine,
+    ) -> Result<Form, Error> {
         Ok(Form::Work(match lowered {
             Lowered::Graph(graph) => return Ok(Form::Graph(graph)),
             Lowered::Nest(nest) => UnitWork::Nest(nest),
             Lowered::Kernel(kernel) => UnitWork::Kernel(kernel),
-            Lowered::Rounds(rounds) => UnitWork::Rounds(rounds),
-            Lowered::Repeated(repeated) => match Body::lower(&repeated, origin)? {
+            Lowered::Recurrence(recurrence) => return Ok(Form::Recurrence(recurrence)),
+            Lowered::Repeated(repeated) => match Body::lower(&repeated, origin, machine)? {
                 Some(body) => UnitWork::Body(Box::new(body)),
                 None => match repeated.unrolled(ins)? {
                     Some(graph) => return Ok(Form::Graph(Box::new(graph))),

@@ -84,6 +84,11 @@ impl Machine {
         }
     }
 
+    /// The bytes of sums of a contraction's register tile.
+    pub fn sum_bytes(&self) -> usize {
+        self.tile_rows * self.tile_row_bytes
+    }
+
     /// Whether it has registers for tiles of other shapes than the usual one.
     pub fn has_narrower_tiles(&self) -> bool {
         self.vector_bytes >= 64

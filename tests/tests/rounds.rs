@@ -15,8 +15,8 @@ use windlass_tests::lowering::compare_within;
 /// Features and units.
 const SIZES: [usize; 2] = [8, 64];
 
-/// Steps and sequences: an even and an odd number of rounds, and one alone; sequences in blocks of three, two and one.
-const RUNS: [[usize; 2]; 5] = [[5, 2], [4, 3], [1, 1], [3, 4], [2, 5]];
+/// Steps and sequences: an even and an odd number of rounds, and one alone; sequences in blocks of one to seven.
+const RUNS: [[usize; 2]; 6] = [[5, 2], [4, 3], [1, 1], [3, 4], [2, 5], [3, 13]];
 
 fn layers() -> Vec<Recurrent> {
     let plain = |kind| Recurrent { bias: true, ..Recurrent::plain(kind) };
@@ -57,7 +57,7 @@ fn graph(layer: &Recurrent, [steps, batch]: [usize; 2]) -> (Graph, Vec<Tensor>) 
         random(&[directions, gates, size]),
         random(&[directions, 2 * gates]),
     ];
-    inputs.extend(layer.sequence_lens.then(|| Tensor::new(&[batch], &[3i32, 5, 0, 1, 2][..batch])));
+    inputs.extend(layer.sequence_lens.then(|| Tensor::new(&[batch], &[3i32, 5, 0, 1, 2].repeat(3)[..batch])));
     inputs.extend(layer.initial_h.then(|| random(&[directions, batch, size])));
     inputs.extend(layer.initial_c.then(|| random(&[directions, batch, size])));
     inputs.extend(layer.peepholes.then(|| random(&[directions, 3 * size])));

@@ -62,8 +62,7 @@ impl Recurrence {
     fn lanes(&self, gates: usize, sum_bytes: usize) -> usize {
         let (size, dtype) = (self.ins[Self::WEIGHTS].shape()[1], self.ins[0].dtype);
         // Where several sequences are multiplied by a panel, two have their sums in registers.
-        let several = self.ins[0].shape()[1] > 1 && !self.op.sequence_lens;
-        let most = if several { sum_bytes / 2 } else { SUM_BYTES };
+        let most = if self.ins[0].shape()[1] > 1 { sum_bytes / 2 } else { SUM_BYTES };
         panel_lanes(size, gates, dtype, most.min(SUM_BYTES))
     }
 }
@@ -86,10 +85,9 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// The blocks of sequences whose sums take so many bytes each, where registers hold `sum_bytes`. Those with lengths
-    /// end at different steps.
-    pub fn new(batch: usize, has_lens: bool, bytes: usize, sum_bytes: usize) -> Blocks {
-        let most = if has_lens { 1 } else { (sum_bytes / bytes).clamp(1, MOST_ROWS) };
+    /// The blocks of sequences whose sums take so many bytes each, where registers hold `sum_bytes`.
+    pub fn new(batch: usize, bytes: usize, sum_bytes: usize) -> Blocks {
+        let most = (sum_bytes / bytes).clamp(1, MOST_ROWS);
         let count = batch.div_ceil(most);
         let rows = batch.div_ceil(count.max(1));
         let smaller = rows * count - batch;
@@ -118,12 +116,11 @@ mod tests {
     fn blocks_have_all_sequences() {
         for batch in 1..40 {
             for (bytes, most) in [64, 128, 192, 256].into_iter().zip([160, 384, 1536].into_iter().cycle()) {
-                let Blocks { rows, full, smaller } = Blocks::new(batch, false, bytes, most);
+                let Blocks { rows, full, smaller } = Blocks::new(batch, bytes, most);
                 assert_eq!(full * rows + smaller * (rows - 1), batch);
                 assert!(rows == 1 || rows * bytes <= most, "{batch} of {bytes}");
                 assert!(full > 0, "{batch} of {bytes}");
             }
         }
-        assert_eq!(Blocks::new(5, true, 64, 1536).rows, 1);
     }
 }

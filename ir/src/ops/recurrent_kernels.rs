@@ -250,17 +250,17 @@ impl Layer<'_> {
         let b = &mut emit.b;
         // Sums of a sequence begin with a vector.
         let stride = (gates * lanes).next_multiple_of(VECTOR_BYTES / dtype.size());
-        let blocks = Blocks::new(batch, lens.is_some(), stride * dtype.size(), self.sum_bytes);
+        let blocks = Blocks::new(batch, stride * dtype.size(), self.sum_bytes);
         let acc = b.buffer("acc", dtype, blocks.rows * stride, Role::Register);
         let shape = [size / lanes, blocks.full + blocks.smaller];
         b.repeat(LoopKind::Parallel, shape.iter().product(), |b, i| {
             // All sequences take a panel before another is read.
             let [panel, block] = Index::unflatten(&i, &shape).try_into().expect("two of two");
             let of_rows = |b: &mut KernelBuilder, start: Index, rows: usize| {
-                let at = lens.map(|(lens, number)| self.step_of(b, lens, number, &start));
-                let t = at.as_ref().map_or(Index::constant(0), |at| at.input.clone());
+                let runs = lens.map(|(lens, number)| self.runs(b, lens, number, &start, rows));
                 let step = |row: usize| {
                     let n = start.add_const(row as i64);
+                    let t = runs.as_ref().map_or(Index::constant(0), |runs| runs.of_rows[row].input.clone());
                     let (first, state) = (panel.mul(lanes as i64), n.mul(size as i64));
                     let input = t.mul(batch as i64).add(&n).mul(all_gates as i64);
                     let result = t.mul(batch as i64).add(&n).mul(size as i64);
@@ -268,18 +268,33 @@ impl Layer<'_> {
                     Step { x, input, old_h, row: state, result, first, acc, sums, lanes }
                 };
                 let block: Vec<Step> = (0..rows).map(step).collect();
-                if let Some(at) = &at {
-                    b.begin_if(std::slice::from_ref(&at.active));
+                let ended = |b: &mut KernelBuilder, runs: &Runs, row: usize| {
+                    let n = start.add_const(row as i64);
+                    let past_end = runs.number.mul(batch as i64).add(&n).mul(size as i64);
+                    self.rest(b, &block[row], &outs, &past_end);
+                };
+                if let Some(runs) = &runs {
+                    b.begin_if(std::slice::from_ref(&runs.active));
                 }
                 // The second product is of the reset state.
                 let source = outs.between.filter(|_| last).map_or(old_h, |(_, reset)| reset);
                 let row = panel.mul((size * gates * lanes) as i64);
                 self.product(b, &block, first_gate..first_gate + gates, (weights, row), source, &outs);
-                block.iter().for_each(|step| self.gates(b, step, &outs));
-                if let Some(at) = &at {
+                for (row, step) in block.iter().enumerate() {
+                    match runs.as_ref().filter(|_| rows > 1) {
+                        None => self.gates(b, step, &outs),
+                        Some(runs) => {
+                            b.begin_if(std::slice::from_ref(&runs.of_rows[row].active));
+                            self.gates(b, step, &outs);
+                            b.begin_else();
+                            ended(b, runs, row);
+                            b.end();
+                        }
+                    }
+                }
+                if let Some(runs) = &runs {
                     b.begin_else();
-                    let past_end = at.number.mul(batch as i64).add(&start).mul(size as i64);
-                    self.rest(b, &block[0], &outs, &past_end);
+                    (0..rows).for_each(|row| ended(b, runs, row));
                     b.end();
                 }
             };
@@ -298,24 +313,41 @@ impl Layer<'_> {
         emit.finish((2 * states * gates * size) as u64)
     }
 
-    /// Where a sequence of some length is in a round.
-    fn step_of(&self, b: &mut KernelBuilder, lens: Buffer, number: Buffer, n: &Index) -> At {
-        let steps = self.steps as i64;
-        let within = |b: &mut KernelBuilder, value: Val, most: i64| {
-            let int = |b: &mut KernelBuilder, value: i64| b.define(DType::I64, Rhs::Const(value as u64));
-            let (low, high) = (int(b, 0), int(b, most));
+    /// Where a block of sequences of some lengths is in a round.
+    fn runs(&self, b: &mut KernelBuilder, lens: Buffer, number: Buffer, start: &Index, rows: usize) -> Runs {
+        let within = |b: &mut KernelBuilder, value: Val, most: usize| {
+            let int = |b: &mut KernelBuilder, value: u64| b.define(DType::I64, Rhs::Const(value));
+            let (low, high) = (int(b, 0), int(b, most as u64));
             let raised = b.apply(ScalarFn::Max, &[value, low]);
-            Index::value(b.apply(ScalarFn::Min, &[raised, high]), most as usize + 1)
+            b.apply(ScalarFn::Min, &[raised, high])
         };
-        let len = b.load(lens, n.clone());
-        let len = b.apply(ScalarFn::Cast(DType::I64), &[len]);
-        let len = within(b, len, steps);
+        let last = self.steps - 1;
         let number = b.load(number, Index::constant(0));
-        let number = within(b, number, steps - 1);
-        // How many steps of the sequence come after this one.
-        let left = len.sub(&number).add_const(-1);
-        let input = if self.op.reverse { left.clone() } else { number.clone() };
-        At { active: Guard::new(left, self.steps), number, input }
+        let number = within(b, number, last);
+        let round = Index::value(number, self.steps);
+        // How many steps of a sequence come after this one.
+        let left = |len: Val| Index::value(len, self.steps + 1).sub(&round).add_const(-1);
+        let mut longest: Option<Val> = None;
+        let mut of_rows = Vec::new();
+        for row in 0..rows {
+            let len = b.load(lens, start.add_const(row as i64));
+            let len = b.apply(ScalarFn::Cast(DType::I64), &[len]);
+            let len = within(b, len, self.steps);
+            longest = Some(longest.map_or(len, |longest| b.apply(ScalarFn::Max, &[longest, len])));
+            let input = match self.op.reverse {
+                false => round.clone(),
+                // Of a sequence that has ended any step does: its sums are not used.
+                true => {
+                    let after = b.apply(ScalarFn::Sub, &[len, number]);
+                    let one = b.define(DType::I64, Rhs::Const(1));
+                    let after = b.apply(ScalarFn::Sub, &[after, one]);
+                    Index::value(within(b, after, last), self.steps)
+                }
+            };
+            of_rows.push(Run { active: Guard::new(left(len), self.steps), input });
+        }
+        let active = Guard::new(left(longest.expect("a block has sequences")), self.steps);
+        Runs { active, number: round, of_rows }
     }
 
     /// The sums of some gates of a panel's units, with what they start from, for a block of sequences. The panel begins
@@ -482,12 +514,19 @@ impl Layer<'_> {
     }
 }
 
-/// Where a sequence is in a round.
-struct At {
-    /// Whether it has not ended.
+/// Where a block of sequences is in a round.
+struct Runs {
+    /// Whether any of them has not ended.
     active: Guard,
     /// The round.
     number: Index,
+    of_rows: Vec<Run>,
+}
+
+/// Where a sequence is in a round.
+struct Run {
+    /// Whether it has not ended.
+    active: Guard,
     /// The step whose input it takes.
     input: Index,
 }

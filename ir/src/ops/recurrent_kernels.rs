@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::activation::Activation;
 use super::cell::CellKind;
-use super::recurrence::{Blocks, FEW_ROWS, VECTOR_BYTES};
+use super::recurrence::{Blocks, FEW_ROWS, Panels, VECTOR_BYTES};
 use super::recurrent_steps::{Places, products};
 use super::{Recurrence, RecurrentSteps};
 use crate::dtype::DType;
@@ -21,8 +21,13 @@ use crate::scalar::ScalarFn;
 use crate::types::TensorType;
 
 /// The kernels for operands of these types, of which none is empty, where registers hold so many bytes of sums.
-pub(super) fn rounds(op: &RecurrentSteps, ins: &[TensorType], panels: &[usize], sum_bytes: usize) -> Rounds {
-    let places = op.places_behind(Recurrence::WEIGHTS + panels.len());
+pub(super) fn rounds(
+    op: &RecurrentSteps,
+    ins: &[TensorType],
+    panels: &[Vec<Panels>],
+    sum_bytes: usize,
+) -> Rounds {
+    let places = op.places_behind(Recurrence::WEIGHTS + panels.iter().map(Vec::len).sum::<usize>());
     let x = ins[0].shape();
     let (steps, batch, size) = (x[0], x[1], ins[Recurrence::WEIGHTS].shape()[1]);
     let dtype = ins[0].dtype;
@@ -81,8 +86,8 @@ struct Layer<'a> {
     steps: usize,
     batch: usize,
     size: usize,
-    /// The units of a panel of each product.
-    panels: &'a [usize],
+    /// The panels of each product.
+    panels: &'a [Vec<Panels>],
     /// The bytes of sums that are made together.
     sum_bytes: usize,
     places: Places,
@@ -125,22 +130,60 @@ impl Emit {
     }
 }
 
-/// Where a kernel of a step finds things.
+/// What a kernel of a step reads and writes.
 struct Step {
     x: Buffer,
-    /// Element 0 of the sequence's input.
-    input: Index,
     old_h: Buffer,
-    /// Element 0 of the sequence in states.
+    /// The states that are multiplied.
+    source: Buffer,
+    /// The sums, those of a sequence a stride behind those of the one before.
+    acc: Buffer,
+    stride: usize,
+    /// The lengths of sequences and the round, where they have lengths.
+    lens: Option<(Buffer, Buffer)>,
+    /// The gates of the product.
+    gates: Range<usize>,
+    outs: Outs,
+}
+
+/// A panel of weights.
+struct Panel {
+    weights: Buffer,
+    /// Element 0 of its first row.
+    row: Index,
+    /// Its first unit.
+    first: Index,
+    /// Its units.
+    lanes: usize,
+}
+
+/// Where a sequence of a block has its things.
+struct Sequence {
+    /// Element 0 of its input.
+    input: Index,
+    /// Element 0 of it in states.
     row: Index,
     /// Element 0 of the step's result.
     result: Index,
-    /// The first unit of the panel.
-    first: Index,
-    /// The sums, gate after gate from this element on.
-    acc: Buffer,
+    /// Its sums, gate after gate from this element on.
     sums: i64,
-    lanes: usize,
+}
+
+/// The first of two sides where a guard holds, else the second; or the only one.
+fn either(
+    b: &mut KernelBuilder,
+    guard: Guard,
+    sides: usize,
+    mut side: impl FnMut(&mut KernelBuilder, usize),
+) {
+    if sides == 1 {
+        return side(b, 0);
+    }
+    b.begin_if(&[guard]);
+    side(b, 0);
+    b.begin_else();
+    side(b, 1);
+    b.end();
 }
 
 impl Layer<'_> {
@@ -210,7 +253,7 @@ impl Layer<'_> {
         let gates = products(&self.op.cell);
         let (gates, first_gate) = (gates[product], gates[..product].iter().sum::<usize>());
         let last = product + 1 == self.panels.len();
-        let lanes = self.panels[product];
+        let panels = &self.panels[product];
         // With lengths, each sequence is at a step of its own.
         let back = self.op.reverse.then_some(self.steps);
         let rows = |buffer: usize, len: usize| match self.places.lens {
@@ -220,8 +263,12 @@ impl Layer<'_> {
         let all_gates = self.op.cell.kind.gates() * size;
         let (len, part) = rows(0, batch * all_gates);
         let x = emit.param("x", dtype, len, Role::In, part);
-        let weights = Part::whole(Recurrence::WEIGHTS + product);
-        let weights = emit.param("weights", dtype, size * gates * size, Role::In, weights);
+        let before: usize = self.panels[..product].iter().map(Vec::len).sum();
+        let weights = panels.iter().enumerate().map(|(at, panels)| {
+            let part = Part::whole(Recurrence::WEIGHTS + before + at);
+            emit.param("weights", dtype, size * gates * panels.count * panels.lanes, Role::In, part)
+        });
+        let weights: Vec<Buffer> = weights.collect();
         let old_h = emit.param("old_h", dtype, states, Role::In, self.before(self.h));
         let lens = self.places.lens.zip(self.numbers).map(|(lens, numbers)| {
             let lens = emit.param("lens", DType::I32, batch, Role::In, Part::whole(lens));
@@ -249,68 +296,80 @@ impl Layer<'_> {
         });
         let b = &mut emit.b;
         // Sums of a sequence begin with a vector.
-        let stride = (gates * lanes).next_multiple_of(VECTOR_BYTES / dtype.size());
+        let widest = panels.iter().map(|panels| panels.lanes).max().expect("there are panels");
+        let stride = (gates * widest).next_multiple_of(VECTOR_BYTES / dtype.size());
         let blocks = Blocks::new(batch, stride * dtype.size(), self.sum_bytes);
         let acc = b.buffer("acc", dtype, blocks.rows * stride, Role::Register);
-        let shape = [size / lanes, blocks.full + blocks.smaller];
+        // The second product is of the reset state.
+        let source = outs.between.filter(|_| last).map_or(old_h, |(_, reset)| reset);
+        let gates = first_gate..first_gate + gates;
+        let kernel = Step { x, old_h, source, acc, stride, lens, gates: gates.clone(), outs };
+        let shape = [panels.iter().map(|panels| panels.count).sum(), blocks.full + blocks.smaller];
         b.repeat(LoopKind::Parallel, shape.iter().product(), |b, i| {
             // All sequences take a panel before another is read.
             let [panel, block] = Index::unflatten(&i, &shape).try_into().expect("two of two");
-            let of_rows = |b: &mut KernelBuilder, start: Index, rows: usize| {
-                let runs = lens.map(|(lens, number)| self.runs(b, lens, number, &start, rows));
-                let step = |row: usize| {
-                    let n = start.add_const(row as i64);
-                    let t = runs.as_ref().map_or(Index::constant(0), |runs| runs.of_rows[row].input.clone());
-                    let (first, state) = (panel.mul(lanes as i64), n.mul(size as i64));
-                    let input = t.mul(batch as i64).add(&n).mul(all_gates as i64);
-                    let result = t.mul(batch as i64).add(&n).mul(size as i64);
-                    let sums = (row * stride) as i64;
-                    Step { x, input, old_h, row: state, result, first, acc, sums, lanes }
+            either(b, Guard::new(panel.clone(), panels[0].count), panels.len(), |b, side| {
+                let Panels { first, lanes, .. } = panels[side];
+                let panel = if side == 0 { panel.clone() } else { Index::constant(0) };
+                let panel = Panel {
+                    weights: weights[side],
+                    row: panel.mul((size * gates.len() * lanes) as i64),
+                    first: panel.mul(lanes as i64).add_const(first as i64),
+                    lanes,
                 };
-                let block: Vec<Step> = (0..rows).map(step).collect();
-                let ended = |b: &mut KernelBuilder, runs: &Runs, row: usize| {
-                    let n = start.add_const(row as i64);
-                    let past_end = runs.number.mul(batch as i64).add(&n).mul(size as i64);
-                    self.rest(b, &block[row], &outs, &past_end);
-                };
-                if let Some(runs) = &runs {
-                    b.begin_if(std::slice::from_ref(&runs.active));
-                }
-                // The second product is of the reset state.
-                let source = outs.between.filter(|_| last).map_or(old_h, |(_, reset)| reset);
-                let row = panel.mul((size * gates * lanes) as i64);
-                self.product(b, &block, first_gate..first_gate + gates, (weights, row), source, &outs);
-                for (row, step) in block.iter().enumerate() {
-                    match runs.as_ref().filter(|_| rows > 1) {
-                        None => self.gates(b, step, &outs),
-                        Some(runs) => {
-                            b.begin_if(std::slice::from_ref(&runs.of_rows[row].active));
-                            self.gates(b, step, &outs);
-                            b.begin_else();
-                            ended(b, runs, row);
-                            b.end();
-                        }
+                let Blocks { rows, full, smaller } = blocks;
+                // There are always some of all rows.
+                let sizes = if smaller > 0 { 2 } else { 1 };
+                either(b, Guard::new(block.clone(), full), sizes, |b, side| match side {
+                    0 => self.of_rows(b, &kernel, &panel, block.mul(rows as i64), rows),
+                    _ => {
+                        let start = block.mul(rows as i64 - 1).add_const(full as i64);
+                        self.of_rows(b, &kernel, &panel, start, rows - 1);
                     }
-                }
-                if let Some(runs) = &runs {
+                });
+            });
+        });
+        emit.finish((2 * states * gates.len() * size) as u64)
+    }
+
+    /// What a block of sequences makes of a panel.
+    fn of_rows(&self, b: &mut KernelBuilder, step: &Step, panel: &Panel, start: Index, rows: usize) {
+        let (batch, size) = (self.batch as i64, self.size as i64);
+        let all_gates = self.op.cell.kind.gates() as i64 * size;
+        let runs = step.lens.map(|(lens, number)| self.runs(b, lens, number, &start, rows));
+        let sequence = |row: usize| {
+            let n = start.add_const(row as i64);
+            let t = runs.as_ref().map_or(Index::constant(0), |runs| runs.of_rows[row].input.clone());
+            let at = t.mul(batch).add(&n);
+            let sums = (row * step.stride) as i64;
+            Sequence { input: at.mul(all_gates), row: n.mul(size), result: at.mul(size), sums }
+        };
+        let block: Vec<Sequence> = (0..rows).map(sequence).collect();
+        let ended = |b: &mut KernelBuilder, runs: &Runs, row: usize| {
+            let n = start.add_const(row as i64);
+            self.rest(b, step, panel, &block[row], &runs.number.mul(batch).add(&n).mul(size));
+        };
+        if let Some(runs) = &runs {
+            b.begin_if(std::slice::from_ref(&runs.active));
+        }
+        self.product(b, step, panel, &block);
+        for (row, sequence) in block.iter().enumerate() {
+            match runs.as_ref().filter(|_| rows > 1) {
+                None => self.gates(b, step, panel, sequence),
+                Some(runs) => {
+                    b.begin_if(std::slice::from_ref(&runs.of_rows[row].active));
+                    self.gates(b, step, panel, sequence);
                     b.begin_else();
-                    (0..rows).for_each(|row| ended(b, runs, row));
+                    ended(b, runs, row);
                     b.end();
                 }
-            };
-            let Blocks { rows, full, smaller } = blocks;
-            // There are always some of all rows.
-            if smaller > 0 {
-                b.begin_if(&[Guard::new(block.clone(), full)]);
             }
-            of_rows(b, block.mul(rows as i64), rows);
-            if smaller > 0 {
-                b.begin_else();
-                of_rows(b, block.mul(rows as i64 - 1).add_const(full as i64), rows - 1);
-                b.end();
-            }
-        });
-        emit.finish((2 * states * gates * size) as u64)
+        }
+        if let Some(runs) = &runs {
+            b.begin_else();
+            (0..rows).for_each(|row| ended(b, runs, row));
+            b.end();
+        }
     }
 
     /// Where a block of sequences of some lengths is in a round.
@@ -350,42 +409,32 @@ impl Layer<'_> {
         Runs { active, number: round, of_rows }
     }
 
-    /// The sums of some gates of a panel's units, with what they start from, for a block of sequences. The panel begins
-    /// at an element of a buffer.
-    fn product(
-        &self,
-        b: &mut KernelBuilder,
-        block: &[Step],
-        gates: Range<usize>,
-        (weights, first): (Buffer, Index),
-        source: Buffer,
-        outs: &Outs,
-    ) {
-        let lanes = block[0].lanes;
-        let count = gates.len();
-        for (step, (at, gate)) in
-            block.iter().flat_map(|step| gates.clone().enumerate().map(move |gate| (step, gate)))
+    /// The sums of the gates of a panel's units, with what they start from, for a block of sequences.
+    fn product(&self, b: &mut KernelBuilder, step: &Step, panel: &Panel, block: &[Sequence]) {
+        let (lanes, count) = (panel.lanes, step.gates.len());
+        for (sequence, (at, gate)) in
+            block.iter().flat_map(|sequence| step.gates.clone().enumerate().map(move |gate| (sequence, gate)))
         {
             b.repeat(LoopKind::Vector, lanes, |b, lane| {
                 // The input of a hidden gate that is reset after its product is added then.
-                let value = match (count == 3 && gate == 2, outs.bias) {
-                    (false, _) => self.x(b, step, gate, &lane),
-                    (true, Some(bias)) => b.load(bias, step.first.add(&lane)),
+                let value = match (count == 3 && gate == 2, step.outs.bias) {
+                    (false, _) => self.x(b, step, panel, sequence, gate, &lane),
+                    (true, Some(bias)) => b.load(bias, panel.first.add(&lane)),
                     (true, None) => b.constant(self.dtype, 0.0),
                 };
-                b.store(step.acc, lane.add_const(step.sums + (at * lanes) as i64), value);
+                b.store(step.acc, lane.add_const(sequence.sums + (at * lanes) as i64), value);
             });
         }
         b.repeat(LoopKind::Serial, self.size, |b, k| {
-            let row = first.add(&k.mul((count * lanes) as i64));
+            let row = panel.row.add(&k.mul((count * lanes) as i64));
             // Registers hold the states of a few sequences, and of more the row of the panel.
             let at_once = if block.len() <= FEW_ROWS { FEW_ROWS } else { 1 };
-            for steps in block.chunks(at_once) {
-                let states: Vec<Val> = steps.iter().map(|step| b.load(source, step.row.add(&k))).collect();
+            for block in block.chunks(at_once) {
+                let states: Vec<Val> = block.iter().map(|s| b.load(step.source, s.row.add(&k))).collect();
                 b.repeat(LoopKind::Vector, count * lanes, |b, lane| {
-                    let weight = b.load(weights, row.add(&lane));
-                    for (step, &h) in steps.iter().zip(&states) {
-                        let at = lane.add_const(step.sums);
+                    let weight = b.load(panel.weights, row.add(&lane));
+                    for (sequence, &h) in block.iter().zip(&states) {
+                        let at = lane.add_const(sequence.sums);
                         let sum = b.load(step.acc, at.clone());
                         let sum = b.apply(ScalarFn::Fma, &[h, weight, sum]);
                         b.store(step.acc, at, sum);
@@ -395,9 +444,17 @@ impl Layer<'_> {
         });
     }
 
-    fn x(&self, b: &mut KernelBuilder, step: &Step, gate: usize, lane: &Index) -> Val {
-        let unit = step.first.add(lane).add_const((gate * self.size) as i64);
-        b.load(step.x, step.input.add(&unit))
+    fn x(
+        &self,
+        b: &mut KernelBuilder,
+        step: &Step,
+        panel: &Panel,
+        sequence: &Sequence,
+        gate: usize,
+        lane: &Index,
+    ) -> Val {
+        let unit = panel.first.add(lane).add_const((gate * self.size) as i64);
+        b.load(step.x, sequence.input.add(&unit))
     }
 
     /// An activation of a clipped value.
@@ -413,22 +470,27 @@ impl Layer<'_> {
     }
 
     /// What a sequence that goes on makes of the sums.
-    fn gates(&self, b: &mut KernelBuilder, step: &Step, outs: &Outs) {
-        b.repeat(LoopKind::Vector, step.lanes, |b, lane| {
-            let state = step.row.add(&step.first).add(&lane);
+    fn gates(&self, b: &mut KernelBuilder, step: &Step, panel: &Panel, sequence: &Sequence) {
+        let outs = &step.outs;
+        b.repeat(LoopKind::Vector, panel.lanes, |b, lane| {
+            let state = sequence.row.add(&panel.first).add(&lane);
             let acc = |b: &mut KernelBuilder, gate: usize| {
-                b.load(step.acc, lane.add_const(step.sums + (gate * step.lanes) as i64))
+                b.load(step.acc, lane.add_const(sequence.sums + (gate * panel.lanes) as i64))
             };
             let h = match (self.op.cell.kind, outs.between) {
                 (CellKind::Rnn, _) => {
                     let sum = acc(b, 0);
                     self.act(b, 0, sum)
                 }
-                (CellKind::Lstm, _) => self.lstm(b, step, outs, &lane, &state),
+                (CellKind::Lstm, _) => {
+                    let sums = [0, 1, 2, 3].map(|gate| acc(b, gate));
+                    let unit = panel.first.add(&lane);
+                    self.lstm(b, outs, sums, &state, &unit)
+                }
                 (CellKind::Gru, None) => {
                     let (z, r, linear) = (acc(b, 0), acc(b, 1), acc(b, 2));
                     let (z, r) = (self.act(b, 0, z), self.act(b, 0, r));
-                    let x = self.x(b, step, 2, &lane);
+                    let x = self.x(b, step, panel, sequence, 2, &lane);
                     let sum = b.apply(ScalarFn::Fma, &[r, linear, x]);
                     let h = b.load(step.old_h, state.clone());
                     self.gru(b, z, sum, h)
@@ -452,7 +514,7 @@ impl Layer<'_> {
             };
             if let (Some(new_h), Some(y)) = (outs.h, outs.y) {
                 b.store(new_h, state.clone(), h);
-                b.store(y, step.result.add(&step.first).add(&lane), h);
+                b.store(y, sequence.result.add(&panel.first).add(&lane), h);
             }
         });
     }
@@ -466,17 +528,23 @@ impl Layer<'_> {
         b.apply(ScalarFn::Fma, &[z, h, new])
     }
 
-    /// The new state of an LSTM, when its new memory is stored.
-    fn lstm(&self, b: &mut KernelBuilder, step: &Step, outs: &Outs, lane: &Index, state: &Index) -> Val {
+    /// The new state of an LSTM, when its new memory is stored: of the sums of its gates.
+    fn lstm(
+        &self,
+        b: &mut KernelBuilder,
+        outs: &Outs,
+        [i, o, forget, new]: [Val; 4],
+        state: &Index,
+        unit: &Index,
+    ) -> Val {
         let (old_c, new_c) = outs.c.expect("an LSTM has a memory");
         let c = b.load(old_c, state.clone());
-        let gate = |b: &mut KernelBuilder, gate: usize, peephole: Option<usize>, c: Val| {
-            let sum = b.load(step.acc, lane.add_const(step.sums + (gate * step.lanes) as i64));
-            let Some((which, weights)) = peephole.zip(outs.peepholes) else { return sum };
-            let weight = b.load(weights, step.first.add(lane).add_const((which * self.size) as i64));
+        let seen = |b: &mut KernelBuilder, sum: Val, which: usize, c: Val| {
+            let Some(weights) = outs.peepholes else { return sum };
+            let weight = b.load(weights, unit.add_const((which * self.size) as i64));
             b.apply(ScalarFn::Fma, &[weight, c, sum])
         };
-        let i = gate(b, 0, Some(0), c);
+        let i = seen(b, i, 0, c);
         let i = self.act(b, 0, i);
         let forget = match self.op.cell.input_forget {
             true => {
@@ -484,32 +552,32 @@ impl Layer<'_> {
                 b.apply(ScalarFn::Sub, &[one, i])
             }
             false => {
-                let forget = gate(b, 2, Some(2), c);
+                let forget = seen(b, forget, 2, c);
                 self.act(b, 0, forget)
             }
         };
-        let new = gate(b, 3, None, c);
         let new = self.act(b, 1, new);
         let kept = b.apply(ScalarFn::Mul, &[forget, c]);
         let c = b.apply(ScalarFn::Fma, &[i, new, kept]);
         b.store(new_c, state.clone(), c);
-        let o = gate(b, 1, Some(1), c);
+        let o = seen(b, o, 1, c);
         let o = self.act(b, 0, o);
         let Ok(shown) = self.f[2].emit(b, c);
         b.apply(ScalarFn::Mul, &[o, shown])
     }
 
     /// A sequence that is at its end keeps its states and gives 0.
-    fn rest(&self, b: &mut KernelBuilder, step: &Step, outs: &Outs, y_row: &Index) {
+    fn rest(&self, b: &mut KernelBuilder, step: &Step, panel: &Panel, sequence: &Sequence, y_row: &Index) {
+        let outs = &step.outs;
         let (Some(new_h), Some(y)) = (outs.h, outs.y) else { return };
-        b.repeat(LoopKind::Vector, step.lanes, |b, lane| {
-            let state = step.row.add(&step.first).add(&lane);
+        b.repeat(LoopKind::Vector, panel.lanes, |b, lane| {
+            let state = sequence.row.add(&panel.first).add(&lane);
             for (old, new) in [(step.old_h, new_h)].into_iter().chain(outs.c) {
                 let kept = b.load(old, state.clone());
                 b.store(new, state.clone(), kept);
             }
             let zero = b.constant(self.dtype, 0.0);
-            b.store(y, y_row.add(&step.first).add(&lane), zero);
+            b.store(y, y_row.add(&panel.first).add(&lane), zero);
         });
     }
 }

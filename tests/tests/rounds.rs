@@ -13,7 +13,7 @@ use windlass_tests::aot::{Batch, Driver};
 use windlass_tests::lowering::compare_within;
 
 /// Features and units, of which the last panels have fewer.
-const SIZES: [usize; 2] = [8, 52];
+const SIZES: [usize; 2] = [8, 68];
 
 /// Steps and sequences: an even and an odd number of rounds, and one alone; sequences in blocks of one to seven.
 const RUNS: [[usize; 2]; 6] = [[5, 2], [4, 3], [1, 1], [3, 4], [2, 5], [3, 13]];

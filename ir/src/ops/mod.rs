@@ -297,6 +297,7 @@ mod range;
 mod recompute;
 mod recurrence;
 mod recurrent;
+mod recurrent_blocks;
 mod recurrent_kernels;
 mod recurrent_scan;
 mod recurrent_steps;

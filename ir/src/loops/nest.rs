@@ -43,6 +43,9 @@ pub enum Reduction {
     Max,
     /// Minimum, from inf or the largest integer; NaN if any element is.
     Min,
+    /// Maximum of floats where nobody asks for more than its magnitude: it may be any of them if one is NaN, and 0 of either
+    /// sign. Processors compare and choose in one instruction; a maximum that heeds NaN takes them several.
+    Greatest,
 }
 
 impl Reduction {
@@ -51,7 +54,7 @@ impl Reduction {
         match self {
             Reduction::Sum => ScalarFn::Add,
             Reduction::Prod => ScalarFn::Mul,
-            Reduction::Max => ScalarFn::Max,
+            Reduction::Max | Reduction::Greatest => ScalarFn::Max,
             Reduction::Min => ScalarFn::Min,
         }
     }
@@ -61,9 +64,9 @@ impl Reduction {
         let value = match (self, dtype.is_float()) {
             (Reduction::Sum, _) => return 0,
             (Reduction::Prod, _) => 1.0,
-            (Reduction::Max, true) => f64::NEG_INFINITY,
+            (Reduction::Max | Reduction::Greatest, true) => f64::NEG_INFINITY,
             (Reduction::Min, true) => f64::INFINITY,
-            (Reduction::Max, false) => return dtype.int_range().0 as u64 & mask(dtype),
+            (Reduction::Max | Reduction::Greatest, false) => return dtype.int_range().0 as u64 & mask(dtype),
             (Reduction::Min, false) => return dtype.int_range().1 as u64 & mask(dtype),
         };
         const_bits(dtype, value)
@@ -76,6 +79,7 @@ impl Reduction {
             Reduction::Prod => "prod",
             Reduction::Max => "max",
             Reduction::Min => "min",
+            Reduction::Greatest => "greatest",
         }
     }
 }

@@ -122,7 +122,8 @@ impl OpDef for Softmax {
             let x = n.load(operand, &index);
             n.cast(x, dtype.accumulator())
         };
-        let mut largest = n.reduce(Reduction::Max, &[shape[axis]], |n, k| load(n, &k[0]));
+        // Where an element is NaN, so is the sum.
+        let mut largest = n.reduce(Reduction::Greatest, &[shape[axis]], |n, k| load(n, &k[0]));
         let constant = |n: &mut NestBuilder, value| n.constant(dtype.accumulator(), value);
         if self.masked {
             // exp(-inf - 0) is 0, and so is the sum where nothing is left.
@@ -148,8 +149,11 @@ impl OpDef for Softmax {
                 n.apply(ScalarFn::Sub, &[shifted, log])
             }
             false => {
+                // One division for a row: sums lie between 1 and the row's length.
+                let one = constant(&mut n, 1.0);
+                let share = n.apply(ScalarFn::Div, &[one, sum]);
                 let exp = n.apply(ScalarFn::Exp, &[shifted]);
-                n.apply(ScalarFn::Div, &[exp, sum])
+                n.apply(ScalarFn::Mul, &[exp, share])
             }
         };
         let result = n.cast(result, dtype);

@@ -158,7 +158,9 @@ pub(super) fn ranges(
                     |range: &Range| whole().is_some_and(|(low, high)| low <= range.0 && range.1 <= high);
                 range.filter(fits).or_else(whole)
             }
-            Expr::Reduce { kind: Reduction::Max | Reduction::Min, arg, .. } => ranges[*arg],
+            Expr::Reduce { kind: Reduction::Max | Reduction::Min | Reduction::Greatest, arg, .. } => {
+                ranges[*arg]
+            }
             Expr::Index(_) | Expr::Inside(_) | Expr::Reduce { .. } => whole(),
         };
         ranges[val] = range;

@@ -33,8 +33,7 @@ impl Rows {
         let nest = emit.nest;
         let is_dear = |val: Val| matches!(nest.expr(val), Expr::Apply(f, _) if !f.is_primitive());
         let mut rows = Rows(Vec::new());
-        // Loops inside others share the stack with what those keep there.
-        if !emit.stands_alone() || passes.len() < 2 || !nest.exprs.keys().any(is_dear) {
+        if passes.len() < 2 || !nest.exprs.keys().any(is_dear) {
             return rows;
         }
         let mut room = ROW_BYTES;

@@ -30,7 +30,20 @@ impl Emit<'_> {
             return self.apply(ScalarFn::Fma, &[a, b, acc]);
         }
         let arg = self.value(arg);
-        self.apply(kind.combine(), &[acc, arg])
+        self.combine(kind, acc, arg)
+    }
+
+    /// Two partial results of a reduction as one.
+    fn combine(&mut self, kind: Reduction, a: Val, b: Val) -> Val {
+        match kind {
+            Reduction::Greatest => {
+                let greater = self.apply(ScalarFn::Gt, &[a, b]);
+                self.apply(ScalarFn::Select, &[greater, a, b])
+            }
+            Reduction::Sum | Reduction::Prod | Reduction::Max | Reduction::Min => {
+                self.apply(kind.combine(), &[a, b])
+            }
+        }
     }
 
     /// A register buffer for partial results of a reduction, filled with its identity.
@@ -111,8 +124,7 @@ impl Emit<'_> {
             self.leave();
         }
         outer.iter().for_each(|_| self.leave());
-        let Expr::Reduce { kind, .. } = self.nest.expr(reduce) else { unreachable!("checked above") };
-        let combine = kind.combine();
+        let Expr::Reduce { kind, .. } = *self.nest.expr(reduce) else { unreachable!("checked above") };
         let (mut from, mut width) = (buffer, lanes / 2);
         while width > 0 {
             // Half the lanes in a tile of their own: those of the whole are not kept beside them.
@@ -120,7 +132,7 @@ impl Emit<'_> {
             let lane = self.enter(LoopKind::Vector, width);
             let low = self.load(from, lane.clone());
             let high = self.load(from, lane.add_const(width as i64));
-            let sum = self.apply(combine, &[low, high]);
+            let sum = self.combine(kind, low, high);
             self.builder.store(to, lane, sum);
             self.leave();
             (from, width) = (to, width / 2);

@@ -86,3 +86,23 @@ def bidirectional_lstm(g):
         last.append(h)
     g.output(x, "output", (STEPS, "batch", features))
     g.output(g.node("Concat", *last, axis=0), "hn", (2 * directions, "batch", HIDDEN))
+
+
+@model("tagger", opset=14, data_sets=({"batch": 1, "words": 12}, {"batch": 3, "words": 7}))
+def tagger(g):
+    """Words as vectors of 300 numbers through a bidirectional layer, and 17 tags for each: sizes of no power of two."""
+    vectors, hidden, directions = 300, 150, 2
+    words = g.input("words", ("words", "batch"), np.int64, lambda rng, shape: rng.integers(0, 2000, shape))
+    with g.scope("embedding"):
+        table = g.parameter("weight", g.rng.standard_normal((2000, vectors)).astype(np.float32))
+        x = g.node("Gather", table, words)
+    with g.scope("lstm"):
+        weights = rnn_weights(g, 4, directions, vectors, hidden)
+        y, _hidden, _cell = g.node(
+            "LSTM", x, *weights, outputs=3, direction="bidirectional", hidden_size=hidden
+        )
+    y = g.node("Reshape", g.node("Transpose", y, perm=[0, 2, 1, 3]), g.ints(0, 0, -1), width=directions * hidden)
+    with g.scope("tags"):
+        weight = g.weight("weight", (directions * hidden, 17), directions * hidden, 1.0)
+        y = g.node("Add", g.node("MatMul", y, weight), g.vector("bias", 17))
+    g.output(y, "output", ("words", "batch", 17))

@@ -11,6 +11,9 @@ use crate::lower::formula::Vars;
 /// Bytes of a row that is kept: the first-level cache has room for it beside the row itself.
 const ROW_BYTES: usize = 16 << 10;
 
+/// The same in loops inside others, which share the stack with what those keep there.
+const NESTED_BYTES: usize = 8 << 10;
+
 /// One pass over a row: its variable, and what it computes.
 pub struct Pass {
     pub var: Var,
@@ -36,7 +39,7 @@ impl Rows {
         if passes.len() < 2 || !nest.exprs.keys().any(is_dear) {
             return rows;
         }
-        let mut room = ROW_BYTES;
+        let mut room = if emit.stands_alone() { ROW_BYTES } else { NESTED_BYTES };
         for (at, pass) in passes.iter().enumerate() {
             let of_row = |val: Val| emit.free(val).contains(&pass.var);
             let mut found: Vec<Vec<(usize, Val)>> = Vec::new();

@@ -352,8 +352,9 @@ impl Lower<'_> {
                     let part = self.low(args[0], ty.bytes() / bytes);
                     self.insert_part(to, b, part, first, bytes);
                 } else {
+                    debug_assert!(first == 0, "{at} and {count} are no part of a vector");
                     let a = self.reg(args[0]);
-                    self.merge(to, a, b, first, bytes);
+                    self.merge(to, a, b, 0, bytes);
                 }
             }
             Op::Permute => {

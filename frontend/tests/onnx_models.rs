@@ -3,10 +3,13 @@
 mod common;
 
 use common::*;
+use prost::Message;
+use windlass_frontend::Error;
 use windlass_frontend::onnx::proto::attribute_proto::AttributeType;
 use windlass_frontend::onnx::proto::tensor_proto::DataType;
 use windlass_frontend::onnx::proto::{AttributeProto, SparseTensorProto, TensorProto};
-use windlass_ir::{DType, Dim, Tensor, TensorType};
+use windlass_frontend::onnx::{Sizes, load_with};
+use windlass_ir::{DType, Dim, Limits, Tensor, TensorType};
 
 fn typed(ty: DataType, fill: impl FnOnce(&mut TensorProto)) -> TensorProto {
     let mut tensor = TensorProto {
@@ -194,6 +197,61 @@ fn a_branch_not_taken_may_hold_anything() {
     ];
     let graph = import(&model(18, graph(nodes, vec![floats("x", &[2])], vec![any("y")]))).unwrap().graph;
     assert_eq!(graph.node_count(), 1);
+}
+
+/// A squeeze of whatever has size 1, and branches of different ranks, one of which such sizes choose.
+#[test]
+fn some_models_are_imported_for_given_sizes_only() {
+    let squeeze = graph(vec![node("Squeeze", "x", "t", vec![])], vec![], vec![any("t")]);
+    let same = graph(vec![node("Identity", "x", "e", vec![])], vec![], vec![any("e")]);
+    let zero = typed(DataType::Int64, |t| {
+        t.dims = vec![];
+        t.int64_data = vec![0];
+    });
+    let one = typed(DataType::Int64, |t| {
+        t.dims = vec![];
+        t.int64_data = vec![1];
+    });
+    let nodes = vec![
+        constant("zero", zero),
+        constant("one", one),
+        node("Shape", "x", "shape", vec![]),
+        node("Gather", "shape zero", "rows", vec![]),
+        node("Equal", "rows one", "c", vec![]),
+        node("If", "c", "y", vec![body("then_branch", squeeze), body("else_branch", same)]),
+    ];
+    let x = value("x", DataType::Float, &[Size::Named("n"), Size::Unknown]);
+    let model = model(18, graph(nodes, vec![x], vec![any("y")]));
+    assert!(matches!(import(&model).unwrap_err(), Error::Unsupported(_)));
+    let file = tempfile::Builder::new().suffix(".onnx").tempfile().unwrap();
+    std::fs::write(file.path(), model.encode_to_vec()).unwrap();
+    let load = |sizes: Sizes| load_with(file.path(), &Limits::default(), &sizes, None);
+    let rank = |sizes| {
+        let graph = load(sizes).unwrap().graph;
+        graph.ty(graph.outputs()[0].1).to_string()
+    };
+    let dims = |list: &[(&str, usize)]| Sizes {
+        dims: list.iter().map(|(name, size)| (name.to_string(), *size)).collect(),
+        ..Sizes::default()
+    };
+    let shape =
+        |shape: &[usize]| Sizes { inputs: [("x".to_string(), shape.to_vec())].into(), ..Sizes::default() };
+    // A dimension without a name is called by its input and position.
+    assert_eq!(rank(dims(&[("n", 1), ("x.1", 3)])), "f32[3]");
+    assert_eq!(rank(dims(&[("n", 2), ("x.1", 1)])), "f32[2, 1]");
+    assert_eq!(rank(shape(&[1, 1])), "f32[]");
+    assert_eq!(rank(shape(&[2, 1])), "f32[2, 1]");
+    assert_eq!(load(dims(&[("m", 2)])).unwrap_err().to_string(), "model: has no dimension `m`");
+    assert!(load(dims(&[("n", usize::MAX)])).is_err());
+}
+
+/// Some exporters write `?` for every size that they do not know.
+#[test]
+fn question_marks_are_no_name() {
+    let x = value("x", DataType::Float, &[Size::Named("?"), Size::Named("?")]);
+    let model = model(18, graph(vec![node("Neg", "x", "y", vec![])], vec![x], vec![any("y")]));
+    let graph = import(&model).unwrap().graph;
+    assert_eq!(graph.ty(graph.inputs()[0].1).to_string(), "f32[x.0, x.1]");
 }
 
 #[test]

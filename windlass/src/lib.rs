@@ -51,6 +51,7 @@ pub use options::{Engine, Options};
 pub use session::Session;
 pub use tune::Tuning;
 pub use values::{Inputs, Outputs};
+pub use windlass_frontend::onnx::Sizes;
 pub use windlass_ir::{
     Builder, DType, Dim, Element, Graph, Limits, ScalarFn, Tensor, TensorType, bf16, f16, ops,
 };

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use windlass_frontend::onnx;
+use windlass_frontend::onnx::{self, Sizes};
 use windlass_ir::text::parse_graph_within;
 use windlass_ir::{Graph, Limits};
 
@@ -25,9 +25,15 @@ impl Model {
     /// Large `.onnx` files and their external data are mapped into memory, so they must not be changed
     /// while the model is in use.
     pub fn load(path: impl AsRef<Path>, limits: &Limits) -> Result<Model, Error> {
+        Model::load_sized(path, limits, &Sizes::default())
+    }
+
+    /// Like [`Model::load`], for the sizes that are given: some models cannot be imported for any
+    /// (see [`Sizes`]). IR text is read as it is.
+    pub fn load_sized(path: impl AsRef<Path>, limits: &Limits, sizes: &Sizes) -> Result<Model, Error> {
         let path = path.as_ref();
         match path.extension().and_then(|extension| extension.to_str()) {
-            Some("onnx") => Ok(onnx::load_with(path, limits, Some(&map_file))?.into()),
+            Some("onnx") => Ok(onnx::load_with(path, limits, sizes, Some(&map_file))?.into()),
             Some("wir") => read_text(path, limits).map(Model::from),
             _ => Err(Error::UnknownFormat { path: path.to_path_buf() }),
         }

@@ -3,8 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use prost::Message;
 use serde_json::Value;
 use windlass::{Limits, Tensor};
+use windlass_frontend::onnx::proto::{
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    tensor_shape_proto, type_proto,
+};
 use windlass_frontend::onnx::testcase::write_tensor;
 
 fn windlass(arguments: &[&str]) -> Output {
@@ -46,6 +51,68 @@ fn run_makes_inputs_up_and_says_so() {
     assert_eq!(value["outputs"]["probabilities"]["shape"], serde_json::json!([3, 10]));
     let again = windlass(&["run", &digits("digits.onnx"), "--dim", "batch=3", "--seed", "7", "--json"]);
     assert_eq!(output.stdout, again.stdout);
+}
+
+/// A model that squeezes whatever axes have size 1, so that its result has no rank until its sizes are known.
+fn squeezing(file: &Path) {
+    let named = |name: &str| tensor_shape_proto::Dimension {
+        value: Some(tensor_shape_proto::dimension::Value::DimParam(name.to_string())),
+        denotation: None,
+    };
+    let tensor = type_proto::Tensor {
+        elem_type: Some(1),
+        shape: Some(TensorShapeProto { dim: vec![named("rows"), named("columns")] }),
+    };
+    let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation: None };
+    let value = |name: &str, r#type| ValueInfoProto {
+        name: Some(name.to_string()),
+        r#type,
+        ..ValueInfoProto::default()
+    };
+    let node = NodeProto {
+        op_type: Some("Squeeze".to_string()),
+        input: vec!["x".to_string()],
+        output: vec!["y".to_string()],
+        ..NodeProto::default()
+    };
+    let graph = GraphProto {
+        node: vec![node],
+        input: vec![value("x", Some(ty))],
+        output: vec![value("y", None)],
+        ..GraphProto::default()
+    };
+    let model = ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto { version: Some(18), ..OperatorSetIdProto::default() }],
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
+    std::fs::write(file, model.encode_to_vec()).unwrap();
+}
+
+#[test]
+fn a_model_may_ask_for_its_sizes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("squeezing.onnx");
+    squeezing(&file);
+    let model = file.to_str().unwrap();
+    let refused = windlass(&["run", model]);
+    assert_ne!(code(&refused), 0);
+    assert!(text(&refused.stderr).contains("sizes of f32[rows, columns] are not known"));
+    let shape = |arguments: &[&str]| {
+        let output = windlass(&[&["run", model, "--json"], arguments].concat());
+        assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+        value["outputs"]["y"]["shape"].clone()
+    };
+    assert_eq!(shape(&["--dim", "rows=1", "--dim", "columns=3"]), serde_json::json!([3]));
+    let x = folder.path().join("x.npy");
+    windlass_frontend::npy::write(&x, &Tensor::new(&[2, 1], &[1f32, 2.0])).unwrap();
+    assert_eq!(shape(&["--input", &format!("x={}", x.display())]), serde_json::json!([2]));
+    let unknown = windlass(&["dump", model, "--stage", "graph", "--dim", "lines=1"]);
+    assert!(text(&unknown.stderr).contains("has no dimension `lines`"), "{}", text(&unknown.stderr));
+    let dump = windlass(&["dump", model, "--stage", "loops", "--dim", "rows=1", "--dim", "columns=3"]);
+    assert_eq!(code(&dump), 0, "{}", text(&dump.stderr));
 }
 
 #[test]

@@ -1,11 +1,59 @@
 //! The types that a model declares for its values.
 
+use std::collections::BTreeMap;
+
 use windlass_ir::{Dim, Dims, Limits, TensorType};
 
 use super::problem::{Problem, invalid, unsupported};
 use super::proto::tensor_shape_proto::dimension;
 use super::proto::{TypeProto, type_proto};
 use super::tensor;
+use crate::error::Error;
+
+/// Sizes that a model is imported for.
+///
+/// Most models can be imported for any sizes. Some operators are known only for given ones: a squeeze of whatever
+/// axes have size 1, or an `If` whose branches differ in rank and whose condition is a question about sizes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// By the name of a dimension. One without a name in the model is called by its input and position, as `x.0`.
+    pub dims: BTreeMap<String, usize>,
+    /// By the name of an input, of all its dimensions.
+    pub inputs: BTreeMap<String, Vec<usize>>,
+}
+
+impl Sizes {
+    /// Whether none is given.
+    pub fn is_empty(&self) -> bool {
+        self.dims.is_empty() && self.inputs.is_empty()
+    }
+
+    /// With what the shapes of inputs say of dimensions; the inputs are of these names and types.
+    pub(super) fn completed(&self, inputs: &[(&str, TensorType)]) -> Result<Sizes, Error> {
+        let has = |name: &str| inputs.iter().flat_map(|(_, ty)| &ty.dims).any(|dim| *dim == Dim::named(name));
+        if let Some(dim) = self.dims.keys().find(|name| !has(name)) {
+            return Err(Error::invalid("model", format!("has no dimension `{dim}`")));
+        }
+        let mut all = self.clone();
+        for (input, ty) in inputs {
+            for (dim, &size) in ty.dims.iter().zip(self.inputs.get(*input).into_iter().flatten()) {
+                if let Dim::Named(name) = dim {
+                    all.dims.entry(name.to_string()).or_insert(size);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// A type with the sizes that are given.
+    pub(super) fn bind(&self, ty: &TensorType) -> TensorType {
+        let size = |dim: &Dim| match dim {
+            Dim::Named(name) => self.dims.get(&**name).map_or_else(|| dim.clone(), |&size| Dim::Fixed(size)),
+            Dim::Fixed(_) | Dim::Unknown => dim.clone(),
+        };
+        TensorType::new(ty.dtype, ty.dims.iter().map(size))
+    }
+}
 
 /// The type a model declares for a value, if it is a tensor of known rank.
 pub(crate) fn input_type(name: &str, ty: Option<&TypeProto>, limits: &Limits) -> Result<TensorType, Problem> {
@@ -30,7 +78,8 @@ pub(crate) fn input_type(name: &str, ty: Option<&TypeProto>, limits: &Limits) ->
             Some(dimension::Value::DimValue(n)) => {
                 usize::try_from(*n).map_or_else(|_| unnamed(i), Dim::Fixed)
             }
-            Some(dimension::Value::DimParam(name)) if !name.is_empty() => Dim::named(name),
+            // Some exporters write a question mark for every size that they do not know.
+            Some(dimension::Value::DimParam(name)) if !matches!(name.as_str(), "" | "?") => Dim::named(name),
             Some(dimension::Value::DimParam(_)) | None => unnamed(i),
         })
         .collect();

@@ -15,6 +15,7 @@ mod rewire;
 mod tensor;
 pub mod testcase;
 
+pub use declared::Sizes;
 pub use export::{VERSION as EXPORT_VERSION, to_bytes};
 
 use std::io::Read;
@@ -67,22 +68,27 @@ pub struct Metadata {
 /// If the file cannot be read, is no valid model, exceeds a limit, or holds anything unsupported:
 /// then the error lists everything that is.
 pub fn load(path: impl AsRef<Path>, limits: &Limits) -> Result<Model, Error> {
-    load_with(path, limits, None)
+    load_with(path, limits, &Sizes::default(), None)
 }
 
 /// How the bytes of a large file are had without reading it whole, by mapping it say.
 pub type MapFile<'a> = &'a dyn Fn(&std::fs::File) -> std::io::Result<Bytes>;
 
-/// Like [`load`], with large files mapped by `map`, if it is given. Tensors then share the bytes of the
-/// mapping.
+/// Like [`load`], for the sizes that are given, and with large files mapped by `map`, if it is given. Tensors then
+/// share the bytes of the mapping.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_with(path: impl AsRef<Path>, limits: &Limits, map: Option<MapFile<'_>>) -> Result<Model, Error> {
+pub fn load_with(
+    path: impl AsRef<Path>,
+    limits: &Limits,
+    sizes: &Sizes,
+    map: Option<MapFile<'_>>,
+) -> Result<Model, Error> {
     let path = path.as_ref();
     let bytes = read_file(path, limits, map)?;
     let source = Source::beside(path, limits, bytes.len() as u64, map);
-    import_model(&decode_model(bytes)?, &source)
+    import_model(&decode_model(bytes)?, &source, sizes)
 }
 
 /// A model from the bytes of a file. It can have no external data.
@@ -93,7 +99,7 @@ pub fn from_bytes(bytes: impl Into<Bytes>, limits: &Limits) -> Result<Model, Err
     let bytes = bytes.into();
     Limits::check(|| "model".to_string(), "bytes", bytes.len() as u64, limits.file_bytes)?;
     let source = Source::memory(limits, bytes.len() as u64);
-    import_model(&decode_model(bytes)?, &source)
+    import_model(&decode_model(bytes)?, &source, &Sizes::default())
 }
 
 /// Files smaller than this are read rather than mapped.
@@ -123,12 +129,12 @@ pub(crate) fn decode_model(bytes: Bytes) -> Result<ModelProto, Error> {
     ModelProto::decode(bytes).map_err(|error| Error::Protobuf { what: "model", error })
 }
 
-fn import_model(proto: &ModelProto, source: &Source) -> Result<Model, Error> {
+fn import_model(proto: &ModelProto, source: &Source, sizes: &Sizes) -> Result<Model, Error> {
     let Some(graph) = &proto.graph else {
         return Err(Error::invalid("model", "holds no graph"));
     };
     let importer = Importer::new(source, &proto.functions, &proto.opset_import)?;
-    let (imported, defaults) = importer.import_main(graph)?;
+    let (imported, defaults) = importer.import_main(graph, sizes)?;
     Ok(Model { graph: imported, metadata: metadata(proto), defaults })
 }
 

@@ -229,18 +229,32 @@ impl Graph {
     /// The same graph for other input types, every type inferred anew.
     ///
     /// Nodes that yield shapes already known become constants, and so do nodes computed from those
-    /// alone, so that shapes calculated inside the model are known too.
+    /// alone, so that shapes calculated inside the model are known too; and an `if` becomes the branch that
+    /// is taken where that is known then.
     pub fn with_input_types(&self, types: &[TensorType]) -> Result<Graph, Error> {
         let mut edit = Edit::with_input_types(self, types)?;
+        let mut is_opened = false;
         for (node, data) in self.nodes() {
             let ins = edit.map_all(&data.ins);
             let outs = match fold(edit.graph(), &data.op, &ins) {
                 Some(tensors) => tensors.into_iter().map(|t| edit.builder().constant(t)).collect(),
-                None => edit.builder().push(data.op.clone(), &ins, data.name.clone())?,
+                None => {
+                    let simpler = match data.op {
+                        Op::If(_) | Op::Loop(_) => data.op.simplify(edit.builder(), &ins)?,
+                        _ => None,
+                    };
+                    is_opened |= simpler.is_some();
+                    match simpler {
+                        Some(outs) => outs,
+                        None => edit.builder().push(data.op.clone(), &ins, data.name.clone())?,
+                    }
+                }
             };
             edit.replace(node, &outs)?;
         }
-        edit.finish()
+        let graph = edit.finish()?;
+        // What came out of bodies is known better now, and may be a body's end itself.
+        if is_opened { graph.with_input_types(types) } else { Ok(graph) }
     }
 }
 

@@ -188,6 +188,39 @@ impl OpDef for Loop {
         })
     }
 
+    /// Without the states that the body gives back as they are: it is given them like the other values around it.
+    fn simplify(&self, b: &mut Builder, ins: &[Value]) -> Result<Option<Values>, Error> {
+        let states = self.num_states as usize;
+        let is_kept = |state: &usize| self.body.outputs()[1 + state].1 == self.body.inputs()[2 + state].1;
+        let (kept, changed): (Vec<usize>, Vec<usize>) = (0..states).partition(is_kept);
+        if kept.is_empty() {
+            return Ok(None);
+        }
+        let at = |states: &[usize]| states.iter().map(|state| 2 + state).collect::<Vec<usize>>();
+        let order = [vec![0, 1], at(&changed), (2 + states..ins.len()).collect(), at(&kept)].concat();
+        let mut body = Builder::new(&self.body.name);
+        let mut values = Values::from_elem(ins[0], ins.len());
+        for &i in &order {
+            let (name, value) = &self.body.inputs()[i];
+            values[i] = body.input(name, self.body.ty(*value).clone());
+        }
+        let outs = body.inline(&self.body, &values)?;
+        for (i, (name, _)) in self.body.outputs().iter().enumerate() {
+            if !i.checked_sub(1).is_some_and(|state| kept.contains(&state)) {
+                body.output(name, outs[i]);
+            }
+        }
+        let op = Loop { body: Arc::new(body.finish()?), num_states: changed.len() as i64 };
+        let ins_of: Values = order.iter().map(|&i| ins[i]).collect();
+        let mut results = b.push(op, &ins_of, None)?.into_iter();
+        let mut all: Values = (0..states)
+            .map(|state| if kept.contains(&state) { Some(ins[2 + state]) } else { results.next() })
+            .collect::<Option<_>>()
+            .expect("the loop gives each other state");
+        all.extend(results);
+        Ok(Some(all))
+    }
+
     fn is_pure(&self) -> bool {
         is_pure(&self.body)
     }
@@ -240,6 +273,38 @@ mod tests {
         assert_eq!(run(2, 1)[1].to_f64s(), [6., 12.]);
         let none = run(5, 0);
         assert_eq!((none[0].to_f64s(), none[2].shape()), (vec![0.], &[0, 1][..]));
+    }
+
+    #[test]
+    fn states_that_stay_are_passed_to_the_body() {
+        let mut body = Builder::new("body");
+        let scalar = |dtype| TensorType::fixed(dtype, &[]);
+        let pair = TensorType::fixed(DType::F32, &[2]);
+        body.input("i", scalar(DType::I64));
+        let more = body.input("more", scalar(DType::Bool));
+        let step = body.input("step", pair.clone());
+        let sum = body.input("sum", pair.clone());
+        let next = body.map(ScalarFn::Add, &[sum, step]).unwrap();
+        for (name, value) in [("more", more), ("same", step), ("next", next), ("each", next)] {
+            body.output(name, value);
+        }
+        let op = Loop { body: Arc::new(body.finish().unwrap()), num_states: 2 };
+        let operands = [
+            Tensor::scalar(3i64),
+            Tensor::from_i128s(DType::Bool, &[], &[1]),
+            Tensor::new(&[2], &[1f32, 2.]),
+            Tensor::new(&[2], &[0f32, 10.]),
+        ];
+        let mut b = Builder::new("main");
+        let ins: Vec<Value> = operands.iter().map(|x| b.input("", x.ty())).collect();
+        let outs = op.simplify(&mut b, &ins).unwrap().unwrap();
+        outs.iter().enumerate().for_each(|(i, &out)| b.output(&format!("y{i}"), out));
+        let graph = b.finish().unwrap();
+        let (_, node) = graph.nodes().next().unwrap();
+        assert!(matches!(&node.op, crate::Op::Loop(op) if op.num_states == 1), "{}", node.op.name());
+        assert_eq!(outs[0], ins[2]);
+        let expected = eval_op(&op.into(), &operands).unwrap();
+        assert_eq!(crate::interpret::interpret(&graph, &operands).unwrap(), expected);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! sizes are (see `plan.rs`).
 
 mod cache;
+mod control;
 mod parts;
 mod plan;
 mod stage;
@@ -206,7 +207,7 @@ impl Session {
 
     /// The time spent in each kernel of the form compiled last, if [`Options::profile`] is set.
     pub fn profile(&self) -> Vec<KernelProfile> {
-        self.plans.last().and_then(|plan| Some(plan.stage()?.profile())).unwrap_or_default()
+        self.plans.last().map(|plan| plan.profile()).unwrap_or_default()
     }
 
     fn plan(&self, types: Vec<TensorType>) -> Result<Arc<Plan>, Error> {

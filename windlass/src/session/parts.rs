@@ -2,8 +2,9 @@
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::graph::{Def, Node, Value, Values};
-use windlass_ir::{Builder, Graph, Op};
+use windlass_ir::{Builder, Graph, Limits, Op, Tensor, TensorType};
 
+use super::control::is_control;
 use crate::compile::late_operands;
 use crate::error::Error;
 
@@ -55,7 +56,7 @@ impl Parts {
                     parts.late[data.ins[index as usize]] = true;
                 }
                 Part::Rest
-            } else if data.outs.iter().all(known) {
+            } else if data.outs.iter().all(known) && !is_control(&data.op) {
                 Part::Head
             } else {
                 Part::Boundary
@@ -144,7 +145,40 @@ fn name_of(graph: &Graph, value: Value) -> String {
     }
 }
 
-pub(super) fn copy_nodes(
+/// What is known of an input of a graph that is planned.
+#[derive(Clone, PartialEq)]
+pub(super) enum Key {
+    Type(TensorType),
+    Value(Tensor),
+}
+
+/// A graph with constants in place of the inputs whose values are known, and the types of the others.
+pub(super) fn with_keys(
+    graph: &Graph,
+    keys: &[Key],
+    limits: &Limits,
+) -> Result<(Graph, Vec<TensorType>), Error> {
+    let mut types = Vec::new();
+    let mut b = Builder::new(&graph.name).with_limits(limits.clone());
+    let mut map: SecondaryMap<Value, Option<Value>> = SecondaryMap::with_capacity(graph.value_count());
+    for ((name, value), key) in graph.inputs().iter().zip(keys) {
+        map[*value] = Some(match key {
+            Key::Value(tensor) => b.constant(tensor.clone()),
+            Key::Type(ty) => {
+                types.push(ty.clone());
+                b.input(name, ty.clone())
+            }
+        });
+    }
+    copy_nodes(graph, graph.nodes().map(|(node, _)| node), &mut b, &mut map)?;
+    for (name, value) in graph.outputs() {
+        let new = mapped(graph, &mut b, &mut map, *value);
+        b.output(name, new);
+    }
+    Ok((b.finish()?, types))
+}
+
+fn copy_nodes(
     graph: &Graph,
     nodes: impl Iterator<Item = Node>,
     b: &mut Builder,
@@ -165,7 +199,7 @@ pub(super) fn copy_nodes(
 }
 
 /// The new value for an old one; a constant is copied when first read.
-pub(super) fn mapped(
+fn mapped(
     graph: &Graph,
     b: &mut Builder,
     map: &mut SecondaryMap<Value, Option<Value>>,

@@ -6,8 +6,9 @@
 //!
 //! - the *head*: nodes whose operands and results have known types; it is compiled;
 //! - the *boundary*: nodes that read only inputs and the head, but whose own result sizes are not
-//!   known; the interpreter runs them, and their results have sizes. A node with a late attribute
-//!   is no boundary: its operand's value joins the key below, and makes it an ordinary node;
+//!   known, or which run [graphs of their own](super::control). The interpreter runs the former, and their
+//!   results have sizes. A node with a late attribute is no boundary: its operand's value joins the key
+//!   below, and makes it an ordinary node;
 //! - the *rest*: all others, a graph whose inputs are what it reads of the above. Once those have
 //!   run it is planned in turn, for the types and late values at hand; plans are kept by these.
 //!
@@ -17,11 +18,12 @@ use std::sync::Arc;
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::graph::{Node, Value};
-use windlass_ir::{Builder, Graph, Tensor, TensorType, eval_op};
+use windlass_ir::{Graph, Tensor, TensorType, eval_op};
 
 use super::cache::Cache;
-use super::parts::{Parts, copy_nodes, extract, mapped};
-use super::stage::{Setup, Stage};
+use super::control::Control;
+use super::parts::{Key, Parts, extract, with_keys};
+use super::stage::{KernelProfile, Setup, Stage};
 use crate::compile::Counts;
 use crate::error::Error;
 
@@ -29,7 +31,8 @@ use crate::error::Error;
 pub(super) struct Plan {
     graph: Graph,
     head: Option<Head>,
-    boundary: Vec<Node>,
+    /// With what runs each if it is not the interpreter.
+    boundary: Vec<(Node, Option<Control>)>,
     rest: Option<Rest>,
     /// Whether the head takes the graph's inputs and yields its outputs, so that there is nothing to carry between.
     is_head: bool,
@@ -50,13 +53,6 @@ struct Rest {
     /// Which of them give late attributes, and so are part of the key.
     is_late: Vec<bool>,
     plans: Cache<Vec<Key>, Plan>,
-}
-
-/// What the plan of a rest depends on, for each of its inputs.
-#[derive(Clone, PartialEq)]
-enum Key {
-    Type(TensorType),
-    Value(Tensor),
 }
 
 impl Plan {
@@ -93,12 +89,28 @@ impl Plan {
                 })
             }
         };
-        Ok(Plan { graph, head, boundary: parts.boundary, rest, is_head })
+        let with_control = |node: Node| {
+            let data = graph.node(node);
+            let constants: Vec<Option<&Tensor>> = data.ins.iter().map(|&v| graph.as_constant(v)).collect();
+            Ok((node, Control::new(&data.op, &constants, setup)?))
+        };
+        let boundary = parts.boundary.into_iter().map(with_control).collect::<Result<_, Error>>()?;
+        Ok(Plan { graph, head, boundary, rest, is_head })
     }
 
     /// The compiled part that needs no run to be known.
     pub(super) fn stage(&self) -> Option<&Stage> {
         self.head.as_ref().map(|head| &head.stage)
+    }
+
+    /// Where the time went, of what is compiled for the sizes met last.
+    pub(super) fn profile(&self) -> Vec<KernelProfile> {
+        let mut profile = self.stage().map(Stage::profile).unwrap_or_default();
+        let bodies = self.boundary.iter().filter_map(|(_, control)| control.as_ref());
+        profile.extend(bodies.flat_map(Control::profile));
+        let rest = self.rest.as_ref().and_then(|rest| rest.plans.last());
+        profile.extend(rest.map(|rest| rest.profile()).unwrap_or_default());
+        profile
     }
 
     /// Runs on inputs of the types it was planned for. Those in whose memory results are made are taken, unless there is
@@ -159,15 +171,21 @@ impl Plan {
             }
             counts.add(head.stage.counts());
         }
-        for &node in &self.boundary {
-            let data = self.graph.node(node);
+        for (node, control) in &self.boundary {
+            let data = self.graph.node(*node);
             let ins: Vec<Tensor> = data.ins.iter().map(|&v| value_of(&self.graph, &values, v)).collect();
-            let outs = eval_op(&data.op, &ins)
-                .map_err(|message| windlass_ir::Error::Eval { node: self.graph.describe(node), message })?;
+            let outs = match control {
+                Some(control) => control.run(&ins, setup, counts)?,
+                None => {
+                    counts.interpreted += 1;
+                    let fail =
+                        |message| windlass_ir::Error::Eval { node: self.graph.describe(*node), message };
+                    eval_op(&data.op, &ins).map_err(fail)?
+                }
+            };
             for (&value, tensor) in data.outs.iter().zip(outs) {
                 values[value] = Some(tensor);
             }
-            counts.interpreted += 1;
         }
         Ok(values)
     }
@@ -176,25 +194,8 @@ impl Plan {
 impl Rest {
     /// The plan for the types and late values at hand.
     fn plan(&self, key: &[Key], setup: &Setup) -> Result<Plan, Error> {
-        let mut types = Vec::new();
-        let mut b = Builder::new(&self.graph.name).with_limits(setup.options.limits.clone());
-        let mut map: SecondaryMap<Value, Option<Value>> =
-            SecondaryMap::with_capacity(self.graph.value_count());
-        for ((name, value), key) in self.graph.inputs().iter().zip(key) {
-            map[*value] = Some(match key {
-                Key::Value(tensor) => b.constant(tensor.clone()),
-                Key::Type(ty) => {
-                    types.push(ty.clone());
-                    b.input(name, ty.clone())
-                }
-            });
-        }
-        copy_nodes(&self.graph, self.graph.nodes().map(|(node, _)| node), &mut b, &mut map)?;
-        for (name, value) in self.graph.outputs() {
-            let new = mapped(&self.graph, &mut b, &mut map, *value);
-            b.output(name, new);
-        }
-        Plan::new(&b.finish()?, &types, setup)
+        let (graph, types) = with_keys(&self.graph, key, &setup.options.limits)?;
+        Plan::new(&graph, &types, setup)
     }
 }
 

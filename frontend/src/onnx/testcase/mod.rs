@@ -11,7 +11,7 @@ use windlass_ir::{Limits, Tensor};
 
 use super::external::Source;
 use super::proto::GraphProto;
-use super::{Model, decode_model, import_model, read_file};
+use super::{Model, Sizes, decode_model, import_model, read_file};
 use crate::error::Error;
 
 pub use compare::{Difference, Tolerance, compare};
@@ -111,7 +111,7 @@ impl Case {
         let source = Source::beside(&path, limits, bytes.len() as u64, None);
         let proto = decode_model(bytes)?;
         let signature = Signature::of(proto.graph.as_ref().unwrap_or(&GraphProto::default()));
-        Ok((signature, import_model(&proto, &source)))
+        Ok((signature, import_model(&proto, &source, &Sizes::default())))
     }
 
     /// The folders of the data sets, in order of their numbers.

@@ -8,11 +8,11 @@ use clap::Args;
 use serde_json::{Value, json};
 use windlass::peak::fma_peak;
 use windlass::session::{KernelProfile, Report};
-use windlass::{Model, Session, Tensor};
+use windlass::{Session, Tensor};
 
 use crate::arguments::{DimArg, InputArg, SessionArgs, parse_dim, parse_input};
 use crate::failure::Failure;
-use crate::inputs::gather;
+use crate::inputs::{gather, load_model};
 use crate::table::{bytes, table, three_digits, time};
 
 /// Time a model: loading and compiling it, its first result, and its runs from then on
@@ -107,10 +107,10 @@ impl Bench {
         let mut options = self.session.options();
         options.profile = self.profile;
         let start = Instant::now();
-        let model = Model::load(path, &options.limits)?;
+        let (model, dims) = load_model(path, &options.limits, &self.inputs, &self.dims)?;
         let session = Session::new(model, options)?;
         let load = start.elapsed();
-        let gathered = gather(&session, &self.inputs, &self.dims, self.seed)?;
+        let gathered = gather(&session, &self.inputs, &dims, self.seed)?;
         gathered.announce(self.seed);
         let inputs = gathered.tensors;
         let timed = || -> Result<Duration, Failure> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 use windlass::compile::{Phase, Report, program};
-use windlass::{Error, Model, Options};
+use windlass::{Error, Options};
 use windlass_codegen::{
     ObjectArtifact, ObjectOptions, Options as CodeOptions, Target, Variant, archive, check_variants,
     is_identifier, object_of_variants, shared_library, training_object,
@@ -17,6 +17,7 @@ use windlass_ir::loops::Program;
 use crate::arguments::{DimArg, SessionArgs, parse_dim};
 use crate::dump::bind_all;
 use crate::failure::Failure;
+use crate::inputs::load_model;
 use crate::table::{bytes, time};
 use crate::train::ahead::StepArgs;
 
@@ -79,12 +80,12 @@ impl Compile {
             eprintln!("warning: schedules can only be timed on the machine they are for; none is tuned");
         }
         progress.set_message("loading");
-        let model = Model::load(&self.model, &options.limits)?;
-        let step = self.step.step(&model.graph, &self.dims, &options)?;
+        let (model, dims) = load_model(&self.model, &options.limits, &[], &self.dims)?;
+        let step = self.step.step(&model.graph, &dims, &options)?;
         options.in_place = step.as_ref().map_or(Vec::new(), |(step, _)| step.in_place());
         let graph = match &step {
             Some((step, _)) => step.graph.clone(),
-            None => bind_all(&model.graph, &self.dims)?,
+            None => bind_all(&model.graph, &dims)?,
         };
         progress.set_message("optimising");
         // Processors for which the model is laid out in the same way share it.

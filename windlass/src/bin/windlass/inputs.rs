@@ -1,9 +1,9 @@
-//! The inputs of a run: from files, else made from a seed.
+//! A model, and the inputs of a run: from files, else made from a seed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use windlass::{DType, Dim, Error, Limits, Session, Tensor, TensorType};
+use windlass::{DType, Dim, Error, Limits, Model, Session, Sizes, Tensor, TensorType};
 use windlass_frontend::image::read_png;
 use windlass_frontend::npy;
 use windlass_frontend::onnx::testcase::read_tensor;
@@ -31,6 +31,39 @@ impl Gathered {
             eprintln!("note: random values (seed {seed}) are used for {}", self.seeded.join(", "));
         }
     }
+}
+
+/// Reads a model for any sizes, or, if that cannot be done, for those that are given. What is left of the latter: sizes of
+/// dimensions that are still open.
+pub fn load_model(
+    path: &Path,
+    limits: &Limits,
+    files: &[InputArg],
+    dims: &[DimArg],
+) -> Result<(Model, Vec<DimArg>), Failure> {
+    let error = match Model::load(path, limits) {
+        Ok(model) => return Ok((model, dims.to_vec())),
+        Err(error) => error,
+    };
+    let is_unsupported = matches!(&error, Error::Frontend(windlass_frontend::Error::Unsupported(_)));
+    let mut sizes =
+        Sizes { dims: dims.iter().map(|dim| (dim.name.clone(), dim.size)).collect(), ..Sizes::default() };
+    for file in files.iter().filter(|_| is_unsupported) {
+        // The shape of an image depends on what the model takes.
+        let tensor = match extension(&file.file).as_str() {
+            "npy" => npy::read(&file.file, limits),
+            "pb" => read_tensor(&file.file, limits),
+            _ => continue,
+        };
+        sizes.inputs.insert(file.name.clone(), tensor.map_err(Error::from)?.shape().to_vec());
+    }
+    if !is_unsupported || sizes.is_empty() {
+        return Err(error.into());
+    }
+    let model = Model::load_sized(path, limits, &sizes)?;
+    let open = model.graph.dim_names();
+    let left = dims.iter().filter(|dim| open.iter().any(|name| **name == *dim.name)).cloned().collect();
+    Ok((model, left))
 }
 
 /// Reads the files and makes the inputs that no file was given for.
@@ -113,10 +146,14 @@ fn random_tensor(dtype: DType, shape: &[usize], random: &mut fastrand::Rng) -> T
     }
 }
 
+/// What a file's name ends in.
+fn extension(file: &Path) -> String {
+    file.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase()
+}
+
 /// Reads a file as an input of this type; its name's ending says what it is.
 fn read_file(file: &Path, ty: &TensorType, limits: &Limits) -> Result<Tensor, Failure> {
-    let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    let tensor = match extension.to_ascii_lowercase().as_str() {
+    let tensor = match extension(file).as_str() {
         "npy" => npy::read(file, limits),
         "pb" => read_tensor(file, limits),
         "png" => {

@@ -4,12 +4,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use windlass::Model;
 use windlass_passes::{Options as PassOptions, Stage, pass, pipeline, run_observed};
 
 use crate::arguments::{DimArg, LimitArgs, parse_dim};
 use crate::dump::bind;
 use crate::failure::Failure;
+use crate::inputs::load_model;
 use crate::table::{table, time};
 
 /// Run passes over a model and print the graph as text
@@ -50,8 +50,8 @@ pub struct Opt {
 
 impl Opt {
     pub fn execute(self) -> Result<(), Failure> {
-        let model = Model::load(&self.model, &self.limits.limits())?;
-        let graph = bind(&model.graph, &self.dims)?;
+        let (model, dims) = load_model(&self.model, &self.limits.limits(), &[], &self.dims)?;
+        let graph = bind(&model.graph, &dims)?;
         let names = if self.passes.is_empty() { vec!["O2".to_string()] } else { self.passes };
         let mut stages: Vec<Stage> = Vec::new();
         for name in &names {

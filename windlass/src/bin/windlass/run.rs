@@ -9,7 +9,7 @@ use windlass::{Outputs, Session, Tensor};
 
 use crate::arguments::{DimArg, InputArg, SessionArgs, parse_dim, parse_input};
 use crate::failure::Failure;
-use crate::inputs::gather;
+use crate::inputs::{gather, load_model};
 
 /// Run a model and show its outputs
 ///
@@ -45,8 +45,10 @@ pub struct Run {
 
 impl Run {
     pub fn execute(self) -> Result<(), Failure> {
-        let session = Session::open(&self.model, self.session.options())?;
-        let gathered = gather(&session, &self.inputs, &self.dims, self.seed)?;
+        let options = self.session.options();
+        let (model, dims) = load_model(&self.model, &options.limits, &self.inputs, &self.dims)?;
+        let session = Session::new(model, options)?;
+        let gathered = gather(&session, &self.inputs, &dims, self.seed)?;
         gathered.announce(self.seed);
         let (outputs, counts) = session.run_counted(gathered.tensors)?;
         if let Some(dir) = &self.save {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use windlass::compile::{optimize, program};
-use windlass::{Dim, Error, Graph, Model, Options, TensorType};
+use windlass::{Dim, Error, Graph, Options, TensorType};
 use windlass_codegen::{Target, asm_text, clif_text, ssa_text};
 use windlass_frontend::onnx::to_bytes;
 use windlass_ir::loops::print_program;
@@ -16,6 +16,7 @@ use windlass_ir::text::{LISTED_ELEMENTS, PrintOptions, print_graph_with};
 
 use crate::arguments::{DimArg, SessionArgs, parse_dim};
 use crate::failure::Failure;
+use crate::inputs::load_model;
 
 /// Show a model at a stage of its compilation
 #[derive(Args)]
@@ -69,12 +70,12 @@ enum Format {
 impl Dump {
     pub fn execute(self) -> Result<(), Failure> {
         let options = self.session.options();
-        let model = Model::load(&self.model, &options.limits)?;
+        let (model, dims) = load_model(&self.model, &options.limits, &[], &self.dims)?;
         let graph = match self.stage {
-            Stage::Graph => bind(&model.graph, &self.dims)?,
-            Stage::Optimized => optimize(&bind(&model.graph, &self.dims)?, &options)?,
+            Stage::Graph => bind(&model.graph, &dims)?,
+            Stage::Optimized => optimize(&bind(&model.graph, &dims)?, &options)?,
             Stage::Loops | Stage::Ssa | Stage::Clif | Stage::Asm => {
-                return self.dump_program(&model.graph, &options);
+                return self.dump_program(&model.graph, &dims, &options);
             }
         };
         let text = match self.format {
@@ -95,11 +96,11 @@ impl Dump {
 }
 
 impl Dump {
-    fn dump_program(&self, graph: &Graph, options: &Options) -> Result<(), Failure> {
+    fn dump_program(&self, graph: &Graph, dims: &[DimArg], options: &Options) -> Result<(), Failure> {
         if self.format != Format::Text {
             return Err(Failure::Usage("only graphs have other formats than text".to_string()));
         }
-        let (program, _) = program(&bind_all(graph, &self.dims)?, options)?;
+        let (program, _) = program(&bind_all(graph, dims)?, options)?;
         let target = Target::host();
         let mut out = io::stdout().lock();
         match self.stage {

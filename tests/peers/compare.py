@@ -26,6 +26,7 @@ Each measurement is a process of its own, so that none inherits what another lef
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -140,7 +141,7 @@ class Bench:
             if engine == "windlass":
                 call([self.windlass, "run", model.path, f"--save={folder}", self.threads, *model.inputs])
                 ports = onnx.load(model.path, load_external_data=False).graph.output
-                names = [port.name.replace("/", "_") for port in ports]
+                names = [re.sub(r"[^\w.-]", "_", port.name) for port in ports]
             else:
                 call(self.peer(engine, model, [self.threads, "--seconds=0", f"--save={folder}", *model.inputs]))
                 names = range(len(list(Path(folder).iterdir())))

@@ -199,6 +199,25 @@ fn a_branch_not_taken_may_hold_anything() {
     assert_eq!(graph.node_count(), 1);
 }
 
+/// As in a model for two rates of sampling, when its sizes are those of the one.
+#[test]
+fn a_branch_that_does_not_fit_fails_if_it_is_taken() {
+    let then = graph(vec![node("Add", "x a", "t", vec![])], vec![], vec![any("t")]);
+    let otherwise = graph(vec![node("Add", "x b", "e", vec![])], vec![], vec![any("e")]);
+    let nodes = vec![node("If", "c", "y", vec![body("then_branch", then), body("else_branch", otherwise)])];
+    let mut g = graph(nodes, vec![floats("x", &[2]), value("c", DataType::Bool, &[])], vec![any("y")]);
+    g.initializer.push(float_tensor("a", &[2], &[10., 20.]));
+    g.initializer.push(float_tensor("b", &[3], &[1., 2., 3.]));
+    let imported = import(&model(18, g)).unwrap().graph;
+    let run_with = |c: u8| {
+        let inputs = [Tensor::new::<f32>(&[2], &[1., -2.]), Tensor::scalar(windlass_ir::Bool8(c))];
+        windlass_ir::interpret(&imported, &inputs)
+    };
+    assert_eq!(run_with(1).unwrap()[0], Tensor::new::<f32>(&[2], &[11., 18.]));
+    let error = run_with(0).unwrap_err().to_string();
+    assert!(error.contains("f32[2] and f32[3] do not broadcast"), "{error}");
+}
+
 /// A squeeze of whatever has size 1, and branches of different ranks, one of which such sizes choose.
 #[test]
 fn some_models_are_imported_for_given_sizes_only() {

@@ -171,3 +171,30 @@ fn conditions_about_sizes_are_answered_before_anything_runs() {
         assert_eq!(loops, expected, "{n} rows, {c}");
     }
 }
+
+/// A branch that cannot be computed is an error where it is taken, and says why.
+#[test]
+fn a_branch_that_fails_does_so_when_it_is_taken() {
+    let mut failing = Builder::new("failing");
+    failing.input("x", open(2));
+    failing.input("w", open(2));
+    let op = ops::Fail { message: "there is no such rate".to_string(), shape: vec![2, 3], dtype: DType::F32 };
+    let never = failing.push1(op, &[]).unwrap();
+    let y = failing.map(ScalarFn::Neg, &[never]).unwrap();
+    failing.output("y", y);
+    let mut b = Builder::new("main");
+    let c = b.input("c", scalar(DType::Bool));
+    let x = b.input("x", TensorType::fixed(DType::F32, &[2, 4]));
+    let w = b.constant(numbers(&[4, 3]));
+    let op =
+        ops::If { then_branch: branch(ScalarFn::Relu), else_branch: Arc::new(failing.finish().unwrap()) };
+    let y = b.push(op, &[c, x, w], None).unwrap()[0];
+    b.output("y", y);
+    let graph = b.finish().unwrap();
+    for engine in ENGINES {
+        let session = session(&graph, engine);
+        assert!(session.run([flag(true), numbers(&[2, 4])]).is_ok());
+        let error = session.run([flag(false), numbers(&[2, 4])]).unwrap_err().to_string();
+        assert!(error.contains("there is no such rate"), "{error}");
+    }
+}

@@ -269,6 +269,7 @@ mod dft_pass;
 mod dynamic_quantize;
 mod einsum;
 mod elementwise;
+mod fail;
 mod formula;
 mod gather;
 mod gelu;
@@ -359,6 +360,7 @@ define_ops! {
     conv::Conv,
     cumulative::Cumulative,
     elementwise::Elementwise,
+    fail::Fail,
     gather::Gather,
     gather::GatherElements,
     gather::GatherNd,

@@ -25,7 +25,7 @@ use windlass_ir::loops::{
 use super::formula::flatten_operands;
 use super::margins::{Margins, as_reduction};
 use super::schedule::split::Split;
-use super::schedule::{Emit, Machine, PARALLEL_OPERATIONS, fill};
+use super::schedule::{Emit, Machine, are_large, fill};
 use super::units::{Buf, Unit, UnitWork, Units, origins};
 
 /// Rows between the formulas of a chain that take less than this stay in cache anyway.
@@ -72,8 +72,7 @@ pub fn chain(units: &mut Units, machine: &Machine) {
             continue;
         }
         let links = links(units, at, &producer, &uses);
-        let Some((kernel, ins)) =
-            Chain::new(&links, units, machine).map(|chain| chain.kernel(units, machine))
+        let Some((kernel, ins)) = Chain::new(&links, machine).map(|chain| chain.kernel(units, machine))
         else {
             continue;
         };
@@ -202,7 +201,7 @@ struct Chain<'l> {
 }
 
 impl<'l> Chain<'l> {
-    fn new(links: &'l [Link], units: &Units, machine: &Machine) -> Option<Chain<'l>> {
+    fn new(links: &'l [Link], machine: &Machine) -> Option<Chain<'l>> {
         let (last, makers) = links.split_last()?;
         let (_, read) = last.reads.as_ref()?;
         let vars = read.vars();
@@ -216,7 +215,7 @@ impl<'l> Chain<'l> {
         if rows * row_bytes < SMALL_BYTES || fits == 0 || row.extent < machine.tile_rows {
             return None;
         }
-        let shared = links.iter().map(|l| units.units[l.unit].flops).sum::<u64>() >= PARALLEL_OPERATIONS;
+        let shared = are_large(links.iter().map(|link| &link.nest));
         let blocks = Split::even(row.extent, fits);
         let chain = Chain { links, outer, row, blocks, shared };
         let affine = chain.blocks.sizes().all(|size| {

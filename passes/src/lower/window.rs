@@ -26,7 +26,7 @@ use super::formula::flatten_operands;
 use super::margins::{Margins, as_reduction};
 use super::schedule::split::Split;
 use super::schedule::tile::{self, tile_bytes};
-use super::schedule::{Emit, Machine, PARALLEL_OPERATIONS, fill, top_reductions};
+use super::schedule::{Emit, Machine, are_large, fill, top_reductions};
 use super::units::{Buf, Unit, UnitWork, Units, origins};
 
 /// Bytes of the stack for the part of an image that a block reads.
@@ -330,7 +330,7 @@ impl<'u> Pair<'u> {
         let mut shape: Vec<usize> = self.window.batch.iter().map(|v| v.extent).collect();
         shape.extend([self.blocks.parts, self.window.channel.extent / self.lanes]);
         let iterations = shape.iter().product();
-        let shared = self.maker.flops + self.reader.flops >= PARALLEL_OPERATIONS;
+        let shared = are_large([&self.made, &self.read]);
         let kind = if shared { LoopKind::Parallel } else { LoopKind::Serial };
         let iteration = Index::var(builder.begin_loop(kind, iterations));
         if let Some(margins) = self.margins {

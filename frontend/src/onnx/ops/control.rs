@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use windlass_ir::{Bool8, DType, Dim, Graph, Tensor, TensorType, Value, normalize_axis, ops};
+use windlass_ir::{Bool8, Builder, DType, Dim, Graph, Tensor, TensorType, Value, normalize_axis, ops};
 
+use crate::error::Error;
 use crate::onnx::declared::declared_rank;
 use crate::onnx::import::Body;
 use crate::onnx::node::{Imported, NodeCx};
-use crate::onnx::problem::{invalid, unsupported};
+use crate::onnx::problem::{Problem, invalid, unsupported};
 use crate::onnx::proto::GraphProto;
 use crate::onnx::registry::{Entry, entry, entry_at};
 use crate::onnx::rewire::rebuild;
@@ -22,7 +23,14 @@ fn if_(cx: &mut NodeCx<'_, '_>) -> Imported {
         let body = cx.body(if known != 0 { then } else { otherwise }, &[])?;
         return cx.inline(&body.graph, &body.captures);
     }
-    let (then, otherwise) = (cx.body(then, &[])?, cx.body(otherwise, &[])?);
+    let (then, otherwise) = match (cx.body(then, &[]), cx.body(otherwise, &[])) {
+        (Ok(then), Err(problem)) => {
+            let otherwise = failing(&then, problem)?;
+            (then, otherwise)
+        }
+        (Err(problem), Ok(otherwise)) => (failing(&otherwise, problem)?, otherwise),
+        (then, otherwise) => (then?, otherwise?),
+    };
     let ranks = |body: &Body| -> Vec<usize> {
         body.graph.outputs().iter().map(|(_, v)| body.graph.ty(*v).rank()).collect()
     };
@@ -35,6 +43,23 @@ fn if_(cx: &mut NodeCx<'_, '_>) -> Imported {
     let else_branch = with_captures(cx, &otherwise, &captures)?;
     let ins: Vec<Value> = std::iter::once(condition).chain(captures).collect();
     cx.push_whole(ops::If { then_branch, else_branch }, &ins)
+}
+
+/// A branch in place of one that does not fit the types around it, and so can only be one that is never taken: as in a
+/// model for two rates of sampling, when it is imported for sizes of the one. It gives what the other branch gives.
+fn failing(other: &Body, problem: Problem) -> Imported<Body> {
+    let message = match problem {
+        Problem::Error(Error::Graph(error @ windlass_ir::Error::Infer { .. })) => error.to_string(),
+        problem => return Err(problem),
+    };
+    let mut b = Builder::new("failing");
+    for (name, value) in other.graph.outputs() {
+        let ty = other.graph.ty(*value);
+        let shape = ty.dims.iter().map(|dim| dim.as_fixed().unwrap_or(0) as i64).collect();
+        let result = b.push1(ops::Fail { message: message.clone(), shape, dtype: ty.dtype }, &[])?;
+        b.output(name, result);
+    }
+    Ok(Body { graph: b.finish()?, captures: Vec::new() })
 }
 
 /// A body without parameters, over all these captures rather than only its own.

@@ -191,10 +191,13 @@ fn reduction_vars(nest: &Nest, val: Val) -> &[Var] {
     }
 }
 
-/// Whether the nest does enough work to share between threads.
-fn is_large(nest: &Nest) -> bool {
-    let points: u64 = nest.domain.iter().map(|v| v.extent as u64).product();
-    points.saturating_mul(point_cost(nest, &nest.roots)) >= PARALLEL_OPERATIONS
+/// Whether nests do enough work, together, to share between threads.
+pub fn are_large<'n>(nests: impl IntoIterator<Item = &'n Nest>) -> bool {
+    let operations = |nest: &Nest| {
+        let points: u64 = nest.domain.iter().map(|v| v.extent as u64).product();
+        points.saturating_mul(point_cost(nest, &nest.roots))
+    };
+    nests.into_iter().map(operations).fold(0, u64::saturating_add) >= PARALLEL_OPERATIONS
 }
 
 /// Moves the variable best suited to be the parallel loop to the front: the first with enough

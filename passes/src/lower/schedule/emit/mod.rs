@@ -121,7 +121,7 @@ impl<'n> Emit<'n> {
 
     /// Whether there is enough work to share between threads, and threads to share it.
     pub fn is_shared(&self) -> bool {
-        !self.nested && super::is_large(self.nest)
+        !self.nested && super::are_large([self.nest])
     }
 
     /// Whether the loops stand inside no others.

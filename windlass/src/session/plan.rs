@@ -89,11 +89,7 @@ impl Plan {
                 })
             }
         };
-        let with_control = |node: Node| {
-            let data = graph.node(node);
-            let constants: Vec<Option<&Tensor>> = data.ins.iter().map(|&v| graph.as_constant(v)).collect();
-            Ok((node, Control::new(&data.op, &constants, setup)?))
-        };
+        let with_control = |node: Node| Ok((node, Control::new(&graph, node, setup)?));
         let boundary = parts.boundary.into_iter().map(with_control).collect::<Result<_, Error>>()?;
         Ok(Plan { graph, head, boundary, rest, is_head })
     }

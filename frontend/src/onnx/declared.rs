@@ -6,7 +6,7 @@ use windlass_ir::{Dim, Dims, Limits, TensorType};
 
 use super::problem::{Problem, invalid, unsupported};
 use super::proto::tensor_shape_proto::dimension;
-use super::proto::{TypeProto, type_proto};
+use super::proto::{TypeProto, ValueInfoProto, type_proto};
 use super::tensor;
 use crate::error::Error;
 
@@ -28,14 +28,16 @@ impl Sizes {
         self.dims.is_empty() && self.inputs.is_empty()
     }
 
-    /// With what the shapes of inputs say of dimensions; the inputs are of these names and types.
-    pub(super) fn completed(&self, inputs: &[(&str, TensorType)]) -> Result<Sizes, Error> {
+    /// With what the shapes of a graph's inputs say of dimensions.
+    pub(super) fn completed(&self, inputs: &[ValueInfoProto], limits: &Limits) -> Result<Sizes, Error> {
+        let declared = |input| Some((ValueInfoProto::name(input), declared_type(input, limits).ok()?));
+        let inputs: Vec<(&str, TensorType)> = inputs.iter().filter_map(declared).collect();
         let has = |name: &str| inputs.iter().flat_map(|(_, ty)| &ty.dims).any(|dim| *dim == Dim::named(name));
         if let Some(dim) = self.dims.keys().find(|name| !has(name)) {
             return Err(Error::invalid("model", format!("has no dimension `{dim}`")));
         }
         let mut all = self.clone();
-        for (input, ty) in inputs {
+        for (input, ty) in &inputs {
             for (dim, &size) in ty.dims.iter().zip(self.inputs.get(*input).into_iter().flatten()) {
                 if let Dim::Named(name) = dim {
                     all.dims.entry(name.to_string()).or_insert(size);
@@ -45,18 +47,22 @@ impl Sizes {
         Ok(all)
     }
 
-    /// A type with the sizes that are given.
-    pub(super) fn bind(&self, ty: &TensorType) -> TensorType {
+    /// The type of a graph's input, with the sizes that are given.
+    pub(super) fn input_type(&self, input: &ValueInfoProto, limits: &Limits) -> Result<TensorType, Problem> {
+        let ty = declared_type(input, limits)?;
         let size = |dim: &Dim| match dim {
             Dim::Named(name) => self.dims.get(&**name).map_or_else(|| dim.clone(), |&size| Dim::Fixed(size)),
             Dim::Fixed(_) | Dim::Unknown => dim.clone(),
         };
-        TensorType::new(ty.dtype, ty.dims.iter().map(size))
+        let ty = TensorType::new(ty.dtype, ty.dims.iter().map(size));
+        limits.check_type(&ty, || format!("input `{}`", input.name()))?;
+        Ok(ty)
     }
 }
 
 /// The type a model declares for a value, if it is a tensor of known rank.
-pub(crate) fn input_type(name: &str, ty: Option<&TypeProto>, limits: &Limits) -> Result<TensorType, Problem> {
+fn declared_type(value: &ValueInfoProto, limits: &Limits) -> Result<TensorType, Problem> {
+    let (name, ty) = (value.name(), value.r#type.as_ref());
     let tensor = match ty.and_then(|ty| ty.value.as_ref()) {
         Some(type_proto::Value::TensorType(tensor)) => tensor,
         Some(type_proto::Value::SequenceType(_)) => unsupported!("a sequence"),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use windlass_ir::{Builder, Graph, Limits, Tensor, TensorType, Value, ops};
 
-use super::declared::{Sizes, check_declared, input_type};
+use super::declared::{Sizes, check_declared};
 use super::external::Source;
 use super::four_bits::FourBits;
 use super::frame::{Binding, Frame, Names};
@@ -127,11 +127,7 @@ impl<'m> Importer<'m> {
         graph: &'m GraphProto,
         sizes: &Sizes,
     ) -> Result<(Graph, Vec<(String, Tensor)>), Error> {
-        let declared = graph.input.iter().filter_map(|input| {
-            let ty = input_type(input.name(), input.r#type.as_ref(), self.source.limits()).ok()?;
-            Some((input.name(), ty))
-        });
-        let sizes = sizes.completed(&declared.collect::<Vec<_>>())?;
+        let sizes = sizes.completed(&graph.input, self.source.limits())?;
         self.frames.push(Frame::new(graph.name(), self.source.limits(), false));
         self.bind_initializers(graph)?;
         let mut defaults = Vec::new();
@@ -148,12 +144,8 @@ impl<'m> Importer<'m> {
                 continue;
             }
             seen.insert(input.name());
-            let binding = match input_type(input.name(), input.r#type.as_ref(), self.source.limits()) {
-                Ok(ty) => {
-                    let ty = sizes.bind(&ty);
-                    self.source.limits().check_type(&ty, || format!("input `{}`", input.name()))?;
-                    Binding::Value(self.builder().input(input.name(), ty))
-                }
+            let binding = match sizes.input_type(input, self.source.limits()) {
+                Ok(ty) => Binding::Value(self.builder().input(input.name(), ty)),
                 Err(problem) => self.note(format!("input `{}`", input.name()), problem)?,
             };
             self.bind(input.name(), binding, || format!("input `{}`", input.name()))?;

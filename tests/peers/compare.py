@@ -2,7 +2,7 @@
 
     tests/peers/run.sh [--operators] [--threads N] [--rounds N] [--seconds S] [--peers NAME,..] [MODEL...]
 
-A MODEL is the name of a folder that tests/material.sh makes, with sizes for its named dimensions if need be
+A MODEL is the name of a folder that tests/material.sh or fetch_models.py makes, with sizes for its named dimensions if need be
 (`mlp:batch=64`), or `matmul_M_N_K`, a product with a constant right operand, or, with --operators, the name of one of
 operators.py, all of which are measured if none is named. Each round runs every engine once on every
 model, so that a machine that slows down slows them all; a model's figures are the medians of its rounds' figures. All
@@ -168,9 +168,10 @@ class Model:
         elif name.startswith("matmul_"):
             self.path = matmul(name, folder)
         else:
-            self.path = ROOT / f"target/models/{base}/model.onnx"
-            if not self.path.exists():
-                sys.exit(f"no such model: {self.path} (tests/material.sh makes the folders)")
+            paths = [ROOT / f"target/{made}/{base}/model.onnx" for made in ("models", "published")]
+            self.path = next((path for path in paths if path.exists()), None)
+            if self.path is None:
+                sys.exit(f"no such model: {paths[0]} (tests/material.sh and fetch_models.py make the folders)")
         inputs = Path(tempfile.mkdtemp(dir=folder))
         self.inputs = write_inputs(self.path, sizes, inputs)
         self.differences, self.rounds = {}, {}

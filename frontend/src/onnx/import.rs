@@ -13,7 +13,7 @@ use windlass_ir::{Builder, Graph, Limits, Tensor, TensorType, Value, ops};
 use super::declared::{Sizes, check_declared};
 use super::external::Source;
 use super::four_bits::FourBits;
-use super::frame::{Binding, Frame, Names};
+use super::frame::{Binding, Frame};
 use super::node::NodeCx;
 use super::problem::{Problem, invalid, unsupported};
 use super::proto::{
@@ -31,20 +31,20 @@ pub(crate) struct Body {
 }
 
 /// The operator sets a model or function is written in, by domain.
-type OperatorSets = BTreeMap<String, u32>;
+pub(super) type OperatorSets = BTreeMap<String, u32>;
 
 /// Imports one model.
 pub(crate) struct Importer<'m> {
-    source: &'m Source<'m>,
+    pub(super) source: &'m Source<'m>,
     functions: HashMap<(&'m str, &'m str, &'m str), &'m FunctionProto>,
-    operator_sets: OperatorSets,
-    frames: Vec<Frame>,
+    pub(super) operator_sets: OperatorSets,
+    pub(super) frames: Vec<Frame>,
     /// The functions being inlined, outermost first.
-    calls: Vec<&'m FunctionProto>,
+    pub(super) calls: Vec<&'m FunctionProto>,
     /// The attributes of the innermost call, to which nodes of its body may refer.
-    arguments: Vec<Cow<'m, AttributeProto>>,
+    pub(super) arguments: Vec<Cow<'m, AttributeProto>>,
     /// What the names of nodes start with, inside functions.
-    prefix: String,
+    pub(super) prefix: String,
     unsupported: Vec<Unsupported>,
     /// The initializers of elements of 4 bits, which are values of wider ones.
     four_bits: HashSet<&'m str>,
@@ -56,7 +56,7 @@ pub(crate) fn normalize_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 
-fn operator_sets(imports: &[OperatorSetIdProto], subject: &str) -> Result<OperatorSets, Error> {
+pub(super) fn operator_sets(imports: &[OperatorSetIdProto], subject: &str) -> Result<OperatorSets, Error> {
     let mut sets = OperatorSets::new();
     for import in imports {
         let Some(version) = u32::try_from(import.version()).ok().filter(|&v| v > 0) else {
@@ -216,7 +216,7 @@ impl<'m> Importer<'m> {
         self.bind(name, binding, subject)
     }
 
-    fn import_nodes(&mut self, nodes: &'m [NodeProto]) -> Result<(), Error> {
+    pub(super) fn import_nodes(&mut self, nodes: &'m [NodeProto]) -> Result<(), Error> {
         nodes.iter().try_for_each(|node| self.import_node(node))
     }
 
@@ -307,98 +307,6 @@ impl<'m> Importer<'m> {
         Ok(Some(outs.into_iter().map(Binding::Value).collect()))
     }
 
-    /// A node's attributes, those that refer to the function's replaced by what the call gave.
-    fn attributes_of(&self, node: &'m NodeProto) -> Result<Vec<Cow<'m, AttributeProto>>, Problem> {
-        let mut attributes: Vec<Cow<'m, AttributeProto>> = Vec::with_capacity(node.attribute.len());
-        for attribute in &node.attribute {
-            if attributes.iter().any(|a| a.name() == attribute.name()) {
-                invalid!("attribute `{}` is given twice", attribute.name());
-            }
-            if attribute.ref_attr_name().is_empty() {
-                attributes.push(Cow::Borrowed(attribute));
-                continue;
-            }
-            if self.calls.is_empty() {
-                invalid!("attribute `{}` refers to a function's, outside of one", attribute.name());
-            }
-            let named = |a: &&Cow<'m, AttributeProto>| a.name() == attribute.ref_attr_name();
-            if let Some(argument) = self.arguments.iter().find(named) {
-                if argument.g.is_some() || !argument.graphs.is_empty() {
-                    unsupported!("attribute `{}` is a graph passed to a function", attribute.name());
-                }
-                let mut argument = argument.clone().into_owned();
-                argument.name = Some(attribute.name().to_string());
-                attributes.push(Cow::Owned(argument));
-            }
-        }
-        Ok(attributes)
-    }
-
-    /// Inlines a call of a model's own function.
-    fn call(
-        &mut self,
-        node: &'m NodeProto,
-        function: &'m FunctionProto,
-        ins: Vec<Option<Value>>,
-        mut attributes: Vec<Cow<'m, AttributeProto>>,
-    ) -> Result<Vec<Binding>, Problem> {
-        if self.calls.iter().any(|&active| std::ptr::eq(active, function)) {
-            invalid!("function `{}` calls itself", function.name());
-        }
-        let depth = self.calls.len() + self.frames.len() + 1;
-        Limits::check(|| describe(node), "levels", depth as u64, self.source.limits().depth)?;
-        if ins.len() > function.input.len() {
-            invalid!("{} operands for function `{}`", ins.len(), function.name());
-        }
-        let declares = |name: &str| {
-            function.attribute.iter().any(|a| a == name)
-                || function.attribute_proto.iter().any(|a| a.name() == name)
-        };
-        if let Some(odd) = attributes.iter().find(|a| !declares(a.name())) {
-            unsupported!("attribute `{}`, which function `{}` does not have", odd.name(), function.name());
-        }
-        for default in &function.attribute_proto {
-            if !attributes.iter().any(|a| a.name() == default.name()) {
-                attributes.push(Cow::Borrowed(default));
-            }
-        }
-        let mut sets = operator_sets(&function.opset_import, function.name())?;
-        for (domain, version) in &self.operator_sets {
-            sets.entry(domain.clone()).or_insert(*version);
-        }
-        let mut names = Names::default();
-        let given = ins.into_iter().chain(std::iter::repeat(None));
-        for (name, value) in function.input.iter().zip(given) {
-            names.map.insert(name.clone(), value.map_or(Binding::Absent, Binding::Value));
-        }
-        let prefix = format!("{}{}/", self.prefix, node_name(node));
-        let frame = self.frames.last_mut().expect("a graph is being imported");
-        let outer_names = std::mem::replace(&mut frame.names, names);
-        let outer_sets = std::mem::replace(&mut self.operator_sets, sets);
-        let outer_arguments = std::mem::replace(&mut self.arguments, attributes);
-        let outer_prefix = std::mem::replace(&mut self.prefix, prefix);
-        self.calls.push(function);
-        let outs = self.import_function_body(function);
-        self.calls.pop();
-        self.prefix = outer_prefix;
-        self.arguments = outer_arguments;
-        self.operator_sets = outer_sets;
-        self.frames.last_mut().expect("a graph is being imported").names = outer_names;
-        outs
-    }
-
-    fn import_function_body(&mut self, function: &'m FunctionProto) -> Result<Vec<Binding>, Problem> {
-        self.import_nodes(&function.node)?;
-        let mut outs = Vec::with_capacity(function.output.len());
-        for name in &function.output {
-            let Some(binding) = self.lookup(name) else {
-                invalid!("function `{}` does not define its result `{name}`", function.name());
-            };
-            outs.push(binding);
-        }
-        Ok(outs)
-    }
-
     /// Imports the body of a control-flow node, for parameters of these types.
     pub fn import_body(&mut self, graph: &'m GraphProto, types: &[TensorType]) -> Result<Body, Problem> {
         let depth = self.calls.len() + self.frames.len() + 1;
@@ -449,7 +357,7 @@ impl<'m> Importer<'m> {
     }
 
     /// What a name stands for in the innermost graph.
-    fn lookup(&mut self, name: &str) -> Option<Binding> {
+    pub(super) fn lookup(&mut self, name: &str) -> Option<Binding> {
         self.lookup_at(self.frames.len() - 1, name)
     }
 
@@ -494,7 +402,7 @@ fn missing(name: &str) -> Problem {
 }
 
 /// A node's name, or else that of its first result.
-fn node_name(node: &NodeProto) -> &str {
+pub(super) fn node_name(node: &NodeProto) -> &str {
     match node.name() {
         "" => node.output.iter().map(String::as_str).find(|name| !name.is_empty()).unwrap_or(""),
         name => name,

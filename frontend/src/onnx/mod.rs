@@ -1,5 +1,6 @@
 //! ONNX: models in ([`load`], [`from_bytes`]) and out ([`to_bytes`]), and test cases ([`testcase`]).
 
+mod calls;
 mod declared;
 mod export;
 mod external;

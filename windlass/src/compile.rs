@@ -102,7 +102,7 @@ impl Report {
 
 /// The graph for inputs of these types, all sizes known, if then every size in it is.
 pub fn bind(graph: &Graph, types: &[TensorType]) -> Result<Graph, Error> {
-    let bound = graph.with_input_types(types)?;
+    let bound = graph.specialized(types)?;
     let is_open = |data: &NodeData| {
         !late_operands(&data.op).is_empty() || data.outs.iter().any(|&v| bound.ty(v).as_shape().is_none())
     };

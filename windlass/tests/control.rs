@@ -199,3 +199,25 @@ fn a_branch_that_fails_does_so_when_it_is_taken() {
         assert!(error.contains("there is no such rate"), "{error}");
     }
 }
+
+/// As deep as a model may nest graphs; whoever looks at each of them twice at each level never comes to an end.
+#[test]
+fn deep_nests_are_opened_in_no_time() {
+    let mut graph = branch(ScalarFn::Abs);
+    for _ in 0..60 {
+        let mut b = Builder::new("nest");
+        let (x, w) = (b.input("x", open(2)), b.input("w", open(2)));
+        let shape = b.push1(ops::ShapeOf, &[x]).unwrap();
+        let zero = b.constant(Tensor::scalar(0i64));
+        let rows = b.push1(ops::Gather { axis: 0 }, &[shape, zero]).unwrap();
+        let two = b.constant(Tensor::scalar(2i64));
+        let is_two = b.map(ScalarFn::Eq, &[rows, two]).unwrap();
+        let op = ops::If { then_branch: graph, else_branch: branch(ScalarFn::Neg) };
+        let y = b.push(op, &[is_two, x, w], None).unwrap()[0];
+        b.output("y", y);
+        graph = Arc::new(b.finish().unwrap());
+    }
+    let session = session(&graph, Engine::Jit);
+    let outputs = session.run([numbers(&[2, 4]), numbers(&[4, 3])]).unwrap();
+    assert!(outputs["y"].to_f64s().iter().all(|&y| y >= 0.0));
+}

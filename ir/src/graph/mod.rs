@@ -229,32 +229,54 @@ impl Graph {
     /// The same graph for other input types, every type inferred anew.
     ///
     /// Nodes that yield shapes already known become constants, and so do nodes computed from those
-    /// alone, so that shapes calculated inside the model are known too; and an `if` becomes the branch that
-    /// is taken where that is known then.
+    /// alone, so that shapes calculated inside the model are known too.
     pub fn with_input_types(&self, types: &[TensorType]) -> Result<Graph, Error> {
         let mut edit = Edit::with_input_types(self, types)?;
-        let mut is_opened = false;
         for (node, data) in self.nodes() {
             let ins = edit.map_all(&data.ins);
             let outs = match fold(edit.graph(), &data.op, &ins) {
                 Some(tensors) => tensors.into_iter().map(|t| edit.builder().constant(t)).collect(),
-                None => {
-                    let simpler = match data.op {
-                        Op::If(_) | Op::Loop(_) => data.op.simplify(edit.builder(), &ins)?,
-                        _ => None,
-                    };
-                    is_opened |= simpler.is_some();
-                    match simpler {
-                        Some(outs) => outs,
-                        None => edit.builder().push(data.op.clone(), &ins, data.name.clone())?,
-                    }
-                }
+                None => edit.builder().push(data.op.clone(), &ins, data.name.clone())?,
             };
             edit.replace(node, &outs)?;
         }
-        let graph = edit.finish()?;
-        // What came out of bodies is known better now, and may be a body's end itself.
-        if is_opened { graph.with_input_types(types) } else { Ok(graph) }
+        edit.finish()
+    }
+
+    /// The same, and an `if` whose condition is known then is the branch that it takes, and a `loop` has no
+    /// states that stay what they are.
+    pub fn specialized(&self, types: &[TensorType]) -> Result<Graph, Error> {
+        let mut graph = self.with_input_types(types)?;
+        // What comes out of a graph within the graph is known better by then, and may be such a node itself. Each round
+        // takes a level of them out, or a loop's states, so this ends.
+        while let Some(opened) = graph.opened(types)? {
+            graph = opened.with_input_types(types)?;
+        }
+        Ok(graph)
+    }
+
+    /// With simpler nodes in place of each `if` and `loop` for which there are; `None` if there are for none.
+    fn opened(&self, types: &[TensorType]) -> Result<Option<Graph>, Error> {
+        let is_control = |data: &NodeData| matches!(data.op, Op::If(_) | Op::Loop(_));
+        if !self.nodes().any(|(_, data)| is_control(data)) {
+            return Ok(None);
+        }
+        let mut edit = Edit::with_input_types(self, types)?;
+        let mut is_opened = false;
+        for (node, data) in self.nodes() {
+            let ins = edit.map_all(&data.ins);
+            let simpler = match is_control(data) {
+                true => data.op.simplify(edit.builder(), &ins)?,
+                false => None,
+            };
+            is_opened |= simpler.is_some();
+            let outs = match simpler {
+                Some(outs) => outs,
+                None => edit.builder().push(data.op.clone(), &ins, data.name.clone())?,
+            };
+            edit.replace(node, &outs)?;
+        }
+        Ok(if is_opened { Some(edit.finish()?) } else { None })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use windlass_ir::{Tensor, TensorType};
+
 /// A cache of at most `capacity` values, shared by threads.
 pub(super) struct Cache<K, V> {
     /// Oldest first.
@@ -46,6 +48,21 @@ impl<K: PartialEq, V> Cache<K, V> {
         let at = entries.iter().rposition(|(key, _)| is_it(key))?;
         entries[at..].rotate_left(1);
         entries.last().map(|(_, value)| value.clone())
+    }
+}
+
+impl<V> Cache<Vec<TensorType>, V> {
+    /// The value for the types of these tensors.
+    pub(super) fn obtain_for<E>(
+        &self,
+        tensors: &[Tensor],
+        make: impl FnOnce(&Vec<TensorType>) -> Result<V, E>,
+    ) -> Result<Arc<V>, E> {
+        // Types are only made where they are not known yet.
+        match self.find(|types| types.iter().zip(tensors).all(|(ty, tensor)| tensor.is(ty))) {
+            Some(found) => Ok(found),
+            None => self.obtain(tensors.iter().map(Tensor::ty).collect(), make),
+        }
     }
 }
 

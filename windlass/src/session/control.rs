@@ -158,8 +158,7 @@ impl Body {
 
     fn run(&self, operands: &[Tensor], setup: &Setup, counts: &mut Counts) -> Result<Vec<Tensor>, Error> {
         let mut ins: Vec<Tensor> = self.takes.iter().map(|&i| operands[i].clone()).collect();
-        let types = ins.iter().map(Tensor::ty).collect();
-        let plan = self.plans.obtain(types, |types| Plan::new(&self.graph, types, setup))?;
+        let plan = self.plans.obtain_for(&ins, |types| Plan::new(&self.graph, types, setup))?;
         plan.run(&mut ins, setup, counts)
     }
 }

@@ -167,12 +167,8 @@ impl Session {
                     Ok(interpret(&self.graph, inputs)?)
                 }
                 Engine::Jit | Engine::Loops => {
-                    let known =
-                        |types: &Vec<TensorType>| types.iter().zip(inputs.iter()).all(|(ty, x)| x.is(ty));
-                    let plan = match self.plans.find(known) {
-                        Some(plan) => plan,
-                        None => self.plan(inputs.iter().map(Tensor::ty).collect())?,
-                    };
+                    let make = |types: &Vec<TensorType>| Plan::new(&self.graph, types, &self.setup);
+                    let plan = self.plans.obtain_for(inputs, make)?;
                     plan.run(inputs, &self.setup, &mut counts)
                 }
             }

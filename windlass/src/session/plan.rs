@@ -58,7 +58,7 @@ struct Rest {
 impl Plan {
     /// Plans a graph whose inputs have these types, all sizes known.
     pub(super) fn new(graph: &Graph, types: &[TensorType], setup: &Setup) -> Result<Plan, Error> {
-        Plan::of_bound(graph.with_input_types(types)?, setup)
+        Plan::of_bound(graph.specialized(types)?, setup)
     }
 
     fn of_bound(graph: Graph, setup: &Setup) -> Result<Plan, Error> {

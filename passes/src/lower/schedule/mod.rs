@@ -103,7 +103,7 @@ impl Default for Machine {
 }
 
 /// Work below this many machine operations is not worth starting other threads for.
-pub const PARALLEL_OPERATIONS: u64 = 200_000;
+const PARALLEL_OPERATIONS: u64 = 200_000;
 
 /// Parallel loops aim for at least this many iterations, so that any small number of threads has
 /// even work.

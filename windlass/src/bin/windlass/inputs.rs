@@ -45,10 +45,12 @@ pub fn load_model(
         Ok(model) => return Ok((model, dims.to_vec())),
         Err(error) => error,
     };
-    let is_unsupported = matches!(&error, Error::Frontend(windlass_frontend::Error::Unsupported(_)));
+    if !matches!(error, Error::Frontend(windlass_frontend::Error::Unsupported(_))) {
+        return Err(error.into());
+    }
     let mut sizes =
         Sizes { dims: dims.iter().map(|dim| (dim.name.clone(), dim.size)).collect(), ..Sizes::default() };
-    for file in files.iter().filter(|_| is_unsupported) {
+    for file in files {
         // The shape of an image depends on what the model takes.
         let tensor = match extension(&file.file).as_str() {
             "npy" => npy::read(&file.file, limits),
@@ -57,7 +59,7 @@ pub fn load_model(
         };
         sizes.inputs.insert(file.name.clone(), tensor.map_err(Error::from)?.shape().to_vec());
     }
-    if !is_unsupported || sizes.is_empty() {
+    if sizes.is_empty() {
         return Err(error.into());
     }
     let model = Model::load_sized(path, limits, &sizes)?;

@@ -17,17 +17,22 @@ fn numbers(dtype: DType, shape: &[usize], salt: usize) -> Tensor {
     Tensor::from_f64s(dtype, shape, &numbers)
 }
 
-/// A convolution of an image in Winograd's form; the transformed image may be an output too.
+/// A convolution of an image, or of several behind one another, in Winograd's form, with as many taps as pads allow for; the
+/// transformed image may be an output too.
 fn convolution(b: &mut Builder, x: &TensorType, to: usize, pads: &[i64], is_read: bool) -> Vec<Value> {
-    let shape = x.shape();
+    let (channels, places) =
+        x.shape().split_last().map(|(&channels, places)| (channels, places.to_vec())).unwrap();
     let input = b.input("x", x.clone());
-    let extent = |dim: usize| shape[1 + dim] + (pads[dim] + pads[dim + 2]) as usize - 2;
-    let result = [shape[0], extent(0), extent(1)];
-    let weights = b.constant(numbers(x.dtype, &[36, shape[3], to], 5));
+    let kernel = vec![3; places.len() - 3];
+    let padded = |dim: usize| places[1 + dim] + (pads[dim] + pads[dim + places.len() - 1]) as usize;
+    let result: Vec<usize> =
+        [places[0]].into_iter().chain((0..places.len() - 1).map(|dim| padded(dim) - 2)).collect();
+    let terms = channels * 3usize.pow(kernel.len() as u32);
+    let weights = b.constant(numbers(x.dtype, &[36, terms, to], 5));
     let bias = b.constant(numbers(x.dtype, &[to], 6));
-    let tiles = b.push1(Winograd::input(pads), &[input]).unwrap();
+    let tiles = b.push1(Winograd { kernel, ..Winograd::input(pads) }, &[input]).unwrap();
     let sums = b.push1(MatMul::default(), &[tiles, weights]).unwrap();
-    let y = b.push1(Winograd::output(result), &[sums, bias]).unwrap();
+    let y = b.push1(Winograd::output(&result), &[sums, bias]).unwrap();
     if is_read { vec![y, tiles] } else { vec![y] }
 }
 
@@ -62,13 +67,14 @@ fn compare(x: &TensorType, to: usize, pads: &[i64], is_read: bool, joined: bool)
 fn transforms_and_products_run_for_a_few_tiles_at_a_time() {
     // Sizes that tiles divide and that they do not, blocks of one size and of two, channels in whole vectors and a rest.
     for (shape, to, pads) in [
-        ([1, 32, 40, 8], 16, [1, 1, 1, 1]),
-        ([1, 35, 38, 8], 12, [1, 1, 1, 1]),
-        ([3, 21, 17, 5], 40, [0, 2, 1, 0]),
-        ([1, 30, 41, 40], 3, [0, 0, 0, 0]),
+        (&[1, 32, 40, 8][..], 16, &[1, 1, 1, 1][..]),
+        (&[1, 35, 38, 8], 12, &[1, 1, 1, 1]),
+        (&[3, 21, 17, 5], 40, &[0, 2, 1, 0]),
+        (&[1, 30, 41, 40], 3, &[0, 0, 0, 0]),
+        (&[1, 4, 18, 17, 8], 12, &[1, 1, 1, 1, 1, 1]),
     ] {
         for dtype in [DType::F32, DType::F64, DType::I32] {
-            compare(&TensorType::fixed(dtype, &shape), to, &pads, false, true);
+            compare(&TensorType::fixed(dtype, shape), to, pads, false, true);
         }
     }
 }

@@ -16,7 +16,7 @@ fn steps(name: &str, body: impl FnOnce(&mut Builder) -> Vec<Value>) -> usize {
 fn steps_after(name: &str, body: impl FnOnce(&mut Builder, Value) -> Vec<Value>) -> usize {
     steps(name, |b| {
         let sums = b.input("sums", f32s(&[36, 15, 40]));
-        let y = b.push1(Winograd::output([1, 9, 19]), &[sums]).unwrap();
+        let y = b.push1(Winograd::output(&[1, 9, 19]), &[sums]).unwrap();
         body(b, y)
     })
 }

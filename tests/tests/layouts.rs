@@ -190,7 +190,7 @@ fn weights_made_in_every_run_are_made_in_pieces() {
     let weights = b.push1(Winograd::weight(), &[weights]).unwrap();
     let tiles = b.push1(Winograd::input(&[1; 4]), &[x]).unwrap();
     let sums = b.push1(MatMul { trans_a: false, trans_b: false }, &[tiles, weights]).unwrap();
-    let y = b.push1(Winograd::output([1, 5, 7]), &[sums]).unwrap();
+    let y = b.push1(Winograd::output(&[1, 5, 7]), &[sums]).unwrap();
     b.output("y", y);
     let program = check_graph(&b.finish().unwrap(), "a convolution");
     assert!(between(&program) <= 6 << 20, "{program}");

@@ -3,7 +3,7 @@
 use crate::types::Shape;
 
 /// Every index of a shape, in row-major order; one empty index for rank 0.
-pub(crate) fn points(shape: &[usize]) -> impl Iterator<Item = Shape> {
+pub(crate) fn points(shape: &[usize]) -> impl Iterator<Item = Shape> + use<> {
     let shape: Shape = shape.into();
     let mut next: Option<Shape> = (!shape.contains(&0)).then(|| shape.iter().map(|_| 0).collect());
     std::iter::from_fn(move || {

@@ -1,24 +1,30 @@
-//! `winograd_weight`, `winograd_input` and `winograd_output`: a 3x3 convolution as 36 products of matrices, with a
-//! quarter of the multiplications.
+//! `winograd_weight`, `winograd_input` and `winograd_output`: a convolution whose last two dimensions are 3x3 as 36
+//! products of matrices, with a quarter of the multiplications.
 //!
 //! The convolution is cut into tiles of 4x4 outputs, which depend on 6x6 inputs. With the matrices below, a tile `d` of
 //! the input and the weights `g` give `A' ((G g G') * (B' d B)) A`, where `*` multiplies element by element: at each
 //! of the 36 positions the sum over channels is a product of matrices, tiles by channels by channels.
 //! Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), F(4x4, 3x3).
 //!
+//! Of more spatial dimensions, the last two are cut into tiles. Taps along the others are as further channels: each place of
+//! the result has, behind one another, the transformed tiles of all places that it depends on.
+//!
 //! Integers are exact: the fractions of `G` are taken out of its rows and put into the columns of `A'`, times 24, so
 //! that all three matrices are of integers and the result is 576 times what it should be, modulo 2^bits. It is divided
 //! by 9, an odd number, by multiplying by that number's inverse, and by 64 by a shift, which loses the 6 bits above.
 //! So a result is right if 6 bits fewer hold it, whatever overflows on the way.
 
+use super::points::points;
+use super::window::Window;
 use super::winograd_lower::{input_kernel, output_kernel, weight_as_product, weight_kernel};
-use super::{Lowered, OpDef, arity};
+use super::{Conv, Lowered, OpDef, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, Violation};
+use crate::ops::movement::position;
 use crate::require;
 use crate::tensor::Tensor;
-use crate::types::{Dim, TensorType};
+use crate::types::{Dim, Shape, TensorType, strides};
 
 /// Outputs of a tile along a dimension, and inputs that they depend on.
 pub(super) const OUT: usize = 4;
@@ -82,55 +88,88 @@ pub(super) const SHIFT: u32 = 6;
 /// Which of the three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WinogradPart {
-    /// Weights `[3, 3, C, M]` to `[36, C, M]`.
+    /// Weights `[kernel.., 3, 3, C, M]` to `[36, KC, M]`, K taps of the kernel.
     Weight,
-    /// An input `[N, H, W, C]` to `[36, T, C]`, T tiles.
+    /// An input `[N, spatial.., H, W, C]` to `[36, T, KC]`, T tiles.
     Input,
-    /// Sums `[36, T, M]`, and a bias `[M]` if there is one, to the result `[N, H, W, M]`.
+    /// Sums `[36, T, M]`, and a bias `[M]` if there is one, to the result `[N, spatial.., H, W, M]`.
     Output,
 }
 
-/// A part of a 3x3 convolution of stride 1 with its channels last.
+/// A part of a convolution with its channels last, 3x3 of stride 1 along the last two spatial dimensions.
 ///
-/// Tiles are numbered by image, then row, then column; the last of a row or column may reach past the result.
+/// Tiles are numbered by image, then by place along the other dimensions, then row, then column; the last of a row or column
+/// may reach past the result.
 ///
 /// Of integers all arithmetic is modulo 2^bits. The weight and the sums are those of the scaled matrices, and a result
 /// is right if an integer of 6 bits fewer holds it: see [`Winograd::holds`].
 ///
-/// - (C1) operands are all f32, all f64, all i16 or all i32, of the ranks above;
-/// - (C2) pads are empty or four numbers of 0 or more, and the padded input is 3x3 at least;
-/// - (C3) the shape is three sizes, and the sums have its tiles;
-/// - (C4) the bias has M elements.
+/// - (C1) strides and dilations are empty or have an entry for each dimension of the kernel, pads are empty or have two for
+///   each spatial dimension; they are as those of [`Conv`];
+/// - (C2) the kernel has taps, and dilated it fits the padded input, which is 3x3 at least;
+/// - (C3) operands are all f32, all f64, all i16 or all i32, of the ranks above;
+/// - (C4) the shape is three sizes or more, and the sums have its tiles;
+/// - (C5) the bias has M elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Winograd {
     /// Which part.
     pub part: WinogradPart,
-    /// Of an input: zeros above, left, below and right of it; empty means none.
+    /// Of an input: the taps along each spatial dimension but the last two.
+    pub kernel: Vec<i64>,
+    /// Of an input: the step of the window along those; empty means 1.
+    pub strides: Vec<i64>,
+    /// Of an input: the distance between neighbouring taps along those; empty means 1.
+    pub dilations: Vec<i64>,
+    /// Of an input: zeros before each spatial dimension, then after each; empty means none.
     pub pads: Vec<i64>,
-    /// Of an output: its N, H and W.
+    /// Of an output: its N and its spatial sizes.
     pub shape: Vec<i64>,
 }
 
 impl Winograd {
+    fn new(part: WinogradPart) -> Winograd {
+        let [kernel, strides, dilations, pads, shape] = [const { Vec::new() }; 5];
+        Winograd { part, kernel, strides, dilations, pads, shape }
+    }
+
     /// Transforms weights.
     pub fn weight() -> Winograd {
-        Winograd { part: WinogradPart::Weight, pads: Vec::new(), shape: Vec::new() }
+        Winograd::new(WinogradPart::Weight)
     }
 
-    /// Transforms an input.
+    /// Transforms an input of two spatial dimensions.
     pub fn input(pads: &[i64]) -> Winograd {
-        Winograd { part: WinogradPart::Input, pads: pads.to_vec(), shape: Vec::new() }
+        Winograd { pads: pads.to_vec(), ..Winograd::new(WinogradPart::Input) }
     }
 
-    /// Transforms sums to a result of this many images, rows and columns.
-    pub fn output(shape: [usize; 3]) -> Winograd {
+    /// Transforms the input of a convolution with a kernel of these sizes, if that has the form.
+    pub fn input_of(conv: &Conv, kernel: &[usize]) -> Option<Winograd> {
+        let Some((&[3, 3], others)) = kernel.split_last_chunk().map(|(others, last)| (last, others)) else {
+            return None;
+        };
+        let of_others = |list: &[i64]| -> Option<Vec<i64>> {
+            let (others, last) = list.split_at(others.len().min(list.len()));
+            last.iter().all(|&n| n == 1).then(|| others.to_vec())
+        };
+        let has_form = conv.channels_last && conv.group == 1;
+        Some(Winograd {
+            kernel: others.iter().map(|&taps| taps as i64).collect(),
+            strides: of_others(&conv.strides)?,
+            dilations: of_others(&conv.dilations)?,
+            ..Winograd::input(&conv.pads)
+        })
+        .filter(|_| has_form)
+    }
+
+    /// Transforms sums to a result of these images and spatial sizes.
+    pub fn output(shape: &[usize]) -> Winograd {
         let shape = shape.iter().map(|&n| n as i64).collect();
-        Winograd { part: WinogradPart::Output, pads: Vec::new(), shape }
+        Winograd { shape, ..Winograd::new(WinogradPart::Output) }
     }
 
-    /// The number of tiles of a result.
-    pub fn tiles([images, height, width]: [usize; 3]) -> usize {
-        images * height.div_ceil(OUT) * width.div_ceil(OUT)
+    /// The number of tiles of a result of these images and spatial sizes.
+    pub fn tiles(result: &[usize]) -> usize {
+        grid(result).iter().product()
     }
 
     /// Whether an output of integers of this type is right for results between these.
@@ -142,22 +181,43 @@ impl Winograd {
     /// How many times larger than the largest operand a transformed weight and a transformed input may be.
     pub const GROWTH: [i128; 2] = [7 * 7, 10 * 10];
 
-    pub(super) fn pad(&self, at: usize) -> i64 {
-        self.pads.get(at).copied().unwrap_or(0)
-    }
-
-    /// Images, rows and columns of the result for an input.
-    pub(super) fn result_of(&self, x: &[usize]) -> [usize; 3] {
-        let size = |input: usize, before: usize| {
-            (input as i64 + self.pad(before) + self.pad(before + 2) - 2).max(0) as usize
+    /// How the window of an input's tiles moves over all spatial dimensions.
+    pub(super) fn window(&self) -> Result<Window, Violation> {
+        let of_all = |list: &[i64]| match list {
+            [] => Vec::new(),
+            list => [list, &[1, 1]].concat(),
         };
-        [x[0], size(x[1], 0), size(x[2], 1)]
+        let spatial = self.kernel.len() + 2;
+        Window::new(spatial, &of_all(&self.strides), &self.pads, &of_all(&self.dilations))
     }
 
-    /// Images, rows and columns of an output.
-    pub(super) fn result(&self) -> [usize; 3] {
-        [0, 1, 2].map(|at| self.shape.get(at).map_or(0, |&n| n.max(0) as usize))
+    /// The taps along each dimension but the last two.
+    pub(super) fn taps(&self) -> Shape {
+        self.kernel.iter().map(|&taps| taps as usize).collect()
     }
+
+    /// Images and spatial sizes of the result for an input.
+    pub(super) fn result_of(&self, x: &TensorType) -> Result<Vec<Dim>, Violation> {
+        let window = self.window()?;
+        let kernel = self.kernel.iter().copied().chain([3, 3]).enumerate();
+        let spatial = kernel.map(|(d, taps)| {
+            let taps = usize::try_from(taps).unwrap_or(0);
+            window.output_dim(d, &x.dims[1 + d], &Dim::Fixed(taps), false)
+        });
+        std::iter::once(Ok(x.dims[0].clone())).chain(spatial).collect()
+    }
+
+    /// Images and spatial sizes of an output.
+    pub(super) fn result(&self) -> Shape {
+        self.shape.iter().map(|&n| n.max(0) as usize).collect()
+    }
+}
+
+/// How many tiles a result has along each of its dimensions.
+pub(super) fn grid(result: &[usize]) -> Shape {
+    let places = result.len() - 2;
+    let along = |(d, &n): (usize, &usize)| if d < places { n } else { n.div_ceil(OUT) };
+    result.iter().enumerate().map(along).collect()
 }
 
 impl OpDef for Winograd {
@@ -167,7 +227,7 @@ impl OpDef for Winograd {
         match name {
             "winograd_weight" => Winograd::weight(),
             "winograd_input" => Winograd::input(&[]),
-            _ => Winograd::output([0; 3]),
+            _ => Winograd::output(&[]),
         }
     }
 
@@ -182,7 +242,12 @@ impl OpDef for Winograd {
     fn attrs(&mut self, codec: &mut dyn Codec) -> Result<(), AttrError> {
         match self.part {
             WinogradPart::Weight => Ok(()),
-            WinogradPart::Input => codec.attr("pads", Slot::Ints(&mut self.pads)),
+            WinogradPart::Input => {
+                codec.attr("kernel", Slot::Ints(&mut self.kernel))?;
+                codec.attr("strides", Slot::Ints(&mut self.strides))?;
+                codec.attr("dilations", Slot::Ints(&mut self.dilations))?;
+                codec.attr("pads", Slot::Ints(&mut self.pads))
+            }
             WinogradPart::Output => codec.attr("shape", Slot::Ints(&mut self.shape)),
         }
     }
@@ -190,42 +255,50 @@ impl OpDef for Winograd {
     fn infer(&self, ins: &[&TensorType]) -> Result<Vec<TensorType>, Violation> {
         arity(ins, if self.part == WinogradPart::Output { 1..=2 } else { 1..=1 })?;
         let x = ins[0];
-        let rank = if self.part == WinogradPart::Output { 3 } else { 4 };
+        let rank = match self.part {
+            WinogradPart::Weight => x.rank().max(4),
+            WinogradPart::Input => self.kernel.len() + 4,
+            WinogradPart::Output => 3,
+        };
         let fits = matches!(x.dtype, DType::F32 | DType::F64 | DType::I16 | DType::I32) && x.rank() == rank;
-        require!(fits, "C1", "{} of {x}", self.name());
-        let fixed = |d: usize| x.dims[d].as_fixed();
+        require!(fits, "C3", "{} of {x}", self.name());
         let dims = match self.part {
             WinogradPart::Weight => {
-                let three = |d: usize| x.dims[d].may_equal(&Dim::Fixed(3));
-                require!(three(0) && three(1), "C1", "the kernel of {x} is not 3x3");
-                vec![Dim::Fixed(POSITIONS), x.dims[2].clone(), x.dims[3].clone()]
-            }
-            WinogradPart::Input => {
-                let pads = self.pads.is_empty() || self.pads.len() == 4;
-                require!(pads && self.pads.iter().all(|&p| p >= 0), "C2", "pads are {:?}", self.pads);
-                let tiles = match (fixed(0), fixed(1), fixed(2)) {
-                    (Some(n), Some(h), Some(w)) => {
-                        let result = self.result_of(&[n, h, w]);
-                        require!(result[1] > 0 && result[2] > 0, "C2", "{x} padded is less than 3x3");
-                        Dim::Fixed(Winograd::tiles(result))
-                    }
+                let (kernel, [h, w, from, to]) = x.dims.split_last_chunk().expect("it has four or more");
+                let three = |dim: &Dim| dim.may_equal(&Dim::Fixed(3));
+                require!(three(h) && three(w), "C3", "the kernel of {x} does not end in 3x3");
+                let taps = kernel.iter().map(Dim::as_fixed).product::<Option<usize>>();
+                let terms = match (taps, from.as_fixed()) {
+                    (Some(1), _) => from.clone(),
+                    (Some(taps), Some(from)) => Dim::Fixed(taps.saturating_mul(from)),
                     _ => Dim::Unknown,
                 };
-                vec![Dim::Fixed(POSITIONS), tiles, x.dims[3].clone()]
+                vec![Dim::Fixed(POSITIONS), terms, to.clone()]
+            }
+            WinogradPart::Input => {
+                let result = self.result_of(x)?;
+                let result = result.iter().map(Dim::as_fixed).collect::<Option<Shape>>();
+                let tiles = result.map_or(Dim::Unknown, |result| Dim::Fixed(Winograd::tiles(&result)));
+                let terms = match (&*self.kernel, x.dims[rank - 1].as_fixed()) {
+                    ([], _) => x.dims[rank - 1].clone(),
+                    (_, Some(from)) => Dim::Fixed(self.taps().iter().fold(from, |n, &k| n.saturating_mul(k))),
+                    (_, None) => Dim::Unknown,
+                };
+                vec![Dim::Fixed(POSITIONS), tiles, terms]
             }
             WinogradPart::Output => {
-                let sizes = self.shape.len() == 3 && self.shape.iter().all(|&n| n >= 0);
-                require!(sizes, "C3", "the shape is {:?}", self.shape);
+                let sizes = self.shape.len() >= 3 && self.shape.iter().all(|&n| n >= 0);
+                require!(sizes, "C4", "the shape is {:?}", self.shape);
                 let result = self.result();
                 let tiles = x.dims[0].may_equal(&Dim::Fixed(POSITIONS))
-                    && x.dims[1].may_equal(&Dim::Fixed(Winograd::tiles(result)));
-                require!(tiles, "C3", "{x} is not the sums of {result:?}");
+                    && x.dims[1].may_equal(&Dim::Fixed(Winograd::tiles(&result)));
+                require!(tiles, "C4", "{x} is not the sums of {result:?}");
                 if let Some(bias) = ins.get(1) {
                     let fits =
                         bias.dtype == x.dtype && bias.rank() == 1 && bias.dims[0].may_equal(&x.dims[2]);
-                    require!(fits, "C4", "the bias {bias} does not have {} elements", x.dims[2]);
+                    require!(fits, "C5", "the bias {bias} does not have {} elements", x.dims[2]);
                 }
-                result.map(Dim::Fixed).into_iter().chain([x.dims[2].clone()]).collect()
+                result.into_iter().map(Dim::Fixed).chain([x.dims[2].clone()]).collect()
             }
         };
         Ok(vec![TensorType::new(x.dtype, dims)])
@@ -236,53 +309,62 @@ impl OpDef for Winograd {
         let (x, shape) = (ins[0].to_f64s(), ins[0].shape());
         // Integers are exact in f64.
         let (dtype, mut y) = (ins[0].dtype(), vec![0.0; out.iter().product()]);
+        let last = shape[shape.len() - 1];
         match self.part {
             WinogradPart::Weight => {
-                let each = shape[2] * shape[3];
-                for at in 0..each {
-                    let tile: Vec<f64> = (0..9).map(|tap| x[tap * each + at]).collect();
-                    let matrix = if dtype.is_int() { &INTEGER_WEIGHT } else { &WEIGHT };
+                let (taps, each) = (out[1] / shape[shape.len() - 2].max(1), shape[shape.len() - 2] * last);
+                let matrix = if dtype.is_int() { &INTEGER_WEIGHT } else { &WEIGHT };
+                for (tap, at) in points(&[taps, each]).map(|point| (point[0], point[1])) {
+                    let tile: Vec<f64> = (0..9).map(|inner| x[(tap * 9 + inner) * each + at]).collect();
                     for (p, value) in both_sides(matrix, &tile).into_iter().enumerate() {
-                        y[p * each + at] = value;
+                        y[(p * taps + tap) * each + at] = value;
                     }
                 }
             }
             WinogradPart::Input => {
-                let channels = shape[3];
-                let result = self.result_of(shape);
-                for (t, [n, row, column]) in places(result).enumerate() {
-                    for c in 0..channels {
-                        let tile: Vec<f64> = (0..POSITIONS)
+                let (window, spatial) =
+                    (self.window().map_err(|v| v.to_string())?, &shape[1..shape.len() - 1]);
+                let steps = strides(&shape[..shape.len() - 1]);
+                let result = self.result_of(&ins[0].ty()).map_err(|v| v.to_string())?;
+                let result: Shape = result.iter().filter_map(Dim::as_fixed).collect();
+                for (t, place) in places(&result).enumerate() {
+                    for (k, tap) in points(&self.taps()).enumerate() {
+                        let tap: Shape = tap.into_iter().chain([0, 0]).collect();
+                        let sources: Vec<Option<usize>> = (0..POSITIONS)
                             .map(|p| {
-                                let h = (row + p / IN) as i64 - self.pad(0);
-                                let w = (column + p % IN) as i64 - self.pad(1);
-                                let inside =
-                                    (0..shape[1] as i64).contains(&h) && (0..shape[2] as i64).contains(&w);
-                                let at =
-                                    || ((n * shape[1] + h as usize) * shape[2] + w as usize) * channels + c;
-                                if inside { x[at()] } else { 0.0 }
+                                let mut out: Shape = place[1..].into();
+                                out[tap.len() - 2] += p / IN;
+                                out[tap.len() - 1] += p % IN;
+                                let source = window.source(&out, &tap, spatial)?;
+                                Some(place[0] * steps[0] + position(&source, &steps[1..]))
                             })
                             .collect();
-                        for (p, value) in both_sides(&INPUT, &tile).into_iter().enumerate() {
-                            y[(p * out[1] + t) * channels + c] = value;
+                        for c in 0..last {
+                            let pixel = |source: &Option<usize>| source.map_or(0.0, |at| x[at * last + c]);
+                            let tile: Vec<f64> = sources.iter().map(pixel).collect();
+                            for (p, value) in both_sides(&INPUT, &tile).into_iter().enumerate() {
+                                y[(p * out[1] + t) * out[2] + k * last + c] = value;
+                            }
                         }
                     }
                 }
             }
             WinogradPart::Output => {
-                let (tiles, channels) = (shape[1], shape[2]);
+                let (tiles, result) = (shape[1], self.result());
                 let bias = ins.get(1).map(Tensor::to_f64s);
-                for (t, [n, row, column]) in places(self.result()).enumerate() {
-                    for c in 0..channels {
-                        let tile: Vec<f64> =
-                            (0..POSITIONS).map(|p| x[(p * tiles + t) * channels + c]).collect();
-                        let matrix = if dtype.is_int() { &INTEGER_OUTPUT } else { &OUTPUT };
+                let matrix = if dtype.is_int() { &INTEGER_OUTPUT } else { &OUTPUT };
+                let steps = strides(&result);
+                for (t, place) in places(&result).enumerate() {
+                    for c in 0..last {
+                        let tile: Vec<f64> = (0..POSITIONS).map(|p| x[(p * tiles + t) * last + c]).collect();
                         for (p, value) in both_sides(matrix, &tile).into_iter().enumerate() {
                             let value = if dtype.is_int() { divided(dtype, value) } else { value };
-                            let (h, w) = (row + p / OUT, column + p % OUT);
-                            if h < out[1] && w < out[2] {
-                                let at = ((n * out[1] + h) * out[2] + w) * channels + c;
-                                y[at] = value + bias.as_ref().map_or(0.0, |b| b[c]);
+                            let mut at = place.clone();
+                            at[place.len() - 2] += p / OUT;
+                            at[place.len() - 1] += p % OUT;
+                            if at.iter().zip(&result).all(|(at, n)| at < n) {
+                                let bias = bias.as_ref().map_or(0.0, |b| b[c]);
+                                y[position(&at, &steps) * last + c] = value + bias;
                             }
                         }
                     }
@@ -311,11 +393,12 @@ impl OpDef for Winograd {
     }
 }
 
-/// Where each tile starts: image, row, column.
-fn places([images, height, width]: [usize; 3]) -> impl Iterator<Item = [usize; 3]> {
-    let (rows, columns) = (height.div_ceil(OUT), width.div_ceil(OUT));
-    (0..images * rows * columns)
-        .map(move |t| [t / columns / rows, t / columns % rows * OUT, t % columns * OUT])
+/// Where each tile starts.
+fn places(result: &[usize]) -> impl Iterator<Item = Shape> + use<> {
+    points(&grid(result)).map(|mut place| {
+        place.iter_mut().rev().take(2).for_each(|at| *at *= OUT);
+        place
+    })
 }
 
 /// An integer times the inverse of 9, and its lower bits shifted out, modulo 2^bits.
@@ -348,43 +431,77 @@ mod tests {
             ([1, 3, 3, 1], 33, [0, 0, 0, 0]),
             ([3, 1, 2, 2], 2, [2, 1, 0, 3]),
         ] {
-            let x = sample(DType::F64, &x, 1);
-            let w = sample(DType::F64, &[3, 3, x.shape()[3], to], 2);
-            let bias = sample(DType::F64, &[to], 3);
             let conv = Conv { pads: pads.to_vec(), channels_last: true, ..Conv::plain() };
-            let expected = conv.eval(&[x.clone(), w.clone(), bias.clone()]).unwrap().remove(0);
-            let u = check(Winograd::weight(), &[w]).remove(0);
-            let v = check(Winograd::input(&pads), &[x]).remove(0);
-            let product = MatMul { trans_a: false, trans_b: false };
-            let sums = product.eval(&[v, u]).unwrap().remove(0);
-            let out = expected.shape();
-            let y = check(Winograd::output([out[0], out[1], out[2]]), &[sums, bias]).remove(0);
-            for (found, expected) in y.to_f64s().iter().zip(expected.to_f64s()) {
-                assert!((found - expected).abs() < 1e-11 * (1.0 + expected.abs()), "{found}, {expected}");
-            }
+            parts_are(&conv, &x, &[3, 3, x[3], to]);
+        }
+    }
+
+    #[test]
+    fn taps_along_other_dimensions_are_as_channels() {
+        let plain = Conv { channels_last: true, ..Conv::plain() };
+        let padded = Conv { pads: vec![1, 1, 0, 1, 2, 1], ..plain.clone() };
+        let apart = Conv { strides: vec![2, 1, 1], dilations: vec![3, 1, 1], ..padded.clone() };
+        for conv in [&plain, &padded, &apart] {
+            parts_are(conv, &[2, 7, 6, 9, 5], &[3, 3, 3, 5, 4]);
+            parts_are(conv, &[1, 5, 3, 3, 33], &[1, 3, 3, 33, 2]);
+        }
+        parts_are(&plain, &[1, 3, 4, 4, 5, 3], &[2, 3, 3, 3, 3, 2]);
+    }
+
+    #[test]
+    fn convolutions_without_the_form() {
+        let plain = Conv { channels_last: true, ..Conv::plain() };
+        assert!(Winograd::input_of(&plain, &[2, 3, 3]).is_some());
+        assert_eq!(Winograd::input_of(&plain, &[3, 3, 2]), None);
+        assert_eq!(Winograd::input_of(&plain, &[3]), None);
+        assert_eq!(Winograd::input_of(&Conv::plain(), &[3, 3]), None);
+        assert_eq!(Winograd::input_of(&Conv { group: 2, ..plain.clone() }, &[3, 3]), None);
+        assert_eq!(Winograd::input_of(&Conv { strides: vec![1, 2], ..plain.clone() }, &[3, 3]), None);
+        assert_eq!(Winograd::input_of(&Conv { dilations: vec![1, 1, 2], ..plain }, &[1, 3, 3]), None);
+    }
+
+    /// Compares the parts with the convolution that they are.
+    fn parts_are(conv: &Conv, x: &[usize], w: &[usize]) {
+        let x = sample(DType::F64, x, 1);
+        let w = sample(DType::F64, w, 2);
+        let (kernel, &[_, to]) = w.shape().split_last_chunk().unwrap();
+        let bias = sample(DType::F64, &[to], 3);
+        let expected = conv.eval(&[x.clone(), w.clone(), bias.clone()]).unwrap().remove(0);
+        let input = Winograd::input_of(conv, kernel).unwrap();
+        let u = check(Winograd::weight(), &[w]).remove(0);
+        let v = check(input, &[x]).remove(0);
+        let product = MatMul { trans_a: false, trans_b: false };
+        let sums = product.eval(&[v, u]).unwrap().remove(0);
+        let (_, out) = expected.shape().split_last().unwrap();
+        let y = check(Winograd::output(out), &[sums, bias]).remove(0);
+        assert_eq!(y.shape(), expected.shape());
+        for (found, expected) in y.to_f64s().iter().zip(expected.to_f64s()) {
+            assert!((found - expected).abs() < 1e-11 * (1.0 + expected.abs()), "{found}, {expected}");
         }
     }
 
     #[test]
     fn integers_are_exact_although_sums_overflow() {
-        for (x, to, pads) in [
-            ([1, 8, 8, 4], 3, [1, 1, 1, 1]),
-            ([2, 7, 9, 40], 5, [1, 0, 2, 1]),
-            ([1, 3, 3, 1], 33, [0, 0, 0, 0]),
+        for (x, kernel, to, pads) in [
+            (&[1, 8, 8, 4][..], &[3, 3][..], 3, &[1, 1, 1, 1][..]),
+            (&[2, 7, 9, 40], &[3, 3], 5, &[1, 0, 2, 1]),
+            (&[1, 3, 3, 1], &[3, 3], 33, &[0, 0, 0, 0]),
+            (&[1, 4, 5, 6, 2], &[2, 3, 3], 40, &[0, 1, 1, 1, 1, 1]),
         ] {
-            let channels = x[3];
             let byte = |i: usize, seed: usize| (i * 7919 + seed).pow(2) / 31 % 256;
-            let x = Tensor::from_fn::<i16>(&x, |i| if i % 3 == 0 { 255 } else { byte(i, 5) as i16 });
-            let w = Tensor::from_fn::<i16>(&[3, 3, channels, to], |i| byte(i, 8) as i16 - 128);
-            let u = check(Winograd::weight(), std::slice::from_ref(&w)).remove(0);
-            let v = check(Winograd::input(&pads), std::slice::from_ref(&x)).remove(0);
-            let [x, w, u, v] = [x, w, u, v].map(|t| Tensor::from_i128s(DType::I32, t.shape(), &t.to_i128s()));
+            let weights = [kernel, &[x[x.len() - 1], to]].concat();
+            let x = Tensor::from_fn::<i16>(x, |i| if i % 3 == 0 { 255 } else { byte(i, 5) as i16 });
+            let w = Tensor::from_fn::<i16>(&weights, |i| byte(i, 8) as i16 - 128);
             let conv = Conv { pads: pads.to_vec(), channels_last: true, ..Conv::plain() };
+            let input = Winograd::input_of(&conv, kernel).unwrap();
+            let u = check(Winograd::weight(), std::slice::from_ref(&w)).remove(0);
+            let v = check(input, std::slice::from_ref(&x)).remove(0);
+            let [x, w, u, v] = [x, w, u, v].map(|t| Tensor::from_i128s(DType::I32, t.shape(), &t.to_i128s()));
             let expected = conv.eval(&[x, w]).unwrap().remove(0);
             let product = MatMul { trans_a: false, trans_b: false };
             let sums = product.eval(&[v, u]).unwrap().remove(0);
-            let out = expected.shape();
-            let y = check(Winograd::output([out[0], out[1], out[2]]), &[sums]).remove(0);
+            let (_, out) = expected.shape().split_last().unwrap();
+            let y = check(Winograd::output(out), &[sums]).remove(0);
             assert_eq!(y.to_ints(), expected.to_ints());
         }
     }
@@ -406,11 +523,17 @@ mod tests {
         let violated = |op: Winograd, ins: &[TensorType]| {
             op.infer(&ins.iter().collect::<Vec<_>>()).unwrap_err().constraint
         };
-        assert_eq!(violated(Winograd::weight(), &[f32(&[3, 2, 4, 4])]), "C1");
-        assert_eq!(violated(Winograd::input(&[1, 1]), &[f32(&[1, 4, 4, 4])]), "C2");
+        let strided = Winograd { kernel: vec![2], strides: vec![1, 2], ..Winograd::input(&[]) };
+        let no_taps = Winograd { kernel: vec![0], ..Winograd::input(&[]) };
+        assert_eq!(violated(Winograd::input(&[1, 1]), &[f32(&[1, 4, 4, 4])]), "C1");
+        assert_eq!(violated(strided, &[f32(&[1, 4, 4, 4, 2])]), "C1");
         assert_eq!(violated(Winograd::input(&[]), &[f32(&[1, 2, 4, 4])]), "C2");
-        assert_eq!(violated(Winograd::output([1, 4, 5]), &[f32(&[36, 1, 4])]), "C3");
-        assert_eq!(violated(Winograd::output([1, 4, 5]), &[f32(&[36, 2, 4]), f32(&[5])]), "C4");
+        assert_eq!(violated(no_taps, &[f32(&[1, 4, 4, 4, 2])]), "C2");
+        assert_eq!(violated(Winograd::weight(), &[f32(&[3, 2, 4, 4])]), "C3");
+        assert_eq!(violated(Winograd::input(&[]), &[f32(&[1, 4, 4, 4, 2])]), "C3");
+        assert_eq!(violated(Winograd::output(&[1, 4, 5]), &[f32(&[36, 1, 4])]), "C4");
+        assert_eq!(violated(Winograd::output(&[4, 5]), &[f32(&[36, 2, 4])]), "C4");
+        assert_eq!(violated(Winograd::output(&[1, 4, 5]), &[f32(&[36, 2, 4]), f32(&[5])]), "C5");
         let empty = Winograd::input(&[]).infer(&[&f32(&[0, 4, 4, 4])]).unwrap();
         assert_eq!(empty[0].to_string(), "f32[36, 0, 4]");
     }

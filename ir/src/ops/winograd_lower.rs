@@ -1,15 +1,15 @@
 //! The parts of a Winograd convolution as loops written out: a transform works on one side of a tile, keeps it on the
 //! stack, and then on the other, for a few channels at a time.
 
-use super::winograd::{A_NINTH, IN, INPUT, OUT, OUTPUT, POSITIONS, SHIFT, WEIGHT};
-use super::{MatMul, OpDef, Reshape, Winograd};
+use super::winograd::{A_NINTH, IN, INPUT, OUT, OUTPUT, POSITIONS, SHIFT, WEIGHT, grid};
+use super::{MatMul, OpDef, Reshape, Transpose, Winograd};
 use crate::dtype::DType;
 use crate::error::Error;
 use crate::graph::{Builder, Value, Values};
 use crate::loops::{Buffer, Guard, Index, Kernel, KernelBuilder, LoopKind, Role, Val};
 use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
-use crate::types::TensorType;
+use crate::types::{Dim, Shape, TensorType};
 
 /// Channels that a transform works on at a time.
 const LANES: usize = 32;
@@ -17,15 +17,22 @@ const LANES: usize = 32;
 /// The transform of weights as a product with a constant matrix.
 pub(super) fn weight_as_product(b: &mut Builder, ins: &[Value]) -> Result<Values, Error> {
     let ty = b.ty(ins[0]).clone();
-    let shape = ty.shape();
-    let (from, to) = (shape[2], shape[3]);
+    let (taps, from, to) = weight_sizes(&ty.shape());
     let both: Vec<f64> = (0..POSITIONS)
         .flat_map(|p| (0..9).map(move |tap| WEIGHT[p / IN][tap / 3] * WEIGHT[p % IN][tap % 3]))
         .collect();
     let matrix = b.constant(Tensor::from_f64s(ty.dtype, &[POSITIONS, 9], &both));
-    let taps = b.push1(Reshape::to(&[9, from * to]), &[ins[0]])?;
-    let product = b.push1(MatMul { trans_a: false, trans_b: false }, &[matrix, taps])?;
-    Ok(Values::from_slice(&[b.push1(Reshape::to(&[POSITIONS, from, to]), &[product])?]))
+    let each = b.push1(Reshape::to(&[taps, 9, from * to]), &[ins[0]])?;
+    let together = b.push1(Transpose::by(&[1, 0, 2]), &[each])?;
+    let columns = b.push1(Reshape::to(&[9, taps * from * to]), &[together])?;
+    let product = b.push1(MatMul { trans_a: false, trans_b: false }, &[matrix, columns])?;
+    Ok(Values::from_slice(&[b.push1(Reshape::to(&[POSITIONS, taps * from, to]), &[product])?]))
+}
+
+/// The 3x3 kernels, channels of the operand and channels of the result of weights.
+fn weight_sizes(shape: &[usize]) -> (usize, usize, usize) {
+    let (kernel, &[_, _, from, to]) = shape.split_last_chunk().expect("they have four dimensions or more");
+    (kernel.iter().product(), from, to)
 }
 
 /// The kernel of a transform under construction.
@@ -166,22 +173,25 @@ impl Emit {
 /// The loops that transform integer weights.
 pub(super) fn weight_kernel(w: &TensorType) -> Kernel {
     let shape = w.shape();
-    let (from, to) = (shape[2], shape[3]);
+    let (taps, from, to) = weight_sizes(&shape);
     let mut buffers = None;
     let mut e = Emit::new("winograd_weight", w.dtype, |b| {
         let weights = b.buffer("w", w.dtype, shape.iter().product(), Role::In);
-        buffers = Some((weights, b.buffer("u", w.dtype, POSITIONS * from * to, Role::Out)));
+        buffers = Some((weights, b.buffer("u", w.dtype, POSITIONS * taps * from * to, Role::Out)));
     });
     let (weights, transformed) = buffers.expect("they are declared");
-    let channel = Index::var(e.b.begin_loop(LoopKind::Parallel, from));
-    let place = |tap: &Index, first: &Index, lane: &Index| {
-        tap.mul(from as i64).add(&channel).mul(to as i64).add(first).add(lane)
-    };
+    let term = Index::var(e.b.begin_loop(LoopKind::Parallel, taps * from));
+    let [tap, channel] = [0, 1].map(|at| Index::unflatten(&term, &[taps, from])[at].clone());
     e.over_channels(to, |e, first, lanes| {
         let column = Index::var(e.b.begin_loop(LoopKind::Serial, 3));
         let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
-        let values: Vec<Val> =
-            (0..3).map(|i| e.b.load(weights, place(&column.add_const(3 * i), first, &lane))).collect();
+        let values: Vec<Val> = (0..3)
+            .map(|i| {
+                let inner = tap.mul(9).add(&column).add_const(3 * i);
+                let at = inner.mul(from as i64).add(&channel);
+                e.b.load(weights, at.mul(to as i64).add(first).add(&lane))
+            })
+            .collect();
         for (row, value) in (0..).zip(e.transform_weights(&values)) {
             e.b.store(e.scratch, Emit::kept(&Index::constant(row), &column, &lane), value);
         }
@@ -191,7 +201,8 @@ pub(super) fn weight_kernel(w: &TensorType) -> Kernel {
         let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
         let values = e.row(3, |k| Emit::kept(&row, k, &lane));
         for (column, value) in (0..).zip(e.transform_weights(&values)) {
-            e.b.store(transformed, place(&row.mul(IN as i64).add_const(column), first, &lane), value);
+            let at = row.mul(IN as i64).add_const(column).mul((taps * from) as i64).add(&term);
+            e.b.store(transformed, at.mul(to as i64).add(first).add(&lane), value);
         }
         e.b.end();
         e.b.end();
@@ -202,29 +213,41 @@ pub(super) fn weight_kernel(w: &TensorType) -> Kernel {
 
 /// The loops that transform an input.
 pub(super) fn input_kernel(op: &Winograd, x: &TensorType) -> Kernel {
+    let window = op.window().expect("infer accepted the window");
+    let result = op.result_of(x).expect("infer accepted the window");
+    let grid = grid(&result.iter().filter_map(Dim::as_fixed).collect::<Shape>());
     let shape = x.shape();
-    let (height, width, channels) = (shape[1], shape[2], shape[3]);
-    let result = op.result_of(&shape);
-    let tiles = Winograd::tiles(result);
+    let (&channels, places) = shape.split_last().expect("they have four dimensions or more");
+    let (tiles, kernel) = (grid.iter().product::<usize>(), op.taps());
+    let taps: usize = kernel.iter().product();
     let mut buffers = None;
     let mut e = Emit::new(op.name(), x.dtype, |b| {
         let from = b.buffer("x", x.dtype, shape.iter().product(), Role::In);
-        buffers = Some((from, b.buffer("v", x.dtype, POSITIONS * tiles * channels, Role::Out)));
+        buffers = Some((from, b.buffer("v", x.dtype, POSITIONS * tiles * taps * channels, Role::Out)));
     });
     let (from, to) = buffers.expect("they are declared");
     let tile = Index::var(e.b.begin_loop(LoopKind::Parallel, tiles));
-    let grid = [result[0], result[1].div_ceil(OUT), result[2].div_ceil(OUT)];
     let place = Index::unflatten(&tile, &grid);
+    let tap = match taps {
+        1 => Index::constant(0),
+        taps => Index::var(e.b.begin_loop(LoopKind::Serial, taps)),
+    };
+    let mut tap_at = Index::unflatten(&tap, &kernel);
+    tap_at.resize(places.len() - 1, Index::constant(0));
     e.over_channels(channels, |e, first, lanes| {
         let column = Index::var(e.b.begin_loop(LoopKind::Serial, IN));
         let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
-        let w = place[2].mul(OUT as i64).add(&column).add_const(-op.pad(1));
         let values: Vec<Val> = (0..IN as i64)
             .map(|i| {
-                let h = place[1].mul(OUT as i64).add_const(i - op.pad(0));
-                let guards = [Guard::new(h.clone(), height), Guard::new(w.clone(), width)];
+                let mut out = place[1..].to_vec();
+                let within = [Index::constant(i), column.clone()];
+                for (at, within) in out[kernel.len()..].iter_mut().zip(within) {
+                    *at = at.mul(OUT as i64).add(&within);
+                }
+                let (source, guards) = window.index(&out, &tap_at, &places[1..]);
                 let open = guards.into_iter().filter(|g| g.as_known() != Some(true)).collect();
-                let pixel = place[0].mul(height as i64).add(&h).mul(width as i64).add(&w);
+                let at: Vec<Index> = place[..1].iter().cloned().chain(source).collect();
+                let pixel = Index::flatten(&at, places);
                 e.b.load_guarded(from, pixel.mul(channels as i64).add(first).add(&lane), open)
             })
             .collect();
@@ -238,11 +261,15 @@ pub(super) fn input_kernel(op: &Winograd, x: &TensorType) -> Kernel {
         let values = e.row(IN, |k| Emit::kept(&row, k, &lane));
         for (column, value) in (0..).zip(e.transform_input(&values)) {
             let at = row.mul(IN as i64).add_const(column).mul(tiles as i64).add(&tile);
+            let at = at.mul(taps as i64).add(&tap);
             e.b.store(to, at.mul(channels as i64).add(first).add(&lane), value);
         }
         e.b.end();
         e.b.end();
     });
+    if taps > 1 {
+        e.b.end();
+    }
     e.b.end();
     e.b.finish()
 }
@@ -251,17 +278,19 @@ pub(super) fn input_kernel(op: &Winograd, x: &TensorType) -> Kernel {
 pub(super) fn output_kernel(op: &Winograd, ins: &[TensorType]) -> Kernel {
     let (dtype, shape) = (ins[0].dtype, ins[0].shape());
     let (tiles, channels) = (shape[1], shape[2]);
-    let result @ [images, height, width] = op.result();
+    let result = op.result();
+    let [height, width] = [2, 1].map(|from_end| result[result.len() - from_end]);
     let mut buffers = None;
     let mut e = Emit::new(op.name(), dtype, |b| {
         let from = b.buffer("sums", dtype, shape.iter().product(), Role::In);
         let bias = (ins.len() > 1).then(|| b.buffer("bias", dtype, channels, Role::In));
-        buffers = Some((from, bias, b.buffer("y", dtype, images * height * width * channels, Role::Out)));
+        buffers =
+            Some((from, bias, b.buffer("y", dtype, result.iter().product::<usize>() * channels, Role::Out)));
     });
     let (from, bias, to) = buffers.expect("they are declared");
     let tile = Index::var(e.b.begin_loop(LoopKind::Parallel, tiles));
-    let grid = [result[0], height.div_ceil(OUT), width.div_ceil(OUT)];
-    let place = Index::unflatten(&tile, &grid);
+    let mut place = Index::unflatten(&tile, &grid(&result));
+    let [right, down] = [(); 2].map(|()| place.pop().expect("there are two or more").mul(OUT as i64));
     e.over_channels(channels, |e, first, lanes| {
         let column = Index::var(e.b.begin_loop(LoopKind::Serial, IN));
         let lane = Index::var(e.b.begin_loop(LoopKind::Vector, lanes));
@@ -277,13 +306,13 @@ pub(super) fn output_kernel(op: &Winograd, ins: &[TensorType]) -> Kernel {
         e.b.end();
         e.b.end();
         let row = Index::var(e.b.begin_loop(LoopKind::Serial, OUT));
-        let h = place[1].mul(OUT as i64).add(&row);
+        let h = down.add(&row);
         e.b.begin_if(&[Guard::new(h.clone(), height)]);
         // Columns that the result may not have are written one by one.
         let together = width.is_multiple_of(OUT);
         let at_once = if together { OUT } else { 1 };
         for column in (0..OUT).step_by(at_once) {
-            let w = |j: usize| place[2].mul(OUT as i64).add_const(j as i64);
+            let w = |j: usize| right.add_const(j as i64);
             if !together {
                 e.b.begin_if(&[Guard::new(w(column), width)]);
             }
@@ -302,7 +331,8 @@ pub(super) fn output_kernel(op: &Winograd, ins: &[TensorType]) -> Kernel {
                     let bias = e.b.load(bias, first.add(&lane));
                     value = e.b.apply(ScalarFn::Add, &[value, bias]);
                 }
-                let pixel = place[0].mul(height as i64).add(&h).mul(width as i64).add(&w(j));
+                let at: Vec<Index> = place.iter().cloned().chain([h.clone(), w(j)]).collect();
+                let pixel = Index::flatten(&at, &result);
                 e.b.store(to, pixel.mul(channels as i64).add(first).add(&lane), value);
             }
             e.b.end();

@@ -1,11 +1,12 @@
-//! `winograd`: 3x3 convolutions of stride 1 as products of transformed tiles, where that is less work.
+//! `winograd`: convolutions that are 3x3 and of stride 1 along their last two dimensions as products of transformed tiles,
+//! where that is less work.
 //!
 //! Of floats it computes the same function with other roundings, of the size of those of a long sum. Where an input is
 //! infinite, more than its own neighbourhood of the result may be no number. Of integers it computes the same, where
 //! the transforms are known to fit 16 bits and the results 26.
 
 use windlass_ir::graph::Values;
-use windlass_ir::ops::{Conv, MatMul, Winograd};
+use windlass_ir::ops::{MatMul, Winograd};
 use windlass_ir::{DType, Graph, Op, Value};
 
 use crate::cx::PassCx;
@@ -33,11 +34,15 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
         let (Some(_), Some(kernel), Some(result)) = (x.as_shape(), w.as_shape(), y.as_shape()) else {
             return Ok(None);
         };
-        if !has_form(op, x.dtype, &kernel) || !is_known(graph, data.ins[1]) {
+        let Some((kernel, &[from, to])) = kernel.split_last_chunk() else { return Ok(None) };
+        let Some(input) = Winograd::input_of(op, kernel) else { return Ok(None) };
+        if !has_channels(x.dtype, from, to) || !is_known(graph, data.ins[1]) {
             return Ok(None);
         }
-        let (shape, [from, to]) = ([result[0], result[1], result[2]], [kernel[2], kernel[3]]);
-        let (direct, transformed) = (direct_work(shape, from, to), transformed_work(shape, from, to));
+        let shape = &result[..result.len() - 1];
+        let work =
+            Work { shape, taps: kernel[..kernel.len() - 2].iter().product::<usize>() as u64, from, to };
+        let (direct, transformed) = (work.direct(), work.transformed());
         if transformed >= direct {
             cx.blocked(
                 RULE,
@@ -60,7 +65,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
         if is_int {
             [tiles, weights] = [b.cast(tiles, DType::I16)?, b.cast(weights, DType::I16)?];
         }
-        tiles = b.push1(Winograd::input(&op.pads), &[tiles])?;
+        tiles = b.push1(input, &[tiles])?;
         weights = b.push1(Winograd::weight(), &[weights])?;
         if is_int {
             [tiles, weights] = [b.cast(tiles, DType::I32)?, b.cast(weights, DType::I32)?];
@@ -81,7 +86,7 @@ fn fits(graph: &Graph, x: Value, w: Value) -> Result<(), Reason> {
             return Err(Reason::Limit { what: "as the largest transformed operand", found, limit });
         }
     }
-    let (least, greatest) = sums_of_products(graph, x, w, 3);
+    let (least, greatest) = sums_of_products(graph, x, w, graph.ty(w).rank() - 1);
     match Winograd::holds(DType::I32, least, greatest) {
         true => Ok(()),
         false => {
@@ -91,18 +96,10 @@ fn fits(graph: &Graph, x: Value, w: Value) -> Result<(), Reason> {
     }
 }
 
-/// Whether a convolution is one of f32, or of i32, with a 3x3 kernel and nothing special.
-fn has_form(op: &Conv, dtype: DType, kernel: &[usize]) -> bool {
-    let plain = op.group == 1 && op.strides.iter().chain(&op.dilations).all(|&n| n == 1);
-    let few = 4 * LEAST_CHANNELS;
-    let even = dtype == DType::I32 && kernel.len() == 4 && kernel[2].is_multiple_of(2);
-    (dtype == DType::F32 || even)
-        && op.channels_last
-        && plain
-        && kernel.len() == 4
-        && kernel[..2] == [3, 3]
-        && kernel[2].min(kernel[3]) >= LEAST_CHANNELS
-        && kernel[2].max(kernel[3]) >= few
+/// Whether there are channels enough, of a type that has the form.
+fn has_channels(dtype: DType, from: usize, to: usize) -> bool {
+    let of_type = dtype == DType::F32 || dtype == DType::I32 && from.is_multiple_of(2);
+    of_type && from.min(to) >= LEAST_CHANNELS && from.max(to) >= 4 * LEAST_CHANNELS
 }
 
 /// With fewer channels the transforms are most of the work.
@@ -117,23 +114,39 @@ const PER_TILE: u64 = 400;
 /// Tiles that share a weight in registers; the last group may be smaller.
 const GROUP: u64 = 6;
 
-/// The work of the convolution as it is, in multiplications.
-fn direct_work([n, h, w]: [usize; 3], from: usize, to: usize) -> u64 {
-    let pixels = ((n * h * w) as u64).next_multiple_of(GROUP);
-    9 * (pixels + PER_WEIGHT) * (from * to) as u64
+/// What the work of a convolution, in multiplications, depends on.
+struct Work<'s> {
+    /// Images and spatial sizes of the result.
+    shape: &'s [usize],
+    /// Of the dimensions but the last two.
+    taps: u64,
+    from: usize,
+    to: usize,
 }
 
-/// The work of its other form.
-fn transformed_work(shape: [usize; 3], from: usize, to: usize) -> u64 {
-    let tiles = Winograd::tiles(shape) as u64;
-    let products = 36 * (tiles.next_multiple_of(GROUP) + PER_WEIGHT) * (from * to) as u64;
-    products + PER_TILE * tiles * (from + to) as u64
+impl Work<'_> {
+    fn each(&self) -> u64 {
+        self.taps * (self.from * self.to) as u64
+    }
+
+    /// As it is.
+    fn direct(&self) -> u64 {
+        let pixels = (self.shape.iter().product::<usize>() as u64).next_multiple_of(GROUP);
+        9 * (pixels + PER_WEIGHT) * self.each()
+    }
+
+    /// In its other form.
+    fn transformed(&self) -> u64 {
+        let tiles = Winograd::tiles(self.shape) as u64;
+        let products = 36 * (tiles.next_multiple_of(GROUP) + PER_WEIGHT) * self.each();
+        products + PER_TILE * tiles * (self.taps * self.from as u64 + self.to as u64)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use smallvec::smallvec;
-    use windlass_ir::ops::{QuantizeLinear, Transpose};
+    use windlass_ir::ops::{Conv, QuantizeLinear, Transpose};
     use windlass_ir::{Builder, Tensor, TensorType, Value, interpret};
 
     use super::*;
@@ -152,6 +165,23 @@ mod tests {
         });
         let (after, _) = after(&g, &["winograd"]);
         assert_eq!(ops(&after), "matmul 1, winograd_input 1, winograd_output 1, winograd_weight 1");
+    }
+
+    #[test]
+    fn a_convolution_over_time_too() {
+        let g = graph(&[&[1, 5, 12, 10, 32]], |b, x| {
+            let conv =
+                Conv { channels_last: true, strides: vec![2, 1, 1], pads: vec![1; 6], ..Conv::plain() };
+            let w = weights(b, &[3, 3, 3, 32, 64], 3);
+            Ok(smallvec![b.push1(conv, &[x[0], w])?])
+        });
+        let (changed, _) = after(&g, &["winograd"]);
+        assert_eq!(ops(&changed), "matmul 1, winograd_input 1, winograd_output 1, winograd_weight 1");
+        let x = seeded(&TensorType::fixed(DType::F32, &[1, 5, 12, 10, 32]), 9);
+        let [expected, found] = [&g, &changed].map(|g| interpret(g, std::slice::from_ref(&x)).unwrap());
+        for (found, expected) in found[0].to_f64s().iter().zip(expected[0].to_f64s()) {
+            assert!((found - expected).abs() < 1e-3 * (1.0 + expected.abs()), "{found}, {expected}");
+        }
     }
 
     /// A convolution of integers that are quantized from a float.

@@ -17,15 +17,25 @@ impl Growing<'_> {
         // A tile has 36 elements, and each one's error is found by moving it alone: one tile of two channels, or two.
         let channels = 1 + self.rng.below(2);
         let [images, height, width] = [1, 1 + self.rng.below(4), 1 + self.rng.below(6 - channels)];
+        // One tile of one channel has a few frames.
+        let has_frames = self.rng.below(3) == 0 && channels == 1;
+        let frames = if has_frames { vec![1 + self.rng.below(2)] } else { Vec::new() };
         let (sets, wanted) = match name {
-            "winograd_weight" => (vec![], vec![of(vec![3, 3, channels, 1 + self.rng.below(4)])]),
+            "winograd_weight" => {
+                (vec![], vec![of([&*frames, &[3, 3, channels, 1 + self.rng.below(4)]].concat())])
+            }
             "winograd_input" => {
-                let pads = [(); 4].map(|()| self.rng.below(2) as i64 + 1);
-                (vec![("pads", Set::Ints(pads.to_vec()))], vec![of(vec![images, height, width, channels])])
+                let spatial = frames.len() + 2;
+                let pads = (0..2 * spatial).map(|_| self.rng.below(2) as i64 + 1).collect();
+                let kernel = frames.iter().map(|_| self.rng.below(3) as i64 + 1).collect();
+                let strides = frames.iter().map(|_| self.rng.below(2) as i64 + 1).collect();
+                let sets = [("kernel", kernel), ("strides", strides), ("pads", pads)];
+                let sets = sets.map(|(name, list)| (name, Set::Ints(list))).into();
+                (sets, vec![of([&[images], &*frames, &[height, width, channels]].concat())])
             }
             _ => {
-                let shape = [images, height, width];
-                let sums = of(vec![36, Winograd::tiles(shape), channels]);
+                let shape = [&[images], &*frames, &[height, width]].concat();
+                let sums = of(vec![36, Winograd::tiles(&shape), channels]);
                 let bias = self.rng.flag().then(|| of(vec![channels]));
                 let sizes = shape.iter().map(|&n| n as i64).collect();
                 (vec![("shape", Set::Ints(sizes))], std::iter::once(sums).chain(bias).collect())

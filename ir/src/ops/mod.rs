@@ -324,6 +324,7 @@ mod testing;
 mod threefry;
 mod tile;
 mod top_k;
+mod top_k_lower;
 mod transpose;
 mod unsqueeze;
 mod vjp;

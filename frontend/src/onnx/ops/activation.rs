@@ -126,9 +126,14 @@ fn softsign(cx: &mut NodeCx<'_, '_>, x: Value) -> Imported<Value> {
     cx.map(ScalarFn::Div, &[x, below])
 }
 
+/// `x tanh(ln(1 + e^x))` as `x t / (t + 2)` for `t = e^x (e^x + 2)`; past 20 the factor is 1 and `t` need not overflow.
 fn mish(cx: &mut NodeCx<'_, '_>, x: Value) -> Imported<Value> {
-    let gate = softplus(cx, x)?;
-    let gate = cx.map(ScalarFn::Tanh, &[gate])?;
+    let limited = cx.map_constant(ScalarFn::Min, x, 20.0)?;
+    let exp = cx.map(ScalarFn::Exp, &[limited])?;
+    let more = cx.map_constant(ScalarFn::Add, exp, 2.0)?;
+    let above = cx.map(ScalarFn::Mul, &[exp, more])?;
+    let below = cx.map_constant(ScalarFn::Add, above, 2.0)?;
+    let gate = cx.map(ScalarFn::Div, &[above, below])?;
     cx.map(ScalarFn::Mul, &[x, gate])
 }
 

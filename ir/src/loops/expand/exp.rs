@@ -26,6 +26,10 @@ pub(super) const EXP_F64: [f64; 10] = [
     2.5117577286361012e-08,
 ];
 
+/// `(e^r - 1 - r) / r^2` on `|r| <= ln 2 / 2`, within 1.5e-8 relative to `e^r - 1`.
+const EXPM1_F32: [f64; 5] =
+    [0.5, 0.1666654497385025, 0.041666291654109955, 0.008366347290575504, 0.0013946000253781676];
+
 /// Numbers that describe a float type.
 pub(super) struct Format {
     /// Explicit bits of the significand.
@@ -155,15 +159,22 @@ pub(super) fn sigmoid(s: &mut Scope<'_>, x: Val) -> Val {
     s.div(small, below)
 }
 
-/// `e^x - 1` in f64, within 2 ULP.
+/// `e^x - 1`, within 2 ULP.
 ///
 /// `2^n (e^r - 1) + (2^n - 1)`, with half of `2^n` so that it does not overflow before the result.
 pub(super) fn expm1(s: &mut Scope<'_>, x: Val) -> Val {
-    let wide = s.at_most(x, 710.0);
-    let wide = s.at_least(wide, -40.0);
-    let reduced = reduce(s, wide, 1.0, Format::of(DType::F64).bias - 1);
+    let dtype = s.dtype(x);
+    let (_, high) = limits(dtype);
+    // Below it the result rounds to -1.
+    let low = if dtype == DType::F32 { -18.0 } else { -40.0 };
+    let limited = s.at_most(x, high);
+    let limited = s.at_least(limited, low);
+    let reduced = reduce(s, limited, 1.0, Format::of(dtype).bias - 1);
     let r = reduced.r;
-    let tail = tail(s, r);
+    let tail = match dtype {
+        DType::F32 => s.polynomial(r, &EXPM1_F32),
+        _ => tail(s, r),
+    };
     let square = s.mul(r, r);
     let small = s.fma(tail, square, r);
     let half = power_of_two(s, reduced.shifted);

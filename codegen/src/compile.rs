@@ -210,7 +210,7 @@ impl Backend {
                 byte_products: bits == 512 && isa::has_byte_products(isa),
                 masks: if bits == 512 { x86::MASKS } else { 0 },
                 picks_lanes: true,
-                converts_longs: bits == 512,
+                has_longs: bits == 512,
                 // Every processor that has AVX2 does.
                 native: Native { half_casts: true },
             }),

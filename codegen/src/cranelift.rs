@@ -34,7 +34,7 @@ pub fn machine(isa: &dyn TargetIsa) -> Machine {
         byte_products: false,
         masks: 0,
         picks_lanes: false,
-        converts_longs: false,
+        has_longs: false,
         native: Native::default(),
     }
 }

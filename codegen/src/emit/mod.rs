@@ -68,8 +68,8 @@ pub struct Machine {
     pub masks: usize,
     /// Whether it has [`Op::LoadWhere`], [`Op::Permute`] and [`Op::Evens`].
     pub picks_lanes: bool,
-    /// Whether it converts vectors of floats to vectors of i64 and back.
-    pub converts_longs: bool,
+    /// Whether it has all comparisons, extremes and conversions of vectors of 64-bit integers.
+    pub has_longs: bool,
     /// What functions it has that not all machines have.
     pub native: Native,
 }

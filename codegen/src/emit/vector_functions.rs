@@ -102,14 +102,14 @@ impl Emitter<'_> {
             ScalarFn::Dot2 => Op::Dot2,
             ScalarFn::Dot4 if self.machine.byte_products => Op::Dot4,
             ScalarFn::Dot4 => return Some(self.dot4(region, a, b)),
-            ScalarFn::Min if size < 8 => {
+            ScalarFn::Min if size < 8 || self.machine.has_longs => {
                 if signed {
                     Op::Min
                 } else {
                     Op::MinUnsigned
                 }
             }
-            ScalarFn::Max if size < 8 => {
+            ScalarFn::Max if size < 8 || self.machine.has_longs => {
                 if signed {
                     Op::Max
                 } else {
@@ -125,7 +125,10 @@ impl Emitter<'_> {
             ScalarFn::Or => Op::Or,
             ScalarFn::Xor => Op::Xor,
             ScalarFn::Eq | ScalarFn::Ne | ScalarFn::Lt | ScalarFn::Le | ScalarFn::Gt | ScalarFn::Ge
-                if size < 8 || signed || matches!(f, ScalarFn::Eq | ScalarFn::Ne) =>
+                if size < 8
+                    || signed
+                    || self.machine.has_longs
+                    || matches!(f, ScalarFn::Eq | ScalarFn::Ne) =>
             {
                 Op::Compare(condition(f, signed)?)
             }
@@ -203,10 +206,10 @@ impl Emitter<'_> {
                 let op = if from == DType::U32 { Op::FromUnsigned } else { Op::FromSigned };
                 Some(self.typed(region, op, ty, &[word]))
             }
-            (DType::F32 | DType::F64, DType::I64) if self.machine.converts_longs => {
+            (DType::F32 | DType::F64, DType::I64) if self.machine.has_longs => {
                 Some(self.typed(region, Op::ToSigned, ty, &[x]))
             }
-            (DType::I64, DType::F32 | DType::F64) if self.machine.converts_longs => {
+            (DType::I64, DType::F32 | DType::F64) if self.machine.has_longs => {
                 Some(self.typed(region, Op::FromSigned, ty, &[x]))
             }
             _ if from.is_int() && to.is_int() => {

@@ -9,7 +9,7 @@ use super::table::{integer, shift, two};
 use crate::ssa::{Condition, Element, InstData, Op, Type, Value};
 
 impl Lower<'_> {
-    /// A negation, an absolute value, a product of 64 bits or a shift.
+    /// A negation, an absolute value, a product or extreme of 64 bits, or a shift.
     pub fn integers(&mut self, inst: &InstData, ty: Type, to: VReg) -> Option<()> {
         let args = &inst.args;
         let whole = self.whole;
@@ -35,9 +35,18 @@ impl Lower<'_> {
                     }
                 }
             }
-            Op::Mul if ty.element() == Element::I64 && self.is_wide() => {
+            Op::Mul | Op::Min | Op::Max | Op::MinUnsigned | Op::MaxUnsigned
+                if ty.element() == Element::I64 && self.is_wide() =>
+            {
+                let code = match inst.op {
+                    Op::Mul => EVEX_Vpmullq_zmm_k1z_zmm_zmmm512b64,
+                    Op::Min => EVEX_Vpminsq_zmm_k1z_zmm_zmmm512b64,
+                    Op::Max => EVEX_Vpmaxsq_zmm_k1z_zmm_zmmm512b64,
+                    Op::MinUnsigned => EVEX_Vpminuq_zmm_k1z_zmm_zmmm512b64,
+                    _ => EVEX_Vpmaxuq_zmm_k1z_zmm_zmmm512b64,
+                };
                 let (a, b) = (self.reg(args[0]), self.operand(args[1]));
-                self.apply(EVEX_Vpmullq_zmm_k1z_zmm_zmmm512b64, ty, to, a, b);
+                self.apply(code, ty, to, a, b);
             }
             Op::Mul if ty.element() == Element::I64 => {
                 // a * b = low * low + (low * high + high * low) << 32

@@ -262,7 +262,7 @@ impl<'s> Lower<'s> {
 
     /// Whether a value is made in the block being lowered, so that it costs nothing to make it part of what uses
     /// it.
-    fn is_here(&self, value: Value) -> bool {
+    pub fn is_here(&self, value: Value) -> bool {
         match self.ssa.values[value].def {
             Def::Inst(inst) => self.positions[inst].block == self.now.block,
             Def::Param(_) => false,

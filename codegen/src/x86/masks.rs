@@ -7,7 +7,7 @@ use super::inst::Arg;
 use super::lower::{Lower, byte};
 use super::table::float;
 use super::vector::part;
-use crate::ssa::{Condition, Type, Value};
+use crate::ssa::{Condition, Op, Type, Value};
 
 /// Which comparison an instruction on floats makes: quiet, and false for NaN except `Ne`.
 pub fn predicate(condition: Condition) -> usize {
@@ -18,6 +18,22 @@ pub fn predicate(condition: Condition) -> usize {
         Condition::Le | Condition::NotAbove => 0x12,
         Condition::Ge | Condition::NotBelow => 0x1d,
         Condition::Gt | Condition::Above => 0x1e,
+    }
+}
+
+/// Which comparison an instruction on integers makes, and whether they are unsigned.
+fn integer_predicate(condition: Condition) -> (usize, bool) {
+    match condition {
+        Condition::Eq => (0, false),
+        Condition::Lt => (1, false),
+        Condition::Le => (2, false),
+        Condition::Ne => (4, false),
+        Condition::Ge => (5, false),
+        Condition::Gt => (6, false),
+        Condition::Below => (1, true),
+        Condition::NotAbove => (2, true),
+        Condition::NotBelow => (5, true),
+        Condition::Above => (6, true),
     }
 }
 
@@ -45,6 +61,11 @@ fn comparison(ty: Type) -> Code {
     float(ty, codes)
 }
 
+/// The instruction for lanes of a type's size.
+fn by_lane(ty: Type, codes: [Code; 4]) -> Code {
+    codes[ty.element().bytes().trailing_zeros() as usize]
+}
+
 impl Lower<'_> {
     /// A comparison of floats as a mask in a new register; a scalar's is in its low bits.
     pub fn mask(&mut self, ty: Type, how: usize, a: VReg, b: Arg) -> VReg {
@@ -65,6 +86,69 @@ impl Lower<'_> {
             return self.push(code, &[&[result], args].concat());
         }
         self.push(code, &[&[Arg::Mask], args].concat());
+        self.spread(ty, to);
+    }
+
+    /// A comparison of vectors in the mask register, in AVX-512.
+    fn compare_lanes(&mut self, condition: Condition, of: Type, args: [Value; 2]) {
+        let (code, how) = match (of.is_float(), integer_predicate(condition)) {
+            (true, _) => (comparison(of), predicate(condition)),
+            (false, (how, false)) => {
+                let codes = [
+                    EVEX_Vpcmpb_kr_k1_zmm_zmmm512_imm8,
+                    EVEX_Vpcmpw_kr_k1_zmm_zmmm512_imm8,
+                    EVEX_Vpcmpd_kr_k1_zmm_zmmm512b32_imm8,
+                    EVEX_Vpcmpq_kr_k1_zmm_zmmm512b64_imm8,
+                ];
+                (by_lane(of, codes), how)
+            }
+            (false, (how, true)) => {
+                let codes = [
+                    EVEX_Vpcmpub_kr_k1_zmm_zmmm512_imm8,
+                    EVEX_Vpcmpuw_kr_k1_zmm_zmmm512_imm8,
+                    EVEX_Vpcmpud_kr_k1_zmm_zmmm512b32_imm8,
+                    EVEX_Vpcmpuq_kr_k1_zmm_zmmm512b64_imm8,
+                ];
+                (by_lane(of, codes), how)
+            }
+        };
+        let a = Arg::Use(self.reg(args[0]), self.whole);
+        let b = self.operand(args[1]);
+        self.push(code, &[Arg::Mask, a, b, byte(how)]);
+    }
+
+    /// A comparison of vectors as a mask of lanes, in AVX-512.
+    pub fn compare_wide(&mut self, condition: Condition, of: Type, args: [Value; 2], to: VReg) {
+        self.compare_lanes(condition, of, args);
+        self.spread(of, to);
+    }
+
+    /// The comparison that gives a mask, if only the instruction being lowered asks for it, which can then do without the
+    /// mask's lanes.
+    fn compared(&self, mask: Value) -> Option<(Condition, Type, [Value; 2])> {
+        let (Op::Compare(condition), operands) = self.only_use(mask)? else { return None };
+        (self.is_wide() && self.is_here(mask)).then(|| (condition, self.ssa.ty(operands[0]), operands))
+    }
+
+    /// `b` where a mask has ones, `c` where it has zeros.
+    pub fn choose(&mut self, ty: Type, to: VReg, mask: Value, b: Value, c: Value) {
+        let Some((condition, of, operands)) = self.compared(mask) else {
+            let (mask, b, c) = (self.reg(mask), self.reg(b), self.reg(c));
+            return self.blend(ty, to, mask, b, c);
+        };
+        let codes = [
+            EVEX_Vpblendmb_zmm_k1z_zmm_zmmm512,
+            EVEX_Vpblendmw_zmm_k1z_zmm_zmmm512,
+            EVEX_Vpblendmd_zmm_k1z_zmm_zmmm512b32,
+            EVEX_Vpblendmq_zmm_k1z_zmm_zmmm512b64,
+        ];
+        let (with, without) = (self.operand(b), Arg::Use(self.reg(c), self.whole));
+        self.compare_lanes(condition, of, operands);
+        self.push(by_lane(of, codes), &[Arg::Def(to, self.whole), without, with, Arg::Where]);
+    }
+
+    /// The lanes of the mask register as a mask in a register.
+    fn spread(&mut self, ty: Type, to: VReg) {
         let spread = match (ty.is_vector(), ty.element().bytes()) {
             (true, 1) => EVEX_Vpmovm2b_zmm_kr,
             (true, 2) => EVEX_Vpmovm2w_zmm_kr,
@@ -73,7 +157,7 @@ impl Lower<'_> {
             (false, 8) => EVEX_Vpmovm2q_xmm_kr,
             (false, _) => EVEX_Vpmovm2d_xmm_kr,
         };
-        self.push(spread, &[result, Arg::Mask]);
+        self.push(spread, &[Arg::Def(to, part(ty)), Arg::Mask]);
     }
 
     /// The larger of two floats, +0 above -0, in AVX-512; all ones where one of them is NaN.

@@ -363,9 +363,9 @@ impl Lower<'_> {
                 self.push(VEX_Vpermps_ymm_ymm_ymmm256, &[whole, numbers, a]);
             }
             Op::Evens(lanes) => self.evens(usize::from(lanes), args, ty, to)?,
-            Op::Blend => {
-                let (mask, b, c) = (self.reg(args[0]), self.reg(args[1]), self.reg(args[2]));
-                self.blend(ty, to, mask, b, c);
+            Op::Blend => self.choose(ty, to, args[0], args[1], args[2]),
+            Op::Compare(condition) if self.is_wide() => {
+                self.compare_wide(condition, of, [args[0], args[1]], to);
             }
             Op::Compare(condition) if of.is_float() => {
                 let a = self.reg(args[0]);
@@ -393,7 +393,11 @@ impl Lower<'_> {
                 self.add_products(op, factors, sum, to)?;
             }
             Op::Neg | Op::Abs if !ty.is_float() => self.integers(inst, ty, to)?,
-            Op::Mul if ty.element() == Element::I64 => self.integers(inst, ty, to)?,
+            Op::Mul | Op::Min | Op::Max | Op::MinUnsigned | Op::MaxUnsigned
+                if ty.element() == Element::I64 =>
+            {
+                self.integers(inst, ty, to)?;
+            }
             Op::Shl | Op::ShrSigned | Op::ShrUnsigned => self.integers(inst, ty, to)?,
             Op::SignExtend | Op::ZeroExtend => {
                 let code = extend(inst.op == Op::SignExtend, of, ty)?;

@@ -92,6 +92,11 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     let narrower = NARROWER.iter().find(|(_, bytes)| is_laid_out(bytes / size));
     let (most_rows, bytes) = match narrower {
         Some(&(rows, bytes)) if machine.has_narrower_tiles() => (rows, bytes),
+        _ if contraction.is_none() => {
+            let others = vars_outside(&[]).iter().map(|v| v.extent).product::<usize>();
+            let parts = PARTS.div_ceil(others.max(1));
+            (1, lone_bytes(lane.extent * size, parts, reductions.len(), machine))
+        }
         _ => (machine.tile_rows, tile_bytes(machine, row_count, reductions.len())),
     };
     let lanes = (bytes / size).max(1);
@@ -156,6 +161,17 @@ pub fn tile_bytes(machine: &Machine, row_count: usize, reductions: usize) -> usi
         _ => 32,
     }
 }
+
+/// Bytes of lanes, of so many in all, of reductions that read each element once: the more of them, the longer the pieces of
+/// memory that are read, but so many parts are left for threads.
+fn lone_bytes(all: usize, parts: usize, reductions: usize, machine: &Machine) -> usize {
+    let most = most_chains(machine) * machine.vector_bytes / reductions;
+    let part = all.div_ceil(parts).next_multiple_of(machine.vector_bytes);
+    most.min(part).max(tile_bytes(machine, 1, reductions))
+}
+
+/// The fewest parts that threads share.
+const PARTS: usize = 4;
 
 /// Tiles of a machine with vectors of 512 bits that are narrower than its usual ones: the most rows, and the bytes of each.
 const NARROWER: [(usize, usize); 2] = [(8, 192), (12, 128)];

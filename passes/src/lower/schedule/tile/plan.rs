@@ -191,6 +191,7 @@ pub fn packed_row_bytes(machine: &Machine, row_count: usize, row_bytes: usize) -
         _ if row_count <= high && whole(narrow) => return narrow,
         _ if row_count <= higher && whole(narrowest) => return narrowest,
         _ if row_count <= FEW_ROWS && whole(narrow) => return narrow,
+        _ if whole(narrow) && !whole(machine.tile_row_bytes) => return narrow,
         _ => {}
     }
     tile_bytes(machine, row_count, 1)

@@ -52,7 +52,7 @@ use crate::vector::Body;
 const INSTRUCTIONS: usize = 512;
 
 /// The most bytes of stack that one kernel's local arrays may take.
-pub(crate) const STACK_LIMIT: usize = 256 << 10;
+pub(crate) const STACK_LIMIT: usize = 384 << 10;
 
 /// What the emitter has to know of whoever takes its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -266,11 +266,8 @@ impl Index {
             return quotient;
         }
         let (mut quotient, rest) = self.split(divisor);
-        // All terms of the rest share a factor with the divisor: (g * y + r) / (g * d) = y / d for 0 <= r < g.
-        let g = rest.terms.iter().fold(divisor, |g, (_, c)| gcd(g, *c));
-        if g > 1 {
-            let reduced = rest.map_coefficients(rest.constant.div_euclid(g), |c| c / g);
-            return quotient.add(&reduced.div(divisor / g));
+        if let Some((g, high, _)) = rest.coarse(divisor) {
+            return quotient.add(&high.div(divisor / g));
         }
         let part = match rest.as_single() {
             Some(Atom::Div(x, c)) => return quotient.add(&x.div(c.saturating_mul(divisor))),
@@ -282,6 +279,24 @@ impl Index {
         quotient.add_term(&part, 1);
         quotient.recombine();
         quotient
+    }
+
+    /// `self` as `g * high + low` with a factor `g` of the divisor and a `low` that lies in `0..g`: then `high` alone is
+    /// divided, by `divisor / g`.
+    fn coarse(&self, divisor: i64) -> Option<(i64, Index, Index)> {
+        let mut terms: SmallVec<[&(Atom, i64); 4]> = self.terms.iter().collect();
+        terms.sort_by_key(|(_, c)| c.unsigned_abs());
+        (0..terms.len()).find_map(|count| {
+            let (fine, coarse) = terms.split_at(count);
+            let g = coarse.iter().fold(divisor, |g, (_, c)| gcd(g, *c));
+            let mut low = Index::constant(self.constant.rem_euclid(g));
+            fine.iter().for_each(|(atom, c)| low.add_term(atom, *c));
+            (g > 1 && low.is_within(usize::try_from(g).ok()?)).then(|| {
+                let mut high = Index::constant(self.constant.div_euclid(g));
+                coarse.iter().for_each(|(atom, c)| high.add_term(atom, c / g));
+                (g, high, low)
+            })
+        })
     }
 
     /// `self mod divisor`, in `0..divisor`, for a positive divisor.
@@ -296,10 +311,8 @@ impl Index {
         if first == high.div_euclid(divisor) {
             return rest.add_const(-first * divisor);
         }
-        let g = rest.terms.iter().fold(divisor, |g, (_, c)| gcd(g, *c));
-        if g > 1 {
-            let reduced = rest.map_coefficients(rest.constant.div_euclid(g), |c| c / g);
-            return reduced.rem(divisor / g).mul(g).add_const(rest.constant.rem_euclid(g));
+        if let Some((g, high, low)) = rest.coarse(divisor) {
+            return high.rem(divisor / g).mul(g).add(&low);
         }
         if let Some(Atom::Mod(x, m)) = rest.as_single()
             && m % divisor == 0

@@ -29,11 +29,8 @@ use super::schedule::tile::{self, tile_bytes};
 use super::schedule::{Emit, Machine, are_large, fill, top_reductions};
 use super::units::{Buf, Unit, UnitWork, Units, origins};
 
-/// Bytes of the stack for the part of an image that a block reads.
-const SCRATCH_BYTES: usize = 128 << 10;
-
 /// How much of the image at most may be made twice: one part in so many.
-const MADE_TWICE: usize = 6;
+const MADE_TWICE: usize = 5;
 
 /// Replaces such pairs of units by one kernel each.
 pub fn join(units: &mut Units, machine: &Machine) {
@@ -184,7 +181,7 @@ impl<'u> Pair<'u> {
             let row_bytes = row_len / window.channel.extent * lanes * size;
             let fits = |&count: &usize| {
                 let rows = window.rows(count);
-                rows * row_bytes <= SCRATCH_BYTES && rows * source_bytes <= machine.block_bytes
+                rows * row_bytes <= machine.kept_bytes && rows * source_bytes <= machine.block_bytes
             };
             let blocks = Split::even(window.row.extent, (1..=window.row.extent).rev().find(fits)?);
             let made = blocks.parts * window.rows(blocks.sizes().max()?);

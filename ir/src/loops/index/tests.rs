@@ -26,9 +26,22 @@ fn splitting_a_dimension_needs_no_division() {
 }
 
 #[test]
+fn what_stays_within_a_block_is_not_divided() {
+    let (block, lane) = (var(0, 10), var(1, 16));
+    let flat = block.mul(16).add(&lane);
+    assert_eq!(flat.div(64), block.div(4));
+    assert_eq!(flat.rem(64), block.rem(4).mul(16).add(&lane));
+    assert_eq!(flat.div(64).mul(64).add(&flat.rem(64)), flat);
+    // It crosses blocks of 8.
+    assert!(flat.rem(24).coefficient(Var { id: 1, extent: 16 }).is_none());
+}
+
+#[test]
 fn division_agrees_with_arithmetic() {
     let (x, y) = (Var { id: 0, extent: 9 }, Var { id: 1, extent: 7 });
-    for (a, b, c, d) in [(3, 2, 1, 4), (6, 4, 3, 8), (-5, 3, -2, 6), (12, 6, 7, 9), (2, -4, 5, 12)] {
+    for (a, b, c, d) in
+        [(3, 2, 1, 4), (6, 4, 3, 8), (-5, 3, -2, 6), (12, 6, 7, 9), (2, -4, 5, 12), (8, 1, 1, 32)]
+    {
         let index = Index::var(x).mul(a).add(&Index::var(y).mul(b)).add_const(c);
         let composed = index.div(d).mul(d).add(&index.rem(d));
         let nested = index.div(d).div(3).add(&index.rem(d).rem(2)).add(&index.rem(12).div(4));

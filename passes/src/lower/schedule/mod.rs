@@ -52,6 +52,8 @@ pub struct Machine {
     pub panel_bytes: usize,
     /// Bytes of right operands that stay in the second-level cache.
     pub block_bytes: usize,
+    /// Bytes of the stack for the part of an image that is made and read at once, in the second-level cache.
+    pub kept_bytes: usize,
     /// Whether it can be told what will be read soon.
     pub prefetches: bool,
     /// Whether the low half of a word comes first in memory.
@@ -78,6 +80,7 @@ impl Machine {
             vector_bytes: bits / 8,
             panel_bytes: panel_steps * tile_row_bytes,
             block_bytes: 256 << 10,
+            kept_bytes: if bits >= 512 { 256 << 10 } else { 128 << 10 },
             prefetches: bits == 256,
             little_endian: cfg!(target_endian = "little"),
             byte_products: false,

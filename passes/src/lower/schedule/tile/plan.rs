@@ -86,13 +86,15 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     let rows = shared.map(reused).unwrap_or_default();
     let row_count: usize = rows.iter().map(|v| v.extent).product();
     let rows = if row_count > 1 { rows } else { Vec::new() };
-    let is_laid_out = |lanes: usize| {
-        reductions.len() == 1 && shared.is_some_and(|load| is_packed(nest, load, reductions[0], lane, lanes))
+    let is_laid_out = |bytes: usize| {
+        let lanes = bytes / size;
+        let is_wide_enough = |load| lane.extent <= lanes || is_packed(nest, load, reductions[0], lane, lanes);
+        reductions.len() == 1 && shared.is_some_and(is_wide_enough)
     };
-    let narrower = NARROWER.iter().find(|(_, bytes)| is_laid_out(bytes / size));
+    let narrower = NARROWER.iter().find(|(_, bytes)| is_laid_out(*bytes));
     let (most_rows, bytes) = match narrower {
         Some(&(rows, bytes)) if machine.has_narrower_tiles() => (rows, bytes),
-        _ if contraction.is_none() => {
+        _ if contraction.is_none() && !has_guards(nest, reductions) => {
             let others = vars_outside(&[]).iter().map(|v| v.extent).product::<usize>();
             let parts = PARTS.div_ceil(others.max(1));
             (1, lone_bytes(lane.extent * size, parts, reductions.len(), machine))
@@ -174,7 +176,7 @@ fn lone_bytes(all: usize, parts: usize, reductions: usize, machine: &Machine) ->
 const PARTS: usize = 4;
 
 /// Tiles of a machine with vectors of 512 bits that are narrower than its usual ones: the most rows, and the bytes of each.
-const NARROWER: [(usize, usize); 2] = [(8, 192), (12, 128)];
+const NARROWER: [(usize, usize); 3] = [(12, 64), (12, 128), (8, 192)];
 
 /// With more rows than these, reading a right operand from memory does not show.
 pub const FEW_ROWS: usize = 48;
@@ -184,8 +186,13 @@ pub const FEW_ROWS: usize = 48;
 /// Where a few rows more than a tile's are multiplied, tiles are higher and narrower. So fewer of them pass over a panel,
 /// and the first, which reads it from memory, asks for it at the pace of the arithmetic. Only whole panels are as fast.
 pub fn packed_row_bytes(machine: &Machine, row_count: usize, row_bytes: usize) -> usize {
-    let [(high, narrow), (higher, narrowest)] = NARROWER;
+    let [_, (higher, narrowest), (high, narrow)] = NARROWER;
     let whole = |bytes: usize| row_bytes.is_multiple_of(bytes);
+    if let Some((_, bytes)) = NARROWER.iter().find(|(_, bytes)| row_bytes <= *bytes)
+        && machine.has_narrower_tiles()
+    {
+        return *bytes;
+    }
     match row_count {
         _ if !machine.has_narrower_tiles() || row_count <= machine.tile_rows => {}
         _ if row_count <= high && whole(narrow) => return narrow,
@@ -203,10 +210,15 @@ fn most_chains(machine: &Machine) -> usize {
     if machine.vector_bytes >= 64 { 8 } else { 4 }
 }
 
+/// Whether some elements that reductions read are not there, which each vector has to ask.
+fn has_guards(nest: &Nest, reductions: &[Val]) -> bool {
+    let guarded = |val: &Val| matches!(nest.expr(*val), Expr::Load { guards, .. } if !guards.is_empty());
+    nest.needed(reductions).iter().any(guarded)
+}
+
 /// How many rows of so many bytes, which share no factor, are worth making side by side.
 fn chains(nest: &Nest, reductions: &[Val], bytes: usize, machine: &Machine) -> usize {
-    let guarded = |val: &Val| matches!(nest.expr(*val), Expr::Load { guards, .. } if !guards.is_empty());
-    match reductions.len() == 1 && !nest.needed(reductions).iter().any(guarded) {
+    match reductions.len() == 1 && !has_guards(nest, reductions) {
         true => most_chains(machine) / bytes.div_ceil(machine.vector_bytes).max(1),
         false => 1,
     }

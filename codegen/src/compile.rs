@@ -204,17 +204,29 @@ impl Backend {
     pub(crate) fn new(isa: &dyn TargetIsa, vector_bits: Option<usize>) -> Backend {
         let widest = isa::vector_bits(isa);
         match vector_bits.map_or(widest, |bits| bits.min(widest)) {
-            bits @ (256 | 512) => Backend::X86(Machine {
-                vector_bytes: bits / 8,
-                little_endian: true,
-                byte_products: bits == 512 && isa::has_byte_products(isa),
-                masks: if bits == 512 { x86::MASKS } else { 0 },
-                picks_lanes: true,
-                has_longs: bits == 512,
-                // Every processor that has AVX2 does.
-                native: Native { half_casts: true },
-            }),
+            bits @ (256 | 512) => Backend::x86(bits, isa::has_byte_products(isa)),
             _ => Backend::Cranelift,
+        }
+    }
+
+    fn x86(bits: usize, has_byte_products: bool) -> Backend {
+        Backend::X86(Machine {
+            vector_bytes: bits / 8,
+            little_endian: true,
+            byte_products: bits == 512 && has_byte_products,
+            masks: if bits == 512 { x86::MASKS } else { 0 },
+            picks_lanes: true,
+            has_longs: bits == 512,
+            // Every processor that has AVX2 does.
+            native: Native { half_casts: true },
+        })
+    }
+
+    /// The one for a kernel, which may be meant for narrower vectors.
+    pub(crate) fn for_kernel(self, kernel: &Kernel) -> Backend {
+        match (self, kernel.vector_bits) {
+            (Backend::X86(machine), Some(256)) if machine.vector_bytes > 32 => Backend::x86(256, false),
+            _ => self,
         }
     }
 
@@ -228,9 +240,10 @@ impl Backend {
     /// The code of a kernel.
     pub(crate) fn make(self, kernel: &Kernel, isa: &SharedIsa, memory: &mut Memory) -> Result<Code, Error> {
         let start = Instant::now();
-        let function = verified(kernel).and_then(|kernel| emit(kernel, self.machine(&**isa)));
+        let backend = self.for_kernel(kernel);
+        let function = verified(kernel).and_then(|kernel| emit(kernel, backend.machine(&**isa)));
         let emitted = Instant::now();
-        let code = function.and_then(|function| self.compile(&function, isa, &kernel.name, memory));
+        let code = function.and_then(|function| backend.compile(&function, isa, &kernel.name, memory));
         memory.emitting += emitted - start;
         memory.compiling += emitted.elapsed();
         code
@@ -287,7 +300,9 @@ const WRITTEN_OUT: i64 = 64;
 pub(crate) fn distinct(kernels: &[Kernel]) -> (Vec<usize>, Vec<usize>) {
     let mut seen: HashMap<u64, Vec<usize>> = HashMap::new();
     let mut distinct: Vec<usize> = Vec::new();
-    let same = |a: &Kernel, b: &Kernel| a.body == b.body && a.vals == b.vals && a.buffers == b.buffers;
+    let same = |a: &Kernel, b: &Kernel| {
+        a.body == b.body && a.vals == b.vals && a.buffers == b.buffers && a.vector_bits == b.vector_bits
+    };
     let positions = kernels
         .iter()
         .enumerate()
@@ -361,6 +376,6 @@ pub fn clif_text(kernel: &Kernel, target: &Target) -> Result<String, Error> {
 /// A kernel as blocks of instructions on scalars and vectors, from which machine code is made.
 pub fn ssa_text(kernel: &Kernel, target: &Target, vector_bits: Option<usize>) -> Result<String, Error> {
     let isa = isa::build(target, false, false)?;
-    let backend = Backend::new(&*isa, vector_bits);
+    let backend = Backend::new(&*isa, vector_bits).for_kernel(kernel);
     Ok(emit(kernel, backend.machine(&*isa))?.to_string())
 }

@@ -33,7 +33,7 @@ pub type Lines = Vec<(u32, Line)>;
 /// below the line of the kernel's text that it is for, a comment; for other targets they are as Cranelift prints them.
 pub fn asm_text(kernel: &Kernel, target: &Target, vector_bits: Option<usize>) -> Result<String, Error> {
     let isa: SharedIsa = isa::build(target, false, false)?;
-    let backend = Backend::new(&*isa, vector_bits);
+    let backend = Backend::new(&*isa, vector_bits).for_kernel(kernel);
     let ssa = emit_with_lines(kernel, backend.machine(&*isa))?;
     match target.triple.architecture {
         Architecture::X86_64 => {
@@ -182,6 +182,18 @@ mod tests {
                 assert!(found, "{bits} bits: {name}");
             }
         }
+    }
+
+    #[test]
+    fn kernels_for_narrower_vectors_have_them() {
+        let target = Target::parse("x86_64-unknown-linux-gnu").unwrap();
+        let target = Target { cpu: Some("x86-64-v4".to_string()), ..target };
+        let mut kernel = parse_kernel(KERNEL).unwrap();
+        assert!(asm_text(&kernel, &target, None).unwrap().contains("zmm"));
+        kernel.vector_bits = Some(256);
+        let narrow = asm_text(&kernel, &target, None).unwrap();
+        assert!(narrow.contains("ymm") && !narrow.contains("zmm"), "{narrow}");
+        assert!(!asm_text(&kernel, &target, Some(128)).unwrap().contains("ymm"));
     }
 
     #[test]

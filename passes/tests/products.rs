@@ -6,7 +6,7 @@ use common::{build, check, f32s, ramp};
 use windlass_ir::loops::interpret::run_program;
 use windlass_ir::loops::{print_kernel, verify_kernel};
 use windlass_ir::ops::{Conv, MatMul, QuantizeLinear, Reduce, ReduceKind, Reshape};
-use windlass_ir::{Builder, DType, ScalarFn, Tensor, interpret};
+use windlass_ir::{Builder, DType, ScalarFn, Tensor, TensorType, interpret};
 use windlass_passes::lower::schedule::Machine;
 use windlass_passes::lower::schedule::knobs::KNOBS;
 use windlass_passes::lower::{LowerOptions, lower, lower_choosing};
@@ -313,5 +313,28 @@ fn numbers_of_schedules_do_not_show_in_bits() {
             assert_eq!(run_program(&program, &inputs).unwrap(), expected, "{tuned:?}");
         }
         assert!(others >= 3, "{others} other schedules for {bits} bits");
+    }
+}
+
+#[test]
+fn few_columns_take_narrower_vectors() {
+    for (columns, expected) in [(3, None), (4, Some(256)), (8, Some(256)), (9, None), (64, None)] {
+        for dtype in [DType::F32, DType::I32] {
+            let mut b = Builder::new("few");
+            let numbers =
+                |shape: &[usize], salt| Tensor::from_f64s(dtype, shape, &ramp(shape, salt).to_f64s());
+            let x = b.input("x", TensorType::fixed(dtype, &[30, 40]));
+            let w = b.constant(numbers(&[40, columns], 3));
+            let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+            b.output("y", y);
+            let graph = b.finish().unwrap();
+            let found = [256, 512].map(|bits| {
+                let machine = Machine::with_vectors(bits);
+                let program = lower(&graph, &LowerOptions { machine, ..LowerOptions::default() }).unwrap();
+                program.kernels.last().unwrap().vector_bits
+            });
+            let expected = expected.filter(|_| dtype == DType::F32);
+            assert_eq!(found, [None, expected], "{columns} columns of {dtype}");
+        }
     }
 }

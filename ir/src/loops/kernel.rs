@@ -175,6 +175,8 @@ pub struct Kernel {
     pub buffers: PrimaryMap<Buffer, BufferData>,
     /// The type of every value.
     pub vals: PrimaryMap<Val, DType>,
+    /// Bits of the vectors that it is meant for, if wider ones would have idle lanes. It means the same with any.
+    pub vector_bits: Option<usize>,
     /// What it does.
     pub body: Block,
 }
@@ -261,6 +263,7 @@ impl KernelBuilder {
             name: name.to_string(),
             buffers: PrimaryMap::new(),
             vals: PrimaryMap::new(),
+            vector_bits: None,
             body: Vec::new(),
         };
         KernelBuilder { kernel, open: vec![Frame { opens: Opens::Body, block: Vec::new() }], next_var: 0 }

@@ -175,7 +175,8 @@ pub fn expand_with_origins(kernel: &Kernel, native: Native) -> (Kernel, Vec<u32>
         origins: Vec::new(),
     };
     let body = cx.block(&kernel.body);
-    let expanded = Kernel { name: kernel.name.clone(), buffers: kernel.buffers.clone(), vals: cx.vals, body };
+    let (name, buffers) = (kernel.name.clone(), kernel.buffers.clone());
+    let expanded = Kernel { name, buffers, vals: cx.vals, vector_bits: kernel.vector_bits, body };
     (expanded, cx.origins)
 }
 

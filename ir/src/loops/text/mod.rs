@@ -22,7 +22,8 @@
 //!   parentheses: `(i0 + i1)/4`, `(i0)%3`;
 //! - `cast` and `bitcast` name their type first: `v2 = cast i32 v1`;
 //! - a constant is decimal if that gives its bits back, else `0x` and the bits;
-//! - `inside always` has no guards.
+//! - `inside always` has no guards;
+//! - a kernel for narrower vectors than a machine's widest says so: `kernel scale(..) vectors 256 {`.
 //!
 //! Parameters come before locals. Values are numbered as they are written, so that a kernel whose
 //! values are all defined comes back equal.
@@ -91,9 +92,12 @@ mod tests {
                 b.end();
             });
         });
-        let kernel = b.finish();
-        let text = print_kernel(&kernel);
-        assert_eq!(parse_kernel(&text).unwrap(), kernel, "{text}");
+        let mut kernel = b.finish();
+        for vector_bits in [None, Some(256)] {
+            kernel.vector_bits = vector_bits;
+            let text = print_kernel(&kernel);
+            assert_eq!(parse_kernel(&text).unwrap(), kernel, "{text}");
+        }
     }
 
     #[test]

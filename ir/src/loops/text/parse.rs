@@ -135,6 +135,7 @@ impl<'t> Parser<'t> {
             }
         }
         self.punct(')')?;
+        let vector_bits = self.eat(Token::Word("vectors")).then(|| self.size()).transpose()?;
         self.punct('{')?;
         while self.eat(Token::Word("local")) {
             self.declare(false)?;
@@ -146,7 +147,7 @@ impl<'t> Parser<'t> {
         let count = self.types.keys().map(|v| v.index() + 1).max().unwrap_or(0);
         let vals = (0..count).map(|i| self.types.get(&Val::new(i)).copied().unwrap_or(DType::Bool));
         let vals = vals.collect();
-        Ok(Kernel { name, buffers: std::mem::take(&mut self.buffers), vals, body })
+        Ok(Kernel { name, buffers: std::mem::take(&mut self.buffers), vals, vector_bits, body })
     }
 
     fn declare(&mut self, param: bool) -> Result<(), Error> {

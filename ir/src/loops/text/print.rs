@@ -29,7 +29,8 @@ pub fn print_kernel(kernel: &Kernel) -> String {
 /// A kernel's first line.
 fn signature(kernel: &Kernel) -> String {
     let params: Vec<String> = kernel.params().map(|(_, b)| buffer(b)).collect();
-    format!("kernel {}({}) {{", kernel.name, params.join(", "))
+    let vectors = kernel.vector_bits.map_or_else(String::new, |bits| format!("vectors {bits} "));
+    format!("kernel {}({}) {vectors}{{", kernel.name, params.join(", "))
 }
 
 fn buffer(b: &BufferData) -> String {

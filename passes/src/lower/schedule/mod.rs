@@ -92,6 +92,19 @@ impl Machine {
         self.tile_rows * self.tile_row_bytes
     }
 
+    /// The same with vectors of 256 bits, if the columns of a product of floats fill no more: half of each vector of 512
+    /// would be idle, and there are processors that take twice as long for one.
+    fn for_few_columns(&self, nest: &Nest) -> Option<Machine> {
+        let Machine { little_endian, prefetches, .. } = *self;
+        let narrower = Machine { little_endian, prefetches, ..Machine::with_vectors(256) };
+        let product =
+            contraction::as_contraction(nest).filter(|_| self.vector_bytes > narrower.vector_bytes)?;
+        let dtype = nest.dtype(product.reduce);
+        let columns = nest.domain.last()?.extent;
+        let fits = columns >= tile::FEW_LANES && columns * dtype.size() <= narrower.vector_bytes;
+        (dtype.is_float() && fits).then_some(narrower)
+    }
+
     /// Whether it has registers for tiles of other shapes than the usual one.
     pub fn has_narrower_tiles(&self) -> bool {
         self.vector_bytes >= 64
@@ -153,8 +166,10 @@ const GROUPED: usize = 16;
 /// The loops for a normalized formula, whose result may stand inside a padded array.
 pub fn schedule(nest: &Nest, margins: Option<&Margins>, name: &str, machine: &Machine) -> Kernel {
     let mut emit = Emit::new(nest, margins, name);
-    fill(&mut emit, machine);
-    emit.finish()
+    let narrower = machine.for_few_columns(nest);
+    fill(&mut emit, narrower.as_ref().unwrap_or(machine));
+    let vector_bits = narrower.map(|machine| 8 * machine.vector_bytes);
+    Kernel { vector_bits, ..emit.finish() }
 }
 
 /// Writes the loops of a formula.

@@ -5,7 +5,7 @@
 //! many times the memory of what they are made from are left to each run.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use cranelift_entity::SecondaryMap;
 
@@ -65,6 +65,7 @@ pub fn split(units: &mut Units) -> Option<Units> {
     let known = known_bufs(units);
     let mut is_output: SecondaryMap<Buf, bool> = SecondaryMap::new();
     units.outputs.iter().for_each(|(_, b)| is_output[*b] = true);
+    share(units, |buf| known[buf] && !is_output[buf]);
     let (mut before, mut after) = (Vec::new(), Vec::new());
     for unit in std::mem::take(&mut units.units) {
         if unit.outs.iter().any(|&b| !known[b] || is_output[b]) {
@@ -93,6 +94,36 @@ pub fn split(units: &mut Units) -> Option<Units> {
     keep.into_iter().for_each(|b| kept[b] = true);
     units.bufs.iter_mut().filter(|(b, _)| !kept[*b]).for_each(|(_, data)| data.constant = None);
     Some(prepare)
+}
+
+/// Makes one unit of those that prepare the same of the same: weights that several layers share are laid out once.
+fn share(units: &mut Units, is_prepared: impl Fn(Buf) -> bool) {
+    let mut first: HashMap<Vec<Buf>, Vec<usize>> = HashMap::new();
+    let mut renamed: SecondaryMap<Buf, Option<Buf>> = SecondaryMap::new();
+    let mut dead: BTreeSet<usize> = BTreeSet::new();
+    for at in 0..units.units.len() {
+        let ins = &mut units.units[at].ins;
+        ins.iter_mut().for_each(|buf| *buf = renamed[*buf].unwrap_or(*buf));
+        let unit = &units.units[at];
+        if !unit.outs.iter().all(|&buf| is_prepared(buf)) {
+            continue;
+        }
+        let like = first.entry(unit.ins.clone()).or_default();
+        let is_same = |other: &&usize| {
+            let other = &units.units[**other];
+            let types = |unit: &Unit| unit.outs.iter().map(|&buf| units.bufs[buf].ty()).collect::<Vec<_>>();
+            other.work == unit.work && types(other) == types(unit)
+        };
+        match like.iter().find(is_same) {
+            Some(&other) => {
+                let outs = unit.outs.iter().zip(&units.units[other].outs);
+                outs.for_each(|(&from, &to)| renamed[from] = Some(to));
+                dead.insert(at);
+            }
+            None => like.push(at),
+        }
+    }
+    units.remove(&dead);
 }
 
 /// Lets each run make the large results that are made of much less, which is prepared in their place.
@@ -214,6 +245,21 @@ mod tests {
         };
         let found: Vec<usize> = prepare.steps.iter().map(reads).collect();
         assert_eq!(found, [600 * 48, 32 * 600, 32 * 48, 48 * 80, 80 * 64, 64 * 32]);
+    }
+
+    #[test]
+    fn weights_of_several_layers_are_laid_out_once() {
+        let g = graph(&[&[64, 96]], |b, x| {
+            let weights = b.constant(Tensor::new(&[96, 96], &[0.5f32; 96 * 96]));
+            let mut y = x[0];
+            for _ in 0..3 {
+                y = b.push1(MatMul { trans_a: false, trans_b: true }, &[y, weights])?;
+                y = b.map(ScalarFn::Tanh, &[y])?;
+            }
+            Ok(smallvec![y])
+        });
+        let prepare = lower(&g, &LowerOptions::default()).unwrap().prepare.unwrap();
+        assert_eq!((prepare.steps.len(), prepare.outputs.len()), (1, 1));
     }
 
     #[test]

@@ -262,3 +262,18 @@ fn exponentials_of_a_row_are_made_once() {
         vec![b.push1(LayerNorm { axis: 1, epsilon: 1e-3, rms: false }, &[y, scale, bias]).unwrap()]
     });
 }
+
+#[test]
+fn pieces_that_lanes_are_apart_in_are_put_together_first() {
+    // Lanes are the rows of two elements that are summed, or the last dimension.
+    for (axis, kernels) in [(-1, 2), (0, 1)] {
+        let graph = build("pieces", |b| {
+            let pieces: Vec<Value> =
+                [5, 3, 9].iter().map(|&n| b.input(&format!("x{n}"), f32s(&[6, n, 2]))).collect();
+            let together = b.push1(Concat { axis: 1 }, &pieces).unwrap();
+            vec![b.push1(Reduce::over(ReduceKind::Sum, &[axis], false), &[together]).unwrap()]
+        });
+        let program = lower(&graph, &LowerOptions::default()).unwrap();
+        assert_eq!(program.kernels.len(), kernels, "along {axis}");
+    }
+}

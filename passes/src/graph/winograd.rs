@@ -125,21 +125,23 @@ struct Work<'s> {
 }
 
 impl Work<'_> {
-    fn each(&self) -> u64 {
-        self.taps * (self.from * self.to) as u64
+    /// Products of so many matrices, of which each has a row for each of so many results.
+    fn products(&self, matrices: u64, results: u64) -> u64 {
+        let rows = results.next_multiple_of(GROUP) + PER_WEIGHT;
+        [matrices, rows, self.taps, self.from as u64, self.to as u64].into_iter().fold(1, u64::saturating_mul)
     }
 
     /// As it is.
     fn direct(&self) -> u64 {
-        let pixels = (self.shape.iter().product::<usize>() as u64).next_multiple_of(GROUP);
-        9 * (pixels + PER_WEIGHT) * self.each()
+        self.products(9, self.shape.iter().product::<usize>() as u64)
     }
 
     /// In its other form.
     fn transformed(&self) -> u64 {
         let tiles = Winograd::tiles(self.shape) as u64;
-        let products = 36 * (tiles.next_multiple_of(GROUP) + PER_WEIGHT) * self.each();
-        products + PER_TILE * tiles * (self.taps * self.from as u64 + self.to as u64)
+        let channels = self.taps.saturating_mul(self.from as u64).saturating_add(self.to as u64);
+        let transforms = (PER_TILE * tiles).saturating_mul(channels);
+        self.products(36, tiles).saturating_add(transforms)
     }
 }
 

@@ -184,7 +184,8 @@ pub const FEW_ROWS: usize = 48;
 /// The bytes of a row of the panels in which a product's right operand is laid out that is known before the run.
 ///
 /// Where a few rows more than a tile's are multiplied, tiles are higher and narrower. So fewer of them pass over a panel,
-/// and the first, which reads it from memory, asks for it at the pace of the arithmetic. Only whole panels are as fast.
+/// and the first, which reads it from memory, asks for it at the pace of the arithmetic. Only whole panels are as fast. A row
+/// of fewer columns than the usual tile's has a panel no wider than it needs, so that a cache holds more steps of it.
 pub fn packed_row_bytes(machine: &Machine, row_count: usize, row_bytes: usize) -> usize {
     let [_, (higher, narrowest), (high, narrow)] = NARROWER;
     let whole = |bytes: usize| row_bytes.is_multiple_of(bytes);

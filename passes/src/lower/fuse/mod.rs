@@ -4,14 +4,16 @@
 //! maps. Whether it should is a matter of cost, and every reason not to is a [`Refusal`]. Where others read the producer
 //! too, the consumer may yield its result beside its own, if both are elementwise over one domain.
 
+mod worth;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
-use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
+use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val};
 use windlass_ir::{DType, ScalarFn};
 
-use super::formula::{free_vars, point_cost};
+use self::worth::{is_view, worth_merging};
 use super::prepare::known_bufs;
 use super::schedule::contraction::{Contraction, as_contraction};
 use super::schedule::normalize;
@@ -35,6 +37,9 @@ pub enum Refusal {
     /// The producer reduces, and the consumer does not read it once per element in its own order.
     #[error("the producer reduces and is not read element by element in order")]
     ReductionOrder,
+    /// Neighbouring results of the consumer read elements that are apart, of one or another of several pieces.
+    #[error("the producer is of several pieces, and the consumer's lanes are apart in them")]
+    Apart,
     /// The producer depends on constants alone, so it is computed once and not at each run.
     #[error("the producer depends on constants alone and is computed once")]
     Prepared,
@@ -48,12 +53,6 @@ const MOST_OPERANDS: usize = 12;
 
 /// The most expressions of a merged formula.
 const MOST_EXPRESSIONS: usize = 300;
-
-/// Machine operations that one element's trip through memory is worth.
-const ROUND_TRIP: u64 = 8;
-
-/// The most bytes of a row that is read again while it is in cache.
-const ROW_BYTES: u64 = 256 << 10;
 
 /// What became of merging one unit into another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -377,119 +376,7 @@ fn is_affine(nest: &Nest) -> bool {
     })
 }
 
-/// Whether merging costs less than it saves.
-fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool) -> Result<(), Refusal> {
-    let views = is_view(source);
-    if shared && !views {
-        return Err(Refusal::OtherReaders);
-    }
-    let free = free_vars(target);
-    let loads: Vec<(Val, &[Index], bool)> = target
-        .needed(&target.roots)
-        .into_iter()
-        .filter_map(|val| match target.expr(val) {
-            Expr::Load { operand, index, guards } if *operand as usize == position => {
-                Some((val, index.as_slice(), !guards.is_empty()))
-            }
-            _ => None,
-        })
-        .collect();
-    let points = |vars: &[Var]| vars.iter().map(|v| v.extent as u64).product::<u64>();
-    let elements: u64 = source.domain.iter().map(|v| v.extent as u64).product();
-    let evaluations: u64 = loads.iter().map(|(val, _, _)| points(&free[*val])).sum();
-    let reduces = source.needed(&source.roots).iter().any(|&v| matches!(source.expr(v), Expr::Reduce { .. }));
-    if !reduces {
-        if !views && in_contraction(target, &loads) {
-            return Err(Refusal::ContractionOperand);
-        }
-        let cost = point_cost(source, &source.roots);
-        let recomputed = cost.saturating_mul(evaluations);
-        let stored = (cost + ROUND_TRIP).saturating_mul(elements);
-        return if recomputed <= stored || views { Ok(()) } else { Err(Refusal::Recompute) };
-    }
-    if shared {
-        return Err(Refusal::OtherReaders);
-    }
-    let [(load, index, false)] = loads.as_slice() else { return Err(Refusal::ReductionOrder) };
-    if !free[*load].iter().all(|var| target.domain.contains(var)) {
-        return Err(Refusal::ReductionOrder);
-    }
-    let target_reduces =
-        target.needed(&target.roots).iter().any(|&v| matches!(target.expr(v), Expr::Reduce { .. }));
-    if !target_reduces && evaluations == elements {
-        // In another order its lanes would be far apart.
-        return match keeps_order(target, index, &target.operands[position].shape) {
-            true => Ok(()),
-            false => Err(Refusal::ReductionOrder),
-        };
-    }
-    // A row's statistics, then the row again: the reduction runs once a row if rows are the outer loops.
-    let plain = index.iter().all(|i| i.as_constant().is_some() || i.as_var().is_some());
-    let row: u64 = source
-        .needed(&source.roots)
-        .iter()
-        .filter_map(|&v| match source.expr(v) {
-            Expr::Reduce { vars, .. } => Some(vars.iter().map(|v| v.extent as u64).product::<u64>()),
-            _ => None,
-        })
-        .sum();
-    let rows_are_many = elements >= 8 || row * elements <= 4096;
-    let small = row.saturating_mul(4) <= ROW_BYTES;
-    let same_rows = !target_reduces || {
-        let mine = &free[*load];
-        let others = target
-            .needed(&target.roots)
-            .into_iter()
-            .filter(|&v| matches!(target.expr(v), Expr::Reduce { .. }));
-        others.into_iter().all(|v| free[v] == *mine)
-    };
-    let contracts = as_contraction(source).is_some() || as_contraction(target).is_some();
-    match plain && small && rows_are_many && same_rows && !contracts {
-        true => Ok(()),
-        false => Err(Refusal::ReductionOrder),
-    }
-}
-
 /// Whether a unit is nothing but an index map.
 fn is_view_unit(unit: &Unit) -> bool {
     matches!(&unit.work, UnitWork::Nest(nest) if is_view(nest))
 }
-
-/// Whether the nest is nothing but an index map.
-fn is_view(nest: &Nest) -> bool {
-    nest.roots.iter().all(|&root| matches!(nest.expr(root), Expr::Load { guards, .. } if guards.is_empty()))
-}
-
-/// Whether a load is a factor of the target's contraction.
-fn in_contraction(target: &Nest, loads: &[(Val, &[Index], bool)]) -> bool {
-    as_contraction(target).is_some_and(|c| {
-        let Expr::Reduce { arg, .. } = target.expr(c.reduce) else { return false };
-        let inside = target.needed(&[*arg]);
-        loads.iter().any(|(val, _, _)| inside.contains(val))
-    })
-}
-
-/// Whether the target reads its operand in the order of its own domain, or in another order of the
-/// outer dimensions with the last one kept, or cut into blocks of whole vectors.
-fn keeps_order(target: &Nest, index: &[Index], shape: &[usize]) -> bool {
-    let domain: Vec<Index> = target.domain.iter().map(|&v| Index::var(v)).collect();
-    if Index::flatten(index, shape) == Index::flatten(&domain, &target.shape()) {
-        return true;
-    }
-    let Some(&lane) = target.domain.iter().rev().find(|v| v.extent != 1) else { return false };
-    let Some(last) = shape.iter().rposition(|&n| n != 1) else { return false };
-    let is_plain = |i: &Index| i.as_constant().is_some() || i.as_var().is_some();
-    let rest = |at: usize| index[at].as_var() != Some(lane);
-    if !(0..index.len()).filter(|&at| at != last).all(|at| is_plain(&index[at]) && rest(at)) {
-        return false;
-    }
-    let is_block = || {
-        lane.extent % BLOCK == 0
-            && index[last].values().is_empty()
-            && index[last].coefficient(lane) == Some(1)
-    };
-    index[last].as_var() == Some(lane) || is_block()
-}
-
-/// A block of so many elements is worth the name: two vectors of 32-bit elements where they are of 128 bits.
-const BLOCK: usize = 8;

@@ -5,9 +5,11 @@
 //! many times the memory of what they are made from are left to each run.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::hash::BuildHasher;
 
 use cranelift_entity::SecondaryMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::formula::as_identity;
 use super::schedule::top_reductions;
@@ -96,19 +98,20 @@ pub fn split(units: &mut Units) -> Option<Units> {
     Some(prepare)
 }
 
-/// Makes one unit of those that prepare the same of the same: weights that several layers share are laid out once.
+/// Makes one unit of formulas that prepare the same of the same: weights that several layers share are laid out once.
 fn share(units: &mut Units, is_prepared: impl Fn(Buf) -> bool) {
-    let mut first: HashMap<Vec<Buf>, Vec<usize>> = HashMap::new();
+    let mut first: FxHashMap<(u64, Vec<Buf>), Vec<usize>> = FxHashMap::default();
     let mut renamed: SecondaryMap<Buf, Option<Buf>> = SecondaryMap::new();
     let mut dead: BTreeSet<usize> = BTreeSet::new();
     for at in 0..units.units.len() {
         let ins = &mut units.units[at].ins;
         ins.iter_mut().for_each(|buf| *buf = renamed[*buf].unwrap_or(*buf));
         let unit = &units.units[at];
+        let (UnitWork::Nest(nest) | UnitWork::Copy(nest)) = &unit.work else { continue };
         if !unit.outs.iter().all(|&buf| is_prepared(buf)) {
             continue;
         }
-        let like = first.entry(unit.ins.clone()).or_default();
+        let like = first.entry((FxBuildHasher.hash_one(nest), unit.ins.clone())).or_default();
         let is_same = |other: &&usize| {
             let other = &units.units[**other];
             let types = |unit: &Unit| unit.outs.iter().map(|&buf| units.bufs[buf].ty()).collect::<Vec<_>>();

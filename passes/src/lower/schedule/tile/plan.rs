@@ -86,12 +86,10 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     let rows = shared.map(reused).unwrap_or_default();
     let row_count: usize = rows.iter().map(|v| v.extent).product();
     let rows = if row_count > 1 { rows } else { Vec::new() };
-    let is_laid_out = |bytes: usize| {
-        let lanes = bytes / size;
-        let is_wide_enough = |load| lane.extent <= lanes || is_packed(nest, load, reductions[0], lane, lanes);
-        reductions.len() == 1 && shared.is_some_and(is_wide_enough)
+    let is_laid_out = |lanes: usize| {
+        reductions.len() == 1 && shared.is_some_and(|load| is_packed(nest, load, reductions[0], lane, lanes))
     };
-    let narrower = NARROWER.iter().find(|(_, bytes)| is_laid_out(*bytes));
+    let narrower = NARROWER.iter().find(|(_, bytes)| is_laid_out(bytes / size));
     let (most_rows, bytes) = match narrower {
         Some(&(rows, bytes)) if machine.has_narrower_tiles() => (rows, bytes),
         _ if contraction.is_none() && !has_guards(nest, reductions) => {

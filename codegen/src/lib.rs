@@ -39,7 +39,7 @@
 //!     steps: vec![Step {
 //!         work: Work::Kernel(0),
 //!         args: vec![Place::Input(0), Place::Output(0)],
-//!         origin: vec!["double".to_string()],
+//!         origin: vec!["double".into()],
 //!         flops: 6,
 //!     }],
 //!     inputs: vec![("x".to_string(), ty.clone())],

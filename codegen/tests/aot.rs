@@ -52,7 +52,7 @@ fn model() -> Program {
     let step = |kernel, args: &[Place]| Step {
         work: Work::Kernel(kernel),
         args: args.to_vec(),
-        origin: vec!["node".to_string()],
+        origin: vec!["node".into()],
         flops: 10_000_000,
     };
     let matrix = TensorType::fixed(DType::F32, &[rows, cols]);

@@ -29,7 +29,7 @@ fn step(kernel: usize, args: [Place; 3]) -> Step {
     Step {
         work: Work::Kernel(kernel as u32),
         args: args.to_vec(),
-        origin: vec![format!("s{kernel}")],
+        origin: vec![format!("s{kernel}").into()],
         flops: 1,
     }
 }

@@ -87,6 +87,7 @@ pub fn run_observed(
         cx: PassCx::new(options.clone()),
         report: Report::default(),
         unverified: None,
+        settled: Vec::new(),
         observe: &mut observe,
     };
     for stage in stages {
@@ -108,27 +109,31 @@ struct Runner<'a> {
     report: Report,
     /// The last pass that changed the graph, if that is not verified yet.
     unverified: Option<&'static str>,
+    /// The passes that leave the graph as it is now alone. They need not run again before another changes it.
+    settled: Vec<&'static str>,
     observe: &'a mut dyn FnMut(&Pass, &Graph),
 }
 
 impl Runner<'_> {
     /// Repeats the passes until each has left the graph alone since it last changed.
     fn fixpoint(&mut self, passes: &[&'static Pass], rounds: usize) -> Result<(), Error> {
-        let mut quiet = 0;
         for _ in 0..rounds {
             for pass in passes {
-                quiet = if self.step(pass)? { 0 } else { quiet + 1 };
-                if quiet == passes.len() {
-                    return Ok(());
-                }
+                self.step(pass)?;
+            }
+            if passes.iter().all(|pass| self.settled.contains(&pass.name)) {
+                return Ok(());
             }
         }
         self.report.unsettled.extend(passes.first().map(|p| p.name));
         Ok(())
     }
 
-    /// Runs one pass; true if it changed the graph.
-    fn step(&mut self, pass: &Pass) -> Result<bool, Error> {
+    /// Runs one pass, unless it is known to change nothing.
+    fn step(&mut self, pass: &Pass) -> Result<(), Error> {
+        if self.settled.contains(&pass.name) {
+            return Ok(());
+        }
         self.cx.enter(pass.name);
         let fired = self.cx.fired();
         let nodes_before = self.graph.node_count();
@@ -140,8 +145,9 @@ impl Runner<'_> {
         self.report.steps.push(Step { pass: pass.name, time, rewrites, nodes_before, nodes_after });
         let dishonest = |claim| Err(Error::Dishonest { pass: pass.name, claim });
         let Some(changed) = changed else {
+            self.settled.push(pass.name);
             return match rewrites {
-                0 => Ok(false),
+                0 => Ok(()),
                 _ => dishonest("that nothing changed though rules fired"),
             };
         };
@@ -156,12 +162,13 @@ impl Runner<'_> {
             return dishonest("a change though the graph is the same");
         }
         self.graph = changed;
+        self.settled.clear();
         self.unverified = Some(pass.name);
         if self.cx.options.verify {
             self.verify()?;
         }
         (self.observe)(pass, &self.graph);
-        Ok(true)
+        Ok(())
     }
 
     /// Verifies the graph if a pass changed it since it was verified.
@@ -204,6 +211,19 @@ mod tests {
             assert!(report.unsettled.is_empty());
             if pipeline.name != "O0" {
                 assert_eq!(ops(&g), "add 1, exp 1");
+            }
+        }
+    }
+
+    #[test]
+    fn what_changes_nothing_runs_once() {
+        let (_, report) = run(&noisy(), pipeline("O2").unwrap().stages, &Options::default()).unwrap();
+        let mut settled: Vec<&str> = Vec::new();
+        for step in &report.steps {
+            assert!(!settled.contains(&step.pass), "{} ran again on the same graph", step.pass);
+            match step.rewrites {
+                0 => settled.push(step.pass),
+                _ => settled.clear(),
             }
         }
     }

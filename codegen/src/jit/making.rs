@@ -5,13 +5,14 @@
 //! calling thread does so while its next step waits for one. Steps that prepare are done one after another, for they
 //! share memory.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use windlass_ir::loops::{Place, Program};
 use windlass_runtime::{Pool, Run};
 
 use super::First;
+use super::lending::Lending;
 use super::side::Side;
 use super::unload::Preparing;
 use crate::compile::{Backend, KERNELS_A_THREAD, Memory, Options, Statistics, statements};
@@ -19,8 +20,8 @@ use crate::error::Error;
 use crate::isa::SharedIsa;
 use crate::x86;
 
-/// Constants of fewer bytes are prepared on one thread.
-const WORTH_THREADS: usize = 4 << 20;
+/// As many bytes of constants are worth another thread.
+const BYTES_A_THREAD: usize = 2 << 20;
 
 /// How constants are prepared.
 pub(super) struct Preparation<'m, 'p> {
@@ -57,7 +58,7 @@ struct Making<'m, 'p> {
     pool: Pool,
     state: Mutex<State<'m>>,
     /// Told of every change of the state.
-    changed: Condvar,
+    lending: Arc<Lending>,
 }
 
 struct State<'m> {
@@ -92,10 +93,9 @@ pub(super) fn make<'p>(
     statistics: &mut Statistics,
 ) -> Result<(), Error> {
     let making = Making::new(main, preparation, isa, options, first.is_some());
-    let threads = options.threads().min(making.items.len().div_ceil(KERNELS_A_THREAD));
     std::thread::scope(|scope| {
         let _stop = StopOnDrop(&making);
-        for _ in 1..threads {
+        for _ in 1..making.pool.threads() {
             let help = || {
                 let _fail = FailOnPanic(&making);
                 making.work_until(&mut making.memory(), |making, state| making.is_done(state));
@@ -123,8 +123,7 @@ struct StopOnDrop<'a, 'm, 'p>(&'a Making<'m, 'p>);
 
 impl Drop for StopOnDrop<'_, '_, '_> {
     fn drop(&mut self) {
-        self.0.lock().stopped = true;
-        self.0.changed.notify_all();
+        self.0.change(|state| state.stopped = true);
     }
 }
 
@@ -192,6 +191,8 @@ impl<'m, 'p> Making<'m, 'p> {
             needs.fill(0);
         }
         let made = planned.map(|planned| vec![false; planned.len()]);
+        let pieces = items.len().div_ceil(KERNELS_A_THREAD).max(bytes.div_ceil(BYTES_A_THREAD));
+        let lending = Lending::new(options.threads().min(pieces));
         Making {
             main,
             prepare,
@@ -203,7 +204,7 @@ impl<'m, 'p> Making<'m, 'p> {
             needs,
             preparing: prepare.map(|side| Preparing::new(side.program)),
             before,
-            pool: Pool::new(if bytes < WORTH_THREADS { 1 } else { options.threads() }),
+            pool: Pool::with_executor(lending.clone()),
             state: Mutex::new(State {
                 next: 0,
                 made,
@@ -214,7 +215,7 @@ impl<'m, 'p> Making<'m, 'p> {
                 emitting: Duration::ZERO,
                 compiling: Duration::ZERO,
             }),
-            changed: Condvar::new(),
+            lending,
         }
     }
 
@@ -226,9 +227,19 @@ impl<'m, 'p> Making<'m, 'p> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the state, and tells those who wait.
+    fn change(&self, change: impl FnOnce(&mut State<'m>)) {
+        let mut state = self.lock();
+        change(&mut state);
+        self.lending.change();
+        drop(state);
+        self.lending.tell();
+    }
+
     fn fail(&self, error: Error) {
-        self.lock().error.get_or_insert(error);
-        self.changed.notify_all();
+        self.change(|state| {
+            state.error.get_or_insert(error);
+        });
     }
 
     /// What the calling thread does: it runs steps when they can be, if there is a run, and sees to it that all is made.
@@ -271,7 +282,7 @@ impl<'m, 'p> Making<'m, 'p> {
             let piece = self.take(&mut state);
             let is_making = matches!(piece, Some(Piece::Make(_)));
             match piece {
-                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => state = self.lending.wait(|| self.lock(), state),
                 Some(piece) => {
                     drop(state);
                     self.perform(piece, memory);
@@ -310,10 +321,11 @@ impl<'m, 'p> Making<'m, 'p> {
                 if let Err(error) = added {
                     return self.fail(error);
                 }
-                let mut state = self.lock();
-                state.made[usize::from(is_prepare)][at] = true;
-                state.emitting += memory.emitting;
-                state.compiling += memory.compiling;
+                self.change(|state| {
+                    state.made[usize::from(is_prepare)][at] = true;
+                    state.emitting += memory.emitting;
+                    state.compiling += memory.compiling;
+                });
             }
             Piece::Prepare(mut run) => {
                 let (Some(side), Some(preparing)) = (self.prepare, &self.preparing) else { return };
@@ -327,12 +339,12 @@ impl<'m, 'p> Making<'m, 'p> {
                 if run.is_none() {
                     side.executable.release();
                 }
-                let mut state = self.lock();
-                state.prepared += count;
-                state.run = run;
+                self.change(|state| {
+                    state.prepared += count;
+                    state.run = run;
+                });
             }
         }
-        self.changed.notify_all();
     }
 
     /// Whether the code of a step is made.

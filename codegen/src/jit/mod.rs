@@ -4,6 +4,7 @@
 //! Code is made, constants are prepared and, if that is asked for, a first run is done [at the same time](making). What
 //! has been prepared from a mapped file [leaves memory](unload).
 
+mod lending;
 mod making;
 mod outputs;
 mod side;

@@ -64,7 +64,7 @@ pub fn program(kernel: Kernel) -> Program {
     program.steps.push(Step {
         work: Work::Kernel(0),
         args,
-        origin: vec![kernel.name.clone()],
+        origin: vec![kernel.name.as_str().into()],
         flops: 1 << 30,
     });
     program.kernels.push(kernel);

@@ -104,7 +104,7 @@ pub fn from_bytes(bytes: impl Into<Bytes>, limits: &Limits) -> Result<Model, Err
 }
 
 /// Files smaller than this are read rather than mapped.
-pub(crate) const MAPPED_BYTES: u64 = 1 << 20;
+pub(crate) const MAPPED_BYTES: u64 = 128 << 10;
 
 /// A file's bytes, if there are no more than a model may have.
 pub(crate) fn read_file(path: &Path, limits: &Limits, map: Option<MapFile<'_>>) -> Result<Bytes, Error> {

@@ -32,7 +32,7 @@ pub use kernel::{
 pub use machine::{MachineFn, machine_fn};
 pub use nest::{Expr, Nest, NestBuilder, Operand, Reduction, const_bits};
 pub use nest_interpret::interpret_nest;
-pub use program::{Move, Place, Program, Repeat, Step, Work};
+pub use program::{Move, Origin, Place, Program, Repeat, Step, Work};
 pub use rounds::{Call, Part, Rounds, Stage};
 pub use splice::Redirect;
 pub use text::{parse_kernel, print_kernel, print_lines, print_nest, print_program};

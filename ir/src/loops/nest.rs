@@ -24,8 +24,9 @@ use std::hash::BuildHasher;
 
 use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{PrimaryMap, SecondaryMap};
+use hashbrown::HashTable;
 use rustc_hash::{FxBuildHasher, FxHashMap};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::{Guard, Index, Val, Var};
 use crate::dtype::DType;
@@ -168,6 +169,9 @@ impl Nest {
     }
 }
 
+/// As many expressions as most formulas have.
+const EXPRESSIONS: usize = 14;
+
 /// Builds a [`Nest`].
 ///
 /// ```
@@ -188,8 +192,8 @@ impl Nest {
 #[derive(Clone, Debug)]
 pub struct NestBuilder {
     nest: Nest,
-    /// The expressions with each hash.
-    interned: FxHashMap<u64, SmallVec<[Val; 1]>>,
+    /// The expressions with their hashes, to be found by these.
+    interned: HashTable<(u64, Val)>,
     next_var: u32,
 }
 
@@ -199,9 +203,13 @@ impl NestBuilder {
         let domain: Vec<Var> =
             shape.iter().enumerate().map(|(id, &extent)| Var { id: id as u32, extent }).collect();
         let next_var = domain.len() as u32;
-        let nest =
-            Nest { operands: Vec::new(), domain, exprs: PrimaryMap::with_capacity(16), roots: Vec::new() };
-        NestBuilder { nest, interned: FxHashMap::default(), next_var }
+        let nest = Nest {
+            operands: Vec::new(),
+            domain,
+            exprs: PrimaryMap::with_capacity(EXPRESSIONS),
+            roots: Vec::new(),
+        };
+        NestBuilder { nest, interned: HashTable::with_capacity(EXPRESSIONS), next_var }
     }
 
     /// Declares the next operand and returns its number.
@@ -233,12 +241,13 @@ impl NestBuilder {
 
     fn intern(&mut self, expr: Expr, dtype: DType) -> Val {
         let expr = (expr, dtype);
-        let alike = self.interned.entry(FxBuildHasher.hash_one(&expr)).or_default();
-        if let Some(&known) = alike.iter().find(|&&val| self.nest.exprs[val] == expr) {
+        let hash = FxBuildHasher.hash_one(&expr);
+        let is_same = |&(_, val): &(u64, Val)| self.nest.exprs[val] == expr;
+        if let Some(&(_, known)) = self.interned.find(hash, is_same) {
             return known;
         }
         let val = self.nest.exprs.push(expr);
-        alike.push(val);
+        self.interned.insert_unique(hash, (hash, val), |&(hash, _)| hash);
         val
     }
 
@@ -457,8 +466,8 @@ impl NestBuilder {
 
 impl Nest {
     /// The expressions that the roots depend on, themselves included, operands first.
-    pub fn needed(&self, roots: &[Val]) -> Vec<Val> {
-        let mut needed = vec![false; self.exprs.len()];
+    pub fn needed(&self, roots: &[Val]) -> SmallVec<[Val; EXPRESSIONS]> {
+        let mut needed: SmallVec<[bool; 64]> = smallvec![false; self.exprs.len()];
         let at = |v: Val| cranelift_entity::EntityRef::index(v);
         roots.iter().for_each(|&root| needed[at(root)] = true);
         for (val, (expr, _)) in self.exprs.iter().rev() {
@@ -466,9 +475,7 @@ impl Nest {
                 expr.visit_operands(&mut |v| needed[at(v)] = true);
             }
         }
-        let mut found = Vec::with_capacity(needed.iter().filter(|&&needed| needed).count());
-        found.extend(self.exprs.keys().filter(|&v| needed[at(v)]));
-        found
+        self.exprs.keys().filter(|&v| needed[at(v)]).collect()
     }
 }
 

@@ -7,6 +7,8 @@
 //! Some steps are run several times over, by a [`Repeat`]. Kernels do not see that: in each round they are called
 //! with other parts of their buffers.
 
+use std::sync::Arc;
+
 use super::Kernel;
 use crate::ops::Op;
 use crate::tensor::Tensor;
@@ -41,6 +43,9 @@ pub enum Work {
     },
 }
 
+/// The graph nodes that something came from.
+pub type Origin = Vec<Arc<str>>;
+
 /// One step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -49,7 +54,7 @@ pub struct Step {
     /// Its buffers.
     pub args: Vec<Place>,
     /// The graph nodes it came from, for profiles and dumps.
-    pub origin: Vec<String>,
+    pub origin: Origin,
     /// Floating-point operations, counting an fma as two; 0 where unknown.
     pub flops: u64,
 }

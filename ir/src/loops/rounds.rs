@@ -5,7 +5,9 @@
 //! row of the inputs that is the next one in every round, or a state that is read in one half of a buffer and
 //! written in the other, in turns.
 
-use super::{Kernel, Move, Place, Program, Repeat, Step, Work};
+use std::sync::Arc;
+
+use super::{Kernel, Move, Origin, Place, Program, Repeat, Step, Work};
 use crate::dtype::DType;
 use crate::types::TensorType;
 
@@ -37,7 +39,7 @@ pub struct Call {
     /// For each of its parameters, the part of a buffer that it is.
     pub args: Vec<Part>,
     /// The graph nodes it came from; none means the op's.
-    pub origin: Vec<String>,
+    pub origin: Origin,
     /// Floating-point operations of one call, an fma counting as two; 0 where unknown.
     pub flops: u64,
 }
@@ -79,14 +81,14 @@ impl Part {
 
 impl Rounds {
     /// The nodes that a kernel's first call came from; none means the op's.
-    pub fn origin(&self, kernel: usize) -> &[String] {
+    pub fn origin(&self, kernel: usize) -> &[Arc<str>] {
         let mut calls = self.stages.iter().flat_map(|stage| &stage.calls);
         calls.find(|call| call.kernel == kernel).map_or(&[], |call| &call.origin)
     }
 
     /// Adds the calls to a program: `kernels` are the numbers of [`Self::kernels`] there, `places` where the
     /// buffers are.
-    pub fn add_to(&self, program: &mut Program, kernels: &[u32], places: &[Place], origin: &[String]) {
+    pub fn add_to(&self, program: &mut Program, kernels: &[u32], places: &[Place], origin: &[Arc<str>]) {
         for stage in &self.stages {
             let first = program.steps.len();
             let mut moves = Vec::new();

@@ -210,14 +210,10 @@ impl<'u> Band<'u> {
     /// The three units as one.
     fn unit(&self, units: &Units, machine: &Machine) -> Unit {
         let mut builder = KernelBuilder::new("band");
-        let mut shared = Operands::default();
         let parts = self.numbers.map(|number| &units.units[number]);
         let made = [None, Some(self.made[0]), Some(self.made[1])];
-        let operands: Vec<Vec<Option<Buffer>>> = parts
-            .iter()
-            .zip(made)
-            .map(|(unit, made)| shared.of(&mut builder, units, &unit.ins, made))
-            .collect();
+        let shared = Operands::of(parts.iter().map(|unit| &*unit.ins).zip(made));
+        let operands = shared.params(&mut builder, units);
         let most = self.blocks.sizes().max().unwrap_or(0);
         let between: Vec<Buffer> = ["from", "to"]
             .into_iter()

@@ -11,6 +11,7 @@
 //! - else the halves of a buffer, read in one and written in the other, in turns.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::DType;
@@ -25,7 +26,7 @@ use super::{
 };
 
 /// Merges and packs the units of every body, and takes out of it what is the same in all rounds.
-pub(super) fn shape(units: &mut Units, options: &LowerOptions, observe: &mut dyn FnMut(fuse::Decision)) {
+pub(super) fn shape(units: &mut Units, options: &LowerOptions, observe: &mut dyn FnMut(fuse::Decision<'_>)) {
     if !units.units.iter().any(|unit| matches!(unit.work, UnitWork::Body(_))) {
         return;
     }
@@ -90,7 +91,7 @@ fn give_results_buffers(body: &mut Body, machine: &Machine) {
 struct Frame<'f> {
     outer: &'f mut cranelift_entity::PrimaryMap<Buf, BufData>,
     ins: &'f mut Vec<Buf>,
-    origin: &'f [String],
+    origin: &'f [Arc<str>],
 }
 
 impl Frame<'_> {

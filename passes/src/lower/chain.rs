@@ -18,6 +18,7 @@
 use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
+use rustc_hash::FxHashMap;
 use windlass_ir::loops::{
     Buffer, Expr, Index, Kernel, KernelBuilder, LoopKind, Nest, NestBuilder, Role, Var,
 };
@@ -42,9 +43,8 @@ const TILES: usize = 8;
 pub const PARAMETERS: u32 = 1 << 24;
 
 /// One formula of a chain.
+#[derive(PartialEq, Eq, Hash)]
 struct Link {
-    /// Which unit it is.
-    unit: usize,
     /// The formula, its operands flat.
     nest: Nest,
     /// What stands around its result; only of the last link.
@@ -67,28 +67,31 @@ pub fn chain(units: &mut Units, machine: &Machine) {
     let producer = units.makers();
     let mut uses = units.use_counts();
     let mut dead: BTreeSet<usize> = BTreeSet::new();
+    // Of links and how their operands are shared: models repeat their layers.
+    let mut known: FxHashMap<(Vec<Link>, Vec<Vec<Option<usize>>>), Option<Kernel>> = FxHashMap::default();
     for at in (0..units.units.len()).rev() {
         if dead.contains(&at) {
             continue;
         }
-        let links = links(units, at, &producer, &uses);
-        let Some((kernel, ins)) = Chain::new(&links, machine).map(|chain| chain.kernel(units, machine))
-        else {
+        let (numbers, links) = links(units, at, &producer, &uses);
+        if links.len() < 2 {
             continue;
-        };
-        let origin = origins(links.iter().map(|link| &units.units[link.unit]));
-        let mut flops = 0;
-        for link in &links {
-            let unit = &units.units[link.unit];
-            flops += unit.flops;
-            unit.ins.iter().for_each(|&b| uses[b] -= 1);
-            if link.unit != at {
-                dead.insert(link.unit);
-            }
         }
+        let parts = || numbers.iter().map(|&number| &units.units[number]);
+        let made = links.iter().map(|link| link.reads.as_ref().map(|(operand, _)| *operand as usize));
+        let operands = Operands::of(parts().map(|unit| unit.ins.as_slice()).zip(made));
+        let like = known.entry((links, operands.places.clone()));
+        let kernel = like.or_insert_with_key(|(links, _)| {
+            Chain::new(links, machine).map(|chain| chain.kernel(units, &operands, machine))
+        });
+        let Some(kernel) = kernel else { continue };
+        let (ins, outs) = (operands.bufs, units.units[at].outs.clone());
+        let (origin, flops) = (origins(parts()), parts().map(|unit| unit.flops).sum());
+        parts().flat_map(|unit| &unit.ins).for_each(|&b| uses[b] -= 1);
         ins.iter().for_each(|&b| uses[b] += 1);
-        let outs = units.units[at].outs.clone();
-        units.units[at] = Unit { work: UnitWork::Kernel(Box::new(kernel)), ins, outs, origin, flops };
+        dead.extend(numbers.into_iter().filter(|&number| number != at));
+        let work = UnitWork::Kernel(Box::new(kernel.clone()));
+        units.units[at] = Unit { work, ins, outs, origin, flops };
     }
     units.remove(&dead);
 }
@@ -96,22 +99,22 @@ pub fn chain(units: &mut Units, machine: &Machine) {
 /// The formula of a unit as a link, if it reduces.
 fn as_link(units: &Units, unit: usize) -> Option<Link> {
     let (nest, margins) = as_reduction(&units.units[unit])?;
-    Some(Link { unit, nest: flatten_operands(nest), margins: margins.cloned(), reads: None, row_dims: 0 })
+    Some(Link { nest: flatten_operands(nest), margins: margins.cloned(), reads: None, row_dims: 0 })
 }
 
-/// The longest chain that ends with a unit, first link first.
+/// The longest chain that ends with a unit, first link first, with the numbers of the units.
 fn links(
     units: &Units,
     last: usize,
     producer: &SecondaryMap<Buf, Option<usize>>,
     uses: &SecondaryMap<Buf, u32>,
-) -> Vec<Link> {
-    let Some(link) = as_link(units, last) else { return Vec::new() };
-    let mut links = vec![link];
+) -> (Vec<usize>, Vec<Link>) {
+    let Some(link) = as_link(units, last) else { return Default::default() };
+    let (mut numbers, mut links) = (vec![last], vec![link]);
     'longer: loop {
         let consumer = links.last_mut().expect("there is one");
-        for operand in 0..consumer.nest.operands.len() {
-            let buf = units.units[consumer.unit].ins[operand];
+        let ins = &units.units[numbers[numbers.len() - 1]].ins;
+        for (operand, &buf) in ins.iter().enumerate() {
             let Some(unit) = producer[buf].filter(|_| uses[buf] == 1) else { continue };
             let Some(mut link) = as_link(units, unit).filter(|link| link.margins.is_none()) else { continue };
             let found = (1..link.nest.domain.len()).rev().find_map(|row_dims| {
@@ -127,11 +130,13 @@ fn links(
                 continue;
             }
             consumer.reads = Some((operand as u32, row));
+            numbers.push(unit);
             links.push(link);
             continue 'longer;
         }
+        numbers.reverse();
         links.reverse();
-        return links;
+        return (numbers, links);
     }
 }
 
@@ -157,33 +162,40 @@ fn row_read(nest: &Nest, operand: u32, row_len: usize) -> Option<Index> {
     found
 }
 
-/// The buffers that a kernel of several formulas reads, each once.
-#[derive(Default)]
+/// The buffers that a kernel of several parts reads, each once.
 pub struct Operands {
     /// The buffers.
     pub bufs: Vec<Buf>,
-    params: Vec<Buffer>,
+    /// Of each part which of them its operands are, but for that which the kernel makes itself.
+    pub places: Vec<Vec<Option<usize>>>,
 }
 
 impl Operands {
-    /// The kernel's parameters for a formula's operands, but for that which the kernel makes itself.
-    pub fn of(
-        &mut self,
-        builder: &mut KernelBuilder,
-        units: &Units,
-        ins: &[Buf],
-        made: Option<usize>,
-    ) -> Vec<Option<Buffer>> {
-        let mut param = |buf: Buf| {
-            let at = self.bufs.iter().position(|&b| b == buf).unwrap_or_else(|| {
-                let (name, data) = (format!("x{}", self.bufs.len()), &units.bufs[buf]);
-                self.params.push(builder.buffer(&name, data.dtype, data.elements(), Role::In));
-                self.bufs.push(buf);
-                self.bufs.len() - 1
-            });
-            self.params[at]
+    /// Of what each part reads, and which of it the kernel makes.
+    pub fn of<'b>(parts: impl IntoIterator<Item = (&'b [Buf], Option<usize>)>) -> Operands {
+        let mut bufs: Vec<Buf> = Vec::new();
+        let mut place = |buf: Buf| {
+            bufs.iter().position(|&b| b == buf).unwrap_or_else(|| {
+                bufs.push(buf);
+                bufs.len() - 1
+            })
         };
-        ins.iter().enumerate().map(|(i, &buf)| (made != Some(i)).then(|| param(buf))).collect()
+        let of_part = |(ins, made): (&[Buf], Option<usize>)| {
+            ins.iter().enumerate().map(|(i, &buf)| (made != Some(i)).then(|| place(buf))).collect()
+        };
+        let places = parts.into_iter().map(of_part).collect();
+        Operands { bufs, places }
+    }
+
+    /// The kernel's parameters for them, part by part.
+    pub fn params(&self, builder: &mut KernelBuilder, units: &Units) -> Vec<Vec<Option<Buffer>>> {
+        let mut param = |(number, &buf): (usize, &Buf)| {
+            let data = &units.bufs[buf];
+            builder.buffer(&format!("x{number}"), data.dtype, data.elements(), Role::In)
+        };
+        let params: Vec<Buffer> = self.bufs.iter().enumerate().map(&mut param).collect();
+        let of_part = |places: &Vec<Option<usize>>| places.iter().map(|at| at.map(|at| params[at])).collect();
+        self.places.iter().map(of_part).collect()
     }
 }
 
@@ -309,15 +321,10 @@ impl<'l> Chain<'l> {
         Restricted { nest: builder.finish(&roots), place }
     }
 
-    /// The kernel, and the buffers it reads.
-    fn kernel(&self, units: &Units, machine: &Machine) -> (Kernel, Vec<Buf>) {
+    /// The kernel that reads these buffers.
+    fn kernel(&self, units: &Units, operands: &Operands, machine: &Machine) -> Kernel {
         let mut builder = KernelBuilder::new("chain");
-        let mut shared = Operands::default();
-        let mut operands: Vec<Vec<Option<Buffer>>> = Vec::new();
-        for link in self.links {
-            let made = link.reads.as_ref().map(|(operand, _)| *operand as usize);
-            operands.push(shared.of(&mut builder, units, &units.units[link.unit].ins, made));
-        }
+        let operands = operands.params(&mut builder, units);
         let largest = self.blocks.sizes().max().unwrap_or(0);
         let mut results: Vec<Buffer> = Vec::new();
         for (at, link) in self.links.iter().enumerate() {
@@ -347,7 +354,7 @@ impl<'l> Chain<'l> {
             self.block(builder, size, &values, &operands, &results, machine)
         });
         builder.end();
-        (builder.finish(), shared.bufs)
+        builder.finish()
     }
 
     /// The formulas one after another for a block of rows.

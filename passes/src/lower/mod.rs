@@ -33,6 +33,8 @@ mod stores;
 pub mod units;
 mod window;
 
+use std::sync::Arc;
+
 use cranelift_entity::SecondaryMap;
 use rustc_hash::FxHashMap;
 use windlass_ir::loops::{Kernel, Nest, NestBuilder, Place, Program, Rounds, Step, Work};
@@ -74,7 +76,7 @@ pub fn lower(graph: &Graph, options: &LowerOptions) -> Result<Program, Error> {
 pub fn lower_observed(
     graph: &Graph,
     options: &LowerOptions,
-    observe: &mut dyn FnMut(fuse::Decision),
+    observe: &mut dyn FnMut(fuse::Decision<'_>),
 ) -> Result<Program, Error> {
     lower_units(graph, options, observe, &mut |_| options.machine)
 }
@@ -92,7 +94,7 @@ pub fn lower_choosing(
 fn lower_units(
     graph: &Graph,
     options: &LowerOptions,
-    observe: &mut dyn FnMut(fuse::Decision),
+    observe: &mut dyn FnMut(fuse::Decision<'_>),
     choose: &mut dyn FnMut(&Nest) -> Machine,
 ) -> Result<Program, Error> {
     let made = lower_as(graph, options, observe, choose, false);
@@ -109,7 +111,7 @@ fn lower_units(
 fn lower_as(
     graph: &Graph,
     options: &LowerOptions,
-    observe: &mut dyn FnMut(fuse::Decision),
+    observe: &mut dyn FnMut(fuse::Decision<'_>),
     choose: &mut dyn FnMut(&Nest) -> Machine,
     late: bool,
 ) -> Result<Program, Error> {
@@ -148,7 +150,7 @@ fn lower_as(
 }
 
 /// Merges formulas, and stores factors of products in few bits.
-fn merge(units: &mut Units, options: &LowerOptions, observe: &mut dyn FnMut(fuse::Decision)) {
+fn merge(units: &mut Units, options: &LowerOptions, observe: &mut dyn FnMut(fuse::Decision<'_>)) {
     if options.fuse {
         fuse::fuse(units, observe);
         let known = known_bufs(units);
@@ -195,7 +197,7 @@ fn give_outputs_buffers(units: &mut Units, known: &SecondaryMap<Buf, bool>, mach
 /// A copy of an output, made after everything else.
 fn copy_of(units: &mut Units, output: usize) -> Buf {
     let (name, buf) = &units.outputs[output];
-    let (origin, buf) = (vec![format!("output `{name}`")], *buf);
+    let (origin, buf) = (vec![format!("output `{name}`").into()], *buf);
     let data = units.bufs[buf].clone();
     let mut n = NestBuilder::new(&data.shape);
     let operand = n.operand(data.dtype, &data.shape);
@@ -356,7 +358,7 @@ fn kernels<'u>(work: &'u [Unit], choose: &mut dyn FnMut(&Nest) -> Machine) -> (V
     let mut sources: Vec<(String, Source<'_>)> = Vec::new();
     let mut runs = Vec::with_capacity(work.len());
     for (unit, nest) in work.iter().zip(normal) {
-        let mut add_from = |origin: &[String], source| {
+        let mut add_from = |origin: &[Arc<str>], source| {
             let number = sources.len();
             sources.push((kernel_name(number, origin), source));
             number as u32
@@ -405,7 +407,7 @@ fn overwritable(unit: &Unit) -> Option<usize> {
 }
 
 /// An identifier: the kernel's number and the ops it came from.
-fn kernel_name(number: usize, origin: &[String]) -> String {
+fn kernel_name(number: usize, origin: &[Arc<str>]) -> String {
     let mut name = format!("k{number}");
     for part in origin.iter().take(4) {
         // Of a node in a body, its own name.

@@ -14,7 +14,7 @@
 use std::cell::RefCell;
 
 use cranelift_entity::{PrimaryMap, SecondaryMap};
-use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val, Var};
+use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Origin, Val, Var};
 use windlass_ir::{ScalarFn, Shape};
 
 use super::borders::share_within;
@@ -279,8 +279,8 @@ fn copy(unit: &mut Unit, operand: u32, units: &mut Units) -> Unit {
 }
 
 /// What a unit that lays out an operand of another is for.
-fn origin(unit: &Unit) -> Vec<String> {
-    unit.origin.iter().map(|o| format!("pack for {o}")).take(1).collect()
+fn origin(unit: &Unit) -> Origin {
+    unit.origin.iter().map(|o| format!("pack for {o}").into()).take(1).collect()
 }
 
 /// Changes the unit to read a packed operand, and returns the unit that packs it.

@@ -235,7 +235,7 @@ fn apply(nest: &Nest, unit: &mut Unit, plan: &Plan<'_>, units: &mut Units) -> [U
         work: UnitWork::Nest(Box::new(nest)),
         ins: vec![from],
         outs: vec![to],
-        origin: unit.origin.iter().map(|o| format!("pairs for {o}")).take(1).collect(),
+        origin: unit.origin.iter().map(|o| format!("pairs for {o}").into()).take(1).collect(),
         flops: 0,
     });
     unit.ins = read.iter().map(|&o| unit.ins[o as usize]).chain(made.iter().map(|u| u.outs[0])).collect();

@@ -52,9 +52,9 @@ fn is_prepared(unit: &Unit, units: &Units, known: &SecondaryMap<Buf, bool>) -> b
     let bytes = |bufs: &[Buf]| -> usize {
         bufs.iter().map(|&b| units.bufs[b].elements().saturating_mul(units.bufs[b].dtype.size())).sum()
     };
-    let sums = matches!(&unit.work, UnitWork::Nest(nest) if !top_reductions(nest).is_empty());
+    let sums = || matches!(&unit.work, UnitWork::Nest(nest) if !top_reductions(nest).is_empty());
     let small = || bytes(&unit.outs) <= bytes(&unit.ins).saturating_mul(WIDENING).saturating_add(GROWTH);
-    pure && !unit.ins.is_empty() && unit.ins.iter().all(|&b| known[b]) && (sums || small())
+    pure && !unit.ins.is_empty() && unit.ins.iter().all(|&b| known[b]) && (small() || sums())
 }
 
 /// A result of at least so many bytes, which no cache keeps from one run to the next, is made in every run if what it is

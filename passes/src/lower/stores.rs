@@ -80,14 +80,14 @@ fn unit(units: &Units, numbers: [usize; 2], nest: &Nest, operand: usize) -> Unit
     let parts = numbers.map(|number| &units.units[number]);
     let (kernel, result) = as_stores(parts[0]).expect("it was asked before");
     let mut builder = KernelBuilder::new("stores");
-    let mut shared = Operands::default();
-    let own = shared.of(&mut builder, units, &parts[0].ins, None).into_iter().flatten();
-    let own: Vec<Buffer> = own.collect();
-    let ins = shared.of(&mut builder, units, &parts[1].ins, Some(operand));
+    let shared = Operands::of([(&*parts[0].ins, None), (&*parts[1].ins, Some(operand))]);
+    let mut operands = shared.params(&mut builder, units).into_iter();
+    let own = operands.next().into_iter().flatten().flatten();
+    let ins = operands.next().unwrap_or_default();
     let len = nest.shape().iter().product();
     let to = builder.buffer("y0", nest.dtype(nest.roots[0]), len, Role::Out);
     let params: FxHashMap<Buffer, Buffer> =
-        kernel.params().map(|(buffer, _)| buffer).zip(own.into_iter().chain([to])).collect();
+        kernel.params().map(|(buffer, _)| buffer).zip(own.chain([to])).collect();
     debug_assert_eq!(params[&result], to);
     builder.splice(kernel, &kernel.body, &[], &mut Merged { params, nest, ins, to });
     Unit {

@@ -5,11 +5,12 @@
 //! buffer its place.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use cranelift_entity::{PrimaryMap, SecondaryMap, entity_impl};
 use rustc_hash::FxHashMap;
 use windlass_ir::graph::NodeData;
-use windlass_ir::loops::{Kernel, Nest, Rounds};
+use windlass_ir::loops::{Kernel, Nest, Origin, Rounds};
 use windlass_ir::ops::{Lowered, Op, Recurrence, Repeated};
 use windlass_ir::{DType, Error, Graph, Shape, Tensor, TensorType, Value};
 
@@ -110,7 +111,7 @@ impl Body {
             return Ok(None);
         }
         for node in units.units.iter_mut().flat_map(|unit| &mut unit.origin) {
-            *node = format!("{origin}: {node}");
+            *node = format!("{origin}: {node}").into();
         }
         let (times, states) = (repeated.times, repeated.states);
         let (scanned, stacked) = (repeated.scanned.clone(), repeated.stacked.clone());
@@ -134,14 +135,14 @@ pub struct Unit {
     /// The buffers it writes.
     pub outs: Vec<Buf>,
     /// The graph nodes it came from.
-    pub origin: Vec<String>,
+    pub origin: Origin,
     /// Floating-point operations of contractions in it, an fma counting as two.
     pub flops: u64,
 }
 
 /// The graph nodes that units came from, each once.
-pub fn origins<'u>(units: impl IntoIterator<Item = &'u Unit>) -> Vec<String> {
-    let mut origins: Vec<String> = Vec::new();
+pub fn origins<'u>(units: impl IntoIterator<Item = &'u Unit>) -> Origin {
+    let mut origins = Origin::new();
     for node in units.into_iter().flat_map(|unit| &unit.origin) {
         if !origins.contains(node) {
             origins.push(node.clone());
@@ -269,7 +270,7 @@ impl Units {
                 bufs[data.outs[0]] = Some(buf);
                 continue;
             }
-            let origin = within.map_or_else(|| graph.describe(node), str::to_string);
+            let origin: Arc<str> = within.map_or_else(|| graph.describe(node).into(), Arc::from);
             let mut ins: Vec<Buf> = data.ins.iter().map(|&v| bufs[v].expect("operands come first")).collect();
             left[number] -= 1;
             let form = if left[number] == 0 { lowered[number].take() } else { lowered[number].clone() };

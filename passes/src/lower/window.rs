@@ -314,9 +314,9 @@ impl<'u> Pair<'u> {
     /// The kernel, and the buffers it reads.
     fn kernel(&self, blocks: &[Block], units: &Units, machine: &Machine) -> (UnitWork, Vec<Buf>) {
         let mut builder = KernelBuilder::new("window");
-        let mut operands = Operands::default();
-        let sources = operands.of(&mut builder, units, &self.maker.ins, None);
-        let others = operands.of(&mut builder, units, &self.reader.ins, Some(self.operand));
+        let operands = Operands::of([(&*self.maker.ins, None), (&*self.reader.ins, Some(self.operand))]);
+        let params = operands.params(&mut builder, units);
+        let [sources, others] = params.as_slice() else { unreachable!("two parts") };
         let dtype = self.made.dtype(self.made.roots[0]);
         let most = self.blocks.sizes().max().unwrap_or(0);
         let image = builder.buffer("image", dtype, self.scratch(most).iter().product(), Role::Stack);

@@ -21,7 +21,7 @@ use std::cell::RefCell;
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::DType;
-use windlass_ir::loops::{Expr, Index, Nest, NestBuilder, Val, Var};
+use windlass_ir::loops::{Expr, Index, Nest, NestBuilder, Origin, Val, Var};
 
 use self::weight::{Stored, Weight, seen_as};
 use crate::lower::formula::{divisors, flatten_operands, free_vars};
@@ -227,7 +227,7 @@ impl Compact {
             },
         );
         unit.work = UnitWork::Nest(Box::new(builder.finish(&roots)));
-        let origin: Vec<String> = unit.origin.iter().map(|o| format!("pack for {o}")).take(1).collect();
+        let origin: Origin = unit.origin.iter().map(|o| format!("pack for {o}").into()).take(1).collect();
         let mut made: Vec<Unit> = Vec::new();
         for nest in nests {
             let shape = nest.shape();

@@ -8,6 +8,7 @@ mod worth;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::loops::{Expr, Guard, Index, Nest, NestBuilder, Val};
@@ -55,18 +56,18 @@ const MOST_OPERANDS: usize = 12;
 const MOST_EXPRESSIONS: usize = 300;
 
 /// What became of merging one unit into another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision<'u> {
     /// The graph nodes of the producer.
-    pub producer: Vec<String>,
+    pub producer: &'u [Arc<str>],
     /// The graph nodes of the consumer.
-    pub consumer: Vec<String>,
+    pub consumer: &'u [Arc<str>],
     /// Why they were not merged, if they were not.
     pub refusal: Option<Refusal>,
 }
 
 /// Merges units until no rule fires, then drops those that nothing reads. Tells `observe` of each decision.
-pub fn fuse(units: &mut Units, observe: &mut dyn FnMut(Decision)) {
+pub fn fuse(units: &mut Units, observe: &mut dyn FnMut(Decision<'_>)) {
     let mut fusion = Fusion::new(units);
     for at in 0..units.units.len() {
         fusion.merge_producers(units, at, observe);
@@ -93,7 +94,7 @@ impl Fusion {
     }
 
     /// Merges what a unit reads into it.
-    fn merge_producers(&mut self, units: &mut Units, at: usize, observe: &mut dyn FnMut(Decision)) {
+    fn merge_producers(&mut self, units: &mut Units, at: usize, observe: &mut dyn FnMut(Decision<'_>)) {
         if !matches!(units.units[at].work, UnitWork::Nest(_)) {
             return;
         }
@@ -115,8 +116,8 @@ impl Fusion {
                 _ => merge(&units.units[from], &units.units[at], position, shared),
             };
             observe(Decision {
-                producer: units.units[from].origin.clone(),
-                consumer: units.units[at].origin.clone(),
+                producer: &units.units[from].origin,
+                consumer: &units.units[at].origin,
                 refusal: merged.as_ref().err().copied(),
             });
             match merged {
@@ -135,15 +136,20 @@ impl Fusion {
 
     /// Merges elementwise formulas that a unit reads element by element into it, although others read them too, and lets
     /// the unit yield their results beside its own. Whether there were any.
-    fn join_producers(&mut self, units: &mut Units, at: usize, observe: &mut dyn FnMut(Decision)) -> bool {
+    fn join_producers(
+        &mut self,
+        units: &mut Units,
+        at: usize,
+        observe: &mut dyn FnMut(Decision<'_>),
+    ) -> bool {
         let mut joined = false;
         while let Some((from, unit)) = units.units[at].ins.iter().enumerate().find_map(|(position, &buf)| {
             let from = self.producer[buf].filter(|_| !self.known[buf])?;
             Some((from, join(units, from, at, position)?))
         }) {
             observe(Decision {
-                producer: units.units[from].origin.clone(),
-                consumer: units.units[at].origin.clone(),
+                producer: &units.units[from].origin,
+                consumer: &units.units[at].origin,
                 refusal: None,
             });
             unit.outs.iter().for_each(|&b| self.producer[b] = Some(at));
@@ -299,6 +305,9 @@ fn substitute(
         .map(|(&b, o)| joined.operand(b, o.dtype, &o.shape))
         .collect();
     let Joined { mut builder, bufs } = joined;
+    if bufs.len() > MOST_OPERANDS {
+        return Err(Refusal::TooLarge);
+    }
     let domain = builder.domain();
     let mut roots =
         builder.inline(target, &target.roots, &domain, &mut |b, operand, index, guards| match of_target
@@ -316,7 +325,7 @@ fn substitute(
         outs.extend(&producer.outs);
     }
     let merged = builder.finish(&roots);
-    if bufs.len() > MOST_OPERANDS || merged.exprs.len() > MOST_EXPRESSIONS {
+    if merged.exprs.len() > MOST_EXPRESSIONS {
         return Err(Refusal::TooLarge);
     }
     let mut origin = producer.origin.clone();

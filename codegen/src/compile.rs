@@ -301,7 +301,10 @@ pub(crate) fn distinct(kernels: &[Kernel]) -> (Vec<usize>, Vec<usize>) {
     let mut seen: HashMap<u64, Vec<usize>> = HashMap::new();
     let mut distinct: Vec<usize> = Vec::new();
     let same = |a: &Kernel, b: &Kernel| {
-        a.body == b.body && a.vals == b.vals && a.buffers == b.buffers && a.vector_bits == b.vector_bits
+        a.vals == b.vals
+            && a.buffers == b.buffers
+            && a.vector_bits == b.vector_bits
+            && (Arc::ptr_eq(&a.body, &b.body) || a.body == b.body)
     };
     let positions = kernels
         .iter()

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{check, check_with};
 use windlass_ir::loops::{Guard, Index, Kernel, KernelBuilder, LoopKind, Role};
 use windlass_ir::{DType, ScalarFn, Tensor};
@@ -321,7 +323,7 @@ fn extents_that_depend_on_outer_loops() {
             });
         });
         let mut kernel = b.finish();
-        set_inner_kind(&mut kernel.body, kind);
+        set_inner_kind(Arc::make_mut(&mut kernel.body), kind);
         check(kernel);
     }
 }

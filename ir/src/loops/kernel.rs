@@ -29,6 +29,8 @@
 //!   the access are expanded, so it never needs memory.
 //! - A `prefetch` says that an element will be read soon. It does nothing else, and may lie outside its buffer.
 
+use std::sync::Arc;
+
 use cranelift_entity::{PrimaryMap, entity_impl};
 use smallvec::SmallVec;
 
@@ -177,8 +179,8 @@ pub struct Kernel {
     pub vals: PrimaryMap<Val, DType>,
     /// Bits of the vectors that it is meant for, if wider ones would have idle lanes. It means the same with any.
     pub vector_bits: Option<usize>,
-    /// What it does.
-    pub body: Block,
+    /// What it does; copies of the kernel share it.
+    pub body: Arc<Block>,
 }
 
 impl Kernel {
@@ -264,7 +266,7 @@ impl KernelBuilder {
             buffers: PrimaryMap::new(),
             vals: PrimaryMap::new(),
             vector_bits: None,
-            body: Vec::new(),
+            body: Arc::default(),
         };
         KernelBuilder { kernel, open: vec![Frame { opens: Opens::Body, block: Vec::new() }], next_var: 0 }
     }
@@ -420,7 +422,7 @@ impl KernelBuilder {
     pub fn finish(mut self) -> Kernel {
         let frame = self.open.pop().expect("the kernel's own block");
         assert!(self.open.is_empty(), "every block is closed");
-        self.kernel.body = frame.block;
+        self.kernel.body = frame.block.into();
         self.kernel
     }
 }

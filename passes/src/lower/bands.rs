@@ -23,13 +23,14 @@ use windlass_ir::loops::{
     visit_accesses,
 };
 
-use super::chain::{Operands, PARAMETERS};
+use super::chain::PARAMETERS;
 use super::formula::flatten_operands;
 use super::margins::as_reduction;
+use super::parts::{Alike, Operands};
 use super::schedule::split::Split;
 use super::schedule::{Emit, Machine, PARALLEL_ITERATIONS, fill};
 use super::sliced::Sliced;
-use super::units::{Buf, BufData, Unit, UnitWork, Units, origins};
+use super::units::{Buf, BufData, Unit, UnitWork, Units};
 
 /// Bytes of the stack for slices that are handed on. What kernels keep there themselves comes to it.
 const SCRATCH_BYTES: usize = 240 << 10;
@@ -41,13 +42,13 @@ const LEAST_SLICES: usize = 4;
 pub fn join(units: &mut Units, machine: &Machine) {
     let makers = units.makers_for_one();
     let mut dead: BTreeSet<usize> = BTreeSet::new();
+    let mut alike: Alike<Kernel> = Alike::new();
     for at in 0..units.units.len() {
-        let joined =
-            Band::new(units, at, &makers, machine).map(|band| (band.unit(units, machine), band.numbers));
-        if let Some((unit, [first, middle, _])) = joined {
-            units.units[at] = unit;
-            dead.extend([first, middle]);
-        }
+        let Some(band) = Band::new(units, at, &makers, machine) else { continue };
+        let (numbers, operands) = (band.numbers, band.operands(units));
+        let kernel = alike.obtain(units, &numbers, &operands, || band.kernel(units, &operands, machine));
+        units.units[at] = units.joined(&numbers, operands.bufs, kernel);
+        dead.extend(&numbers[..2]);
     }
     units.remove(&dead);
 }
@@ -207,13 +208,17 @@ impl<'u> Band<'u> {
         Var { id: PARAMETERS, extent: self.var.extent - size + 1 }
     }
 
-    /// The three units as one.
-    fn unit(&self, units: &Units, machine: &Machine) -> Unit {
+    /// What the three read.
+    fn operands(&self, units: &Units) -> Operands {
+        let made = [None, Some(self.made[0]), Some(self.made[1])];
+        Operands::of(self.numbers.iter().map(|&number| &*units.units[number].ins).zip(made))
+    }
+
+    /// The three as one kernel.
+    fn kernel(&self, units: &Units, operands: &Operands, machine: &Machine) -> Kernel {
         let mut builder = KernelBuilder::new("band");
         let parts = self.numbers.map(|number| &units.units[number]);
-        let made = [None, Some(self.made[0]), Some(self.made[1])];
-        let shared = Operands::of(parts.iter().map(|unit| &*unit.ins).zip(made));
-        let operands = shared.params(&mut builder, units);
+        let operands = operands.params(&mut builder, units);
         let most = self.blocks.sizes().max().unwrap_or(0);
         let between: Vec<Buffer> = ["from", "to"]
             .into_iter()
@@ -252,13 +257,7 @@ impl<'u> Band<'u> {
             builder
         });
         builder.end();
-        Unit {
-            work: UnitWork::Kernel(Box::new(builder.finish())),
-            ins: shared.bufs,
-            outs: parts[2].outs.clone(),
-            origin: origins(parts),
-            flops: parts.iter().map(|unit| unit.flops).sum(),
-        }
+        builder.finish()
     }
 }
 

@@ -18,16 +18,16 @@
 use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
-use rustc_hash::FxHashMap;
 use windlass_ir::loops::{
     Buffer, Expr, Index, Kernel, KernelBuilder, LoopKind, Nest, NestBuilder, Role, Var,
 };
 
 use super::formula::flatten_operands;
 use super::margins::{Margins, as_reduction};
+use super::parts::{Alike, Operands};
 use super::schedule::split::Split;
 use super::schedule::{Emit, Machine, are_large, fill};
-use super::units::{Buf, Unit, UnitWork, Units, origins};
+use super::units::{Buf, Units};
 
 /// Rows between the formulas of a chain that take less than this stay in cache anyway.
 const SMALL_BYTES: usize = 32 << 10;
@@ -43,7 +43,6 @@ const TILES: usize = 8;
 pub const PARAMETERS: u32 = 1 << 24;
 
 /// One formula of a chain.
-#[derive(PartialEq, Eq, Hash)]
 struct Link {
     /// The formula, its operands flat.
     nest: Nest,
@@ -67,8 +66,7 @@ pub fn chain(units: &mut Units, machine: &Machine) {
     let producer = units.makers();
     let mut uses = units.use_counts();
     let mut dead: BTreeSet<usize> = BTreeSet::new();
-    // Of links and how their operands are shared: models repeat their layers.
-    let mut known: FxHashMap<(Vec<Link>, Vec<Vec<Option<usize>>>), Option<Kernel>> = FxHashMap::default();
+    let mut alike: Alike<Option<Kernel>> = Alike::new();
     for at in (0..units.units.len()).rev() {
         if dead.contains(&at) {
             continue;
@@ -80,18 +78,14 @@ pub fn chain(units: &mut Units, machine: &Machine) {
         let parts = || numbers.iter().map(|&number| &units.units[number]);
         let made = links.iter().map(|link| link.reads.as_ref().map(|(operand, _)| *operand as usize));
         let operands = Operands::of(parts().map(|unit| unit.ins.as_slice()).zip(made));
-        let like = known.entry((links, operands.places.clone()));
-        let kernel = like.or_insert_with_key(|(links, _)| {
-            Chain::new(links, machine).map(|chain| chain.kernel(units, &operands, machine))
+        let kernel = alike.obtain(units, &numbers, &operands, || {
+            Chain::new(&links, machine).map(|chain| chain.kernel(units, &operands, machine))
         });
         let Some(kernel) = kernel else { continue };
-        let (ins, outs) = (operands.bufs, units.units[at].outs.clone());
-        let (origin, flops) = (origins(parts()), parts().map(|unit| unit.flops).sum());
         parts().flat_map(|unit| &unit.ins).for_each(|&b| uses[b] -= 1);
-        ins.iter().for_each(|&b| uses[b] += 1);
+        operands.bufs.iter().for_each(|&b| uses[b] += 1);
+        units.units[at] = units.joined(&numbers, operands.bufs, kernel);
         dead.extend(numbers.into_iter().filter(|&number| number != at));
-        let work = UnitWork::Kernel(Box::new(kernel.clone()));
-        units.units[at] = Unit { work, ins, outs, origin, flops };
     }
     units.remove(&dead);
 }
@@ -160,43 +154,6 @@ fn row_read(nest: &Nest, operand: u32, row_len: usize) -> Option<Index> {
         found = Some(row);
     }
     found
-}
-
-/// The buffers that a kernel of several parts reads, each once.
-pub struct Operands {
-    /// The buffers.
-    pub bufs: Vec<Buf>,
-    /// Of each part which of them its operands are, but for that which the kernel makes itself.
-    pub places: Vec<Vec<Option<usize>>>,
-}
-
-impl Operands {
-    /// Of what each part reads, and which of it the kernel makes.
-    pub fn of<'b>(parts: impl IntoIterator<Item = (&'b [Buf], Option<usize>)>) -> Operands {
-        let mut bufs: Vec<Buf> = Vec::new();
-        let mut place = |buf: Buf| {
-            bufs.iter().position(|&b| b == buf).unwrap_or_else(|| {
-                bufs.push(buf);
-                bufs.len() - 1
-            })
-        };
-        let of_part = |(ins, made): (&[Buf], Option<usize>)| {
-            ins.iter().enumerate().map(|(i, &buf)| (made != Some(i)).then(|| place(buf))).collect()
-        };
-        let places = parts.into_iter().map(of_part).collect();
-        Operands { bufs, places }
-    }
-
-    /// The kernel's parameters for them, part by part.
-    pub fn params(&self, builder: &mut KernelBuilder, units: &Units) -> Vec<Vec<Option<Buffer>>> {
-        let mut param = |(number, &buf): (usize, &Buf)| {
-            let data = &units.bufs[buf];
-            builder.buffer(&format!("x{number}"), data.dtype, data.elements(), Role::In)
-        };
-        let params: Vec<Buffer> = self.bufs.iter().enumerate().map(&mut param).collect();
-        let of_part = |places: &Vec<Option<usize>>| places.iter().map(|at| at.map(|at| params[at])).collect();
-        self.places.iter().map(of_part).collect()
-    }
 }
 
 /// A chain that is worth running together.

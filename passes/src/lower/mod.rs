@@ -24,6 +24,7 @@ mod narrow;
 pub mod pack;
 pub mod pairs;
 mod parallel;
+mod parts;
 mod pieces;
 pub mod place;
 pub mod prepare;

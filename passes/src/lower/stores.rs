@@ -13,10 +13,10 @@ use windlass_ir::loops::{
     visit_accesses,
 };
 
-use super::chain::Operands;
 use super::formula::{flatten_operands, reads_own_places};
+use super::parts::Operands;
 use super::schedule::top_reductions;
-use super::units::{Buf, Unit, UnitWork, Units, origins};
+use super::units::{Buf, Unit, UnitWork, Units};
 
 /// Merges formulas into the kernels that make their operands.
 pub fn merge(units: &mut Units) {
@@ -90,13 +90,7 @@ fn unit(units: &Units, numbers: [usize; 2], nest: &Nest, operand: usize) -> Unit
         kernel.params().map(|(buffer, _)| buffer).zip(own.chain([to])).collect();
     debug_assert_eq!(params[&result], to);
     builder.splice(kernel, &kernel.body, &[], &mut Merged { params, nest, ins, to });
-    Unit {
-        work: UnitWork::Kernel(Box::new(builder.finish())),
-        ins: shared.bufs,
-        outs: parts[1].outs.clone(),
-        origin: origins(parts),
-        flops: parts.iter().map(|unit| unit.flops).sum(),
-    }
+    units.joined(&numbers, shared.bufs, builder.finish())
 }
 
 /// Stores a formula of each value.

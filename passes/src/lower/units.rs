@@ -232,6 +232,18 @@ impl Units {
         makers
     }
 
+    /// The units of these numbers as one: a kernel that reads these buffers, and makes what the last of them makes.
+    pub fn joined(&self, numbers: &[usize], ins: Vec<Buf>, kernel: Kernel) -> Unit {
+        let parts = || numbers.iter().map(|&number| &self.units[number]);
+        Unit {
+            work: UnitWork::Kernel(Box::new(kernel)),
+            ins,
+            outs: parts().next_back().map(|unit| unit.outs.clone()).unwrap_or_default(),
+            origin: origins(parts()),
+            flops: parts().map(|unit| unit.flops).sum(),
+        }
+    }
+
     /// Removes units by their positions.
     pub fn remove(&mut self, dead: &BTreeSet<usize>) {
         let mut at = 0..;

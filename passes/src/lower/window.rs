@@ -19,15 +19,18 @@ use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::Shape;
-use windlass_ir::loops::{Buffer, Expr, Guard, Index, KernelBuilder, LoopKind, Nest, NestBuilder, Role, Var};
+use windlass_ir::loops::{
+    Buffer, Expr, Guard, Index, Kernel, KernelBuilder, LoopKind, Nest, NestBuilder, Role, Var,
+};
 
-use super::chain::{Operands, PARAMETERS};
+use super::chain::PARAMETERS;
 use super::formula::flatten_operands;
 use super::margins::{Margins, as_reduction};
+use super::parts::{Alike, Operands};
 use super::schedule::split::Split;
 use super::schedule::tile::{self, tile_bytes};
 use super::schedule::{Emit, Machine, are_large, fill, top_reductions};
-use super::units::{Buf, Unit, UnitWork, Units, origins};
+use super::units::{Buf, BufData, Unit, Units};
 
 /// How much of the image at most may be made twice: one part in so many.
 const MADE_TWICE: usize = 5;
@@ -37,19 +40,26 @@ pub fn join(units: &mut Units, machine: &Machine) {
     let uses = units.use_counts();
     let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
     let mut joined: BTreeSet<usize> = BTreeSet::new();
+    let mut alike: Alike<Option<Kernel>> = Alike::new();
+    let is_large = |data: &BufData| data.elements() * data.dtype.size() > 2 * machine.block_bytes;
     for at in 0..units.units.len() {
         units.units[at].outs.iter().for_each(|&b| producer[b] = Some(at));
         let found = (0..units.units[at].ins.len()).find_map(|operand| {
             let buf = units.units[at].ins[operand];
             let maker = producer[buf].filter(|maker| uses[buf] == 1 && !joined.contains(maker))?;
-            Some((maker, Pair::new(units, maker, at, operand, machine)?))
+            let [made, read] = [maker, at].map(|number| &units.units[number]);
+            if !is_large(&units.bufs[buf]) || as_reduction(made).is_none() || as_reduction(read).is_none() {
+                return None;
+            }
+            let operands = Operands::of([(&*made.ins, None), (&*read.ins, Some(operand))]);
+            let kernel = alike.obtain(units, &[maker, at], &operands, || {
+                let (pair, blocks) = Pair::new(units, made, read, operand, machine)?;
+                Some(pair.kernel(&blocks, units, &operands, machine))
+            })?;
+            Some((maker, operands, kernel))
         });
-        let Some((maker, (pair, blocks))) = found else { continue };
-        let (work, ins) = pair.kernel(&blocks, units, machine);
-        let (first, second) = (&units.units[maker], &units.units[at]);
-        let origin = origins([first, second]);
-        let (outs, flops) = (second.outs.clone(), first.flops + second.flops);
-        units.units[at] = Unit { work, ins, outs, origin, flops };
+        let Some((maker, operands, kernel)) = found else { continue };
+        units.units[at] = units.joined(&[maker, at], operands.bufs, kernel);
         joined.insert(maker);
     }
     units.remove(&joined);
@@ -119,8 +129,6 @@ impl Window {
 
 /// A maker of an image and a reader of its windows that are worth running together.
 struct Pair<'u> {
-    maker: &'u Unit,
-    reader: &'u Unit,
     /// The formulas, their operands flat.
     made: Nest,
     read: Nest,
@@ -157,18 +165,14 @@ struct Part {
 
 impl<'u> Pair<'u> {
     fn new(
-        units: &'u Units,
-        maker: usize,
-        reader: usize,
+        units: &Units,
+        maker: &'u Unit,
+        reader: &'u Unit,
         operand: usize,
         machine: &Machine,
     ) -> Option<(Pair<'u>, Vec<Block>)> {
-        let (maker, reader) = (&units.units[maker], &units.units[reader]);
         let written = &units.bufs[maker.outs[0]];
         let size = written.dtype.size();
-        if written.elements() * size <= 2 * machine.block_bytes {
-            return None;
-        }
         let ((made, inside), (read, margins)) = (as_reduction(maker)?, as_reduction(reader)?);
         let image = inside.cloned().unwrap_or_else(|| Margins::none(&written.shape));
         let (made, read) = (flatten_operands(made), flatten_operands(read));
@@ -191,7 +195,7 @@ impl<'u> Pair<'u> {
         let (lanes, blocks) = channels(window.channel.extent, most, machine.vector_bytes / size)
             .into_iter()
             .find_map(blocks)?;
-        let pair = Pair { maker, reader, made, read, image, margins, operand, window, blocks, lanes };
+        let pair = Pair { made, read, image, margins, operand, window, blocks, lanes };
         if !pair.image.is_only_between(pair.window.dim) {
             return None;
         }
@@ -311,10 +315,9 @@ impl<'u> Pair<'u> {
         Part { nest: builder.finish(&roots), parameters, place }
     }
 
-    /// The kernel, and the buffers it reads.
-    fn kernel(&self, blocks: &[Block], units: &Units, machine: &Machine) -> (UnitWork, Vec<Buf>) {
+    /// The kernel that reads these buffers.
+    fn kernel(&self, blocks: &[Block], units: &Units, operands: &Operands, machine: &Machine) -> Kernel {
         let mut builder = KernelBuilder::new("window");
-        let operands = Operands::of([(&*self.maker.ins, None), (&*self.reader.ins, Some(self.operand))]);
         let params = operands.params(&mut builder, units);
         let [sources, others] = params.as_slice() else { unreachable!("two parts") };
         let dtype = self.made.dtype(self.made.roots[0]);
@@ -349,7 +352,7 @@ impl<'u> Pair<'u> {
             block.reading.emit(builder, ins, y, values(&first, &Index::constant(0)), machine)
         });
         builder.end();
-        (UnitWork::Kernel(Box::new(builder.finish())), operands.bufs)
+        builder.finish()
     }
 
     /// Makes what a block of rows reads of the image: pieces of it by `make`, for a row and a line of the stack.

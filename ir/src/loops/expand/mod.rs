@@ -176,7 +176,8 @@ pub fn expand_with_origins(kernel: &Kernel, native: Native) -> (Kernel, Vec<u32>
     };
     let body = cx.block(&kernel.body);
     let (name, buffers) = (kernel.name.clone(), kernel.buffers.clone());
-    let expanded = Kernel { name, buffers, vals: cx.vals, vector_bits: kernel.vector_bits, body };
+    let expanded =
+        Kernel { name, buffers, vals: cx.vals, vector_bits: kernel.vector_bits, body: body.into() };
     (expanded, cx.origins)
 }
 

@@ -147,7 +147,7 @@ impl<'t> Parser<'t> {
         let count = self.types.keys().map(|v| v.index() + 1).max().unwrap_or(0);
         let vals = (0..count).map(|i| self.types.get(&Val::new(i)).copied().unwrap_or(DType::Bool));
         let vals = vals.collect();
-        Ok(Kernel { name, buffers: std::mem::take(&mut self.buffers), vals, vector_bits, body })
+        Ok(Kernel { name, buffers: std::mem::take(&mut self.buffers), vals, vector_bits, body: body.into() })
     }
 
     fn declare(&mut self, param: bool) -> Result<(), Error> {

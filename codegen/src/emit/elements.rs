@@ -1,6 +1,7 @@
 //! Which elements of a register buffer statements read and write.
 
-use windlass_ir::loops::{Buffer, Index, Let, Rhs, Stmt, Var, visit_accesses};
+use smallvec::SmallVec;
+use windlass_ir::loops::{Atom, Buffer, Index, Let, Rhs, Stmt, Var, visit_accesses};
 
 /// An access to more elements than this is not looked at.
 const MOST_PLACES: usize = 1 << 14;
@@ -111,24 +112,27 @@ fn mark_read(block: &[Stmt], buffer: Buffer, loops: &mut Vec<(Var, i64)>, read: 
 
 /// Marks the elements at an index in open loops, if it follows from their variables alone.
 fn mark(index: &Index, loops: &[(Var, i64)], marked: &mut [bool]) -> Option<()> {
-    let known = index.values().is_empty()
-        && index.vars().iter().all(|v| loops.iter().any(|(open, _)| open.id == v.id));
-    let steps: Option<Vec<(i64, i64)>> =
-        loops.iter().map(|(var, extent)| Some((index.coefficient(*var)?, *extent))).collect();
-    let steps = steps.filter(|_| known)?;
-    let mut places = vec![index.offset()];
-    for (step, extent) in steps.into_iter().filter(|(step, _)| *step != 0) {
-        if places.len().saturating_mul(extent as usize) > MOST_PLACES {
-            return None;
-        }
-        places = places.iter().flat_map(|at| (0..extent).map(move |i| at + i * step)).collect();
+    let mut steps: SmallVec<[(i64, i64); 4]> = SmallVec::new();
+    let mut places = 1usize;
+    for (atom, step) in index.terms() {
+        let Atom::Var(var) = atom else { return None };
+        let &(_, extent) = loops.iter().find(|(open, _)| open.id == var.id)?;
+        places = places.saturating_mul(extent as usize);
+        steps.push((*step, extent));
     }
-    for at in places {
-        if let Some(slot) = usize::try_from(at).ok().and_then(|at| marked.get_mut(at)) {
-            *slot = true;
+    (places <= MOST_PLACES).then(|| mark_from(index.offset(), &steps, marked))
+}
+
+/// Marks the elements that are sums of a first one and some number of each step.
+fn mark_from(first: i64, steps: &[(i64, i64)], marked: &mut [bool]) {
+    match steps.split_first() {
+        Some((&(step, count), steps)) => (0..count).for_each(|i| mark_from(first + i * step, steps, marked)),
+        None => {
+            if let Some(slot) = usize::try_from(first).ok().and_then(|at| marked.get_mut(at)) {
+                *slot = true;
+            }
         }
     }
-    Some(())
 }
 
 #[cfg(test)]

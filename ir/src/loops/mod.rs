@@ -13,6 +13,7 @@ mod index;
 pub mod interpret;
 mod kernel;
 mod machine;
+mod needed;
 mod nest;
 mod nest_interpret;
 mod program;

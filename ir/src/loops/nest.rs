@@ -18,7 +18,8 @@
 //!   the load's guards hold;
 //! - (N2) scalar functions get operands of the types they take;
 //! - (N3) a reduction's variables occur in no other reduction and are not output variables;
-//! - (N4) every root has the free variables of the output domain only.
+//! - (N4) every root has the free variables of the output domain only;
+//! - (N5) some root depends on every expression.
 
 use std::hash::BuildHasher;
 
@@ -26,7 +27,7 @@ use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{PrimaryMap, SecondaryMap};
 use hashbrown::HashTable;
 use rustc_hash::{FxBuildHasher, FxHashMap};
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use super::{Guard, Index, Val, Var};
 use crate::dtype::DType;
@@ -170,7 +171,7 @@ impl Nest {
 }
 
 /// As many expressions as most formulas have.
-const EXPRESSIONS: usize = 14;
+pub(super) const EXPRESSIONS: usize = 14;
 
 /// Builds a [`Nest`].
 ///
@@ -457,42 +458,8 @@ impl NestBuilder {
         roots.iter().map(|&root| copied(&copies, root)).collect()
     }
 
-    /// The nest with these results.
-    pub fn finish(mut self, roots: &[Val]) -> Nest {
-        self.nest.roots = roots.to_vec();
-        self.nest
-    }
-}
-
-impl Nest {
-    /// The expressions that the roots depend on, themselves included, operands first.
-    pub fn needed(&self, roots: &[Val]) -> SmallVec<[Val; EXPRESSIONS]> {
-        let mut needed: SmallVec<[bool; 64]> = smallvec![false; self.exprs.len()];
-        let at = |v: Val| cranelift_entity::EntityRef::index(v);
-        roots.iter().for_each(|&root| needed[at(root)] = true);
-        for (val, (expr, _)) in self.exprs.iter().rev() {
-            if needed[at(val)] {
-                expr.visit_operands(&mut |v| needed[at(v)] = true);
-            }
-        }
-        self.exprs.keys().filter(|&v| needed[at(v)]).collect()
-    }
-}
-
-impl Expr {
-    /// Every value this one is computed from, including those in indices.
-    pub fn visit_operands(&self, visit: &mut impl FnMut(Val)) {
-        let mut index = |i: &Index| i.visit_extents(&mut |val, _| visit(val));
-        match self {
-            Expr::Load { index: parts, guards, .. } => {
-                parts.iter().for_each(&mut index);
-                guards.iter().for_each(|g| index(&g.index));
-            }
-            Expr::Const(_) => {}
-            Expr::Index(i) => index(i),
-            Expr::Inside(guards) => guards.iter().for_each(|g| index(&g.index)),
-            Expr::Apply(_, args) => args.iter().for_each(|&a| visit(a)),
-            Expr::Reduce { arg, .. } => visit(*arg),
-        }
+    /// The nest with these results, without expressions that none of them needs.
+    pub fn finish(self, roots: &[Val]) -> Nest {
+        Nest { roots: roots.to_vec(), ..self.nest }.pruned()
     }
 }

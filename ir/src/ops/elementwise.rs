@@ -70,6 +70,12 @@ impl OpDef for Elementwise {
         {
             return Ok(vec![with_element!(out.dtype, T => apply_rows::<T>(f, x, y, &shape))]);
         }
+        if let [x] = ins
+            && x.dtype().is_float()
+            && out.dtype.is_float()
+        {
+            return Ok(vec![with_element!(out.dtype, T => apply_each::<T>(self.f, x))]);
+        }
         let alike = ins.iter().all(|tensor| tensor.shape() == &*shape);
         let mut positions = Broadcast::new(ins.iter().map(Tensor::shape), &shape);
         let columns: Vec<Vec<Operand>> = ins.iter().map(to_operands).collect();
@@ -151,6 +157,15 @@ fn arithmetic(f: ScalarFn) -> Option<fn(f64, f64) -> f64> {
         ScalarFn::Div => Some(|a, b| a / b),
         _ => None,
     }
+}
+
+/// A function from floats to floats of type `T`, of one tensor.
+fn apply_each<T: Element>(f: ScalarFn, x: &Tensor) -> Tensor {
+    let (dtype, elements) = (x.dtype(), x.to_f64s());
+    Tensor::from_fn(x.shape(), |number| match scalar::eval(f, dtype, &[Operand::Float(elements[number])]) {
+        Operand::Float(y) => <T as Element>::from_f64(y),
+        Operand::Int(y) => T::from_i128(y),
+    })
 }
 
 /// A function of two broadcast tensors of one float type, row by row.

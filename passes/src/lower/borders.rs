@@ -136,28 +136,12 @@ fn with_guards(nest: &Nest, reduce: Val, guards: Vec<Guard>) -> Nest {
     let mut exprs: PrimaryMap<Val, (Expr, DType)> = PrimaryMap::with_capacity(nest.exprs.len() + 2);
     let mut moved: SecondaryMap<Val, Val> = SecondaryMap::with_default(Val::new(0));
     for (val, (expr, dtype)) in &nest.exprs {
-        let at = |val: Val| moved[val];
-        let index = |index: &Index| index.map_values(&at);
-        let guarded = |guards: &[Guard]| -> Vec<Guard> {
-            guards.iter().map(|guard| Guard { index: index(&guard.index), size: guard.size }).collect()
-        };
-        let expr = match expr {
-            Expr::Load { operand, index: parts, guards } => Expr::Load {
-                operand: *operand,
-                index: parts.iter().map(index).collect(),
-                guards: guarded(guards),
-            },
-            Expr::Const(bits) => Expr::Const(*bits),
-            Expr::Index(of) => Expr::Index(index(of)),
-            Expr::Inside(guards) => Expr::Inside(guarded(guards)),
-            Expr::Apply(f, args) => Expr::Apply(*f, args.iter().map(|&arg| at(arg)).collect()),
-            Expr::Reduce { kind, vars, arg, within } => Expr::Reduce {
-                kind: *kind,
-                vars: vars.clone(),
-                arg: at(*arg),
-                within: if val == reduce { guards.clone() } else { within.clone() },
-            },
-        };
+        let mut expr = expr.map_values(&|val| moved[val]);
+        if let Expr::Reduce { within, .. } = &mut expr
+            && val == reduce
+        {
+            within.clone_from(&guards);
+        }
         let mut copy = exprs.push((expr, *dtype));
         if val == reduce && dtype.is_float() {
             let zero = exprs.push((Expr::Const(0), *dtype));

@@ -103,6 +103,11 @@ fn links(
     producer: &SecondaryMap<Buf, Option<usize>>,
     uses: &SecondaryMap<Buf, u32>,
 ) -> (Vec<usize>, Vec<Link>) {
+    let is_reduction = |unit: usize| as_reduction(&units.units[unit]).is_some();
+    let may_be_read = |buf: &Buf| uses[*buf] == 1 && producer[*buf].is_some_and(is_reduction);
+    if !units.units[last].ins.iter().any(may_be_read) {
+        return Default::default();
+    }
     let Some(link) = as_link(units, last) else { return Default::default() };
     let (mut numbers, mut links) = (vec![last], vec![link]);
     'longer: loop {

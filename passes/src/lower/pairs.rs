@@ -189,10 +189,9 @@ fn apply(nest: &Nest, unit: &mut Unit, plan: &Plan<'_>, units: &mut Units) -> [U
     });
 
     // The product as one more operand of what is computed from it.
-    let mut outer = nest.clone();
-    let product = outer.operands.len() as u32;
+    let product = nest.operands.len() as u32;
     let at = nest.domain.iter().map(|&v| Index::var(v)).collect();
-    outer.exprs[*reduce].0 = Expr::Load { operand: product, index: at, guards: Vec::new() };
+    let outer = nest.with_expr(*reduce, Expr::Load { operand: product, index: at, guards: Vec::new() });
     let read: Vec<u32> = (0..product)
         .filter(|&o| {
             let reads = |v| matches!(outer.expr(v), Expr::Load { operand, .. } if *operand == o);

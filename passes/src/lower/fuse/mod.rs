@@ -195,12 +195,12 @@ fn drop_dead(units: &mut Units) {
 /// The unit with operands that are the same buffer as the same operand, if there are any.
 fn join_operands(unit: &Unit) -> Option<Unit> {
     let UnitWork::Nest(nest) = &unit.work else { return None };
+    if (1..unit.ins.len()).all(|at| !unit.ins[..at].contains(&unit.ins[at])) {
+        return None;
+    }
     let mut joined = Joined::new(&nest.shape());
     let numbers: Vec<u32> =
         unit.ins.iter().zip(&nest.operands).map(|(&b, o)| joined.operand(b, o.dtype, &o.shape)).collect();
-    if joined.bufs.len() == unit.ins.len() {
-        return None;
-    }
     let domain = joined.builder.domain();
     let roots = joined.builder.inline(nest, &nest.roots, &domain, &mut |b, operand, index, guards| {
         let seen = &nest.operands[operand as usize].shape;

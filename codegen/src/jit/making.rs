@@ -3,7 +3,7 @@
 //! The pieces are kernels to be made, and the steps that prepare constants. Each has a place in the order in which the
 //! steps of the run need them. Every thread takes the piece that is needed first of those that can be done; the
 //! calling thread does so while its next step waits for one. Steps that prepare are done one after another, for they
-//! share memory.
+//! share memory; threads that find no piece [help](super::lending) with that in hand.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ struct Making<'m, 'p> {
     before: Vec<usize>,
     pool: Pool,
     state: Mutex<State<'m>>,
-    /// Told of every change of the state.
+    /// Where threads wait for changes of the state, and help with what is prepared.
     lending: Arc<Lending>,
 }
 

@@ -7,9 +7,9 @@
 //! kernels store is what is made of it element by element (`stores`), and results that are padded are written with their
 //! margins ([`margins`]). Formulas that hand windows of rows (`window`) or whole rows (`chain`) to each other become one
 //! kernel, and so do kernels with a formula between them (`bands`); large operands that every run makes are made and read in
-//! pieces (`pieces`). Other formulas become loops ([`mod@schedule`]), kernels that run in rounds become a repeat, and
-//! buffers get their places in memory ([`mod@place`]), outputs those of inputs that they replace (`in_place`). The bodies of
-//! scans go the same way (`bodies`), and run in rounds.
+//! pieces (`pieces`). Parts that are alike are joined once (`parts`). Other formulas become loops ([`mod@schedule`]), kernels
+//! that run in rounds become a repeat, and buffers get their places in memory ([`mod@place`]), outputs those of inputs that
+//! they replace (`in_place`). The bodies of scans go the same way (`bodies`), and run in rounds.
 
 mod bands;
 mod bodies;

@@ -1,8 +1,8 @@
 //! Kernels of several parts, each of which was a unit: what they read, and what came of parts that are alike.
 
-use rustc_hash::{FxHashMap, FxHasher};
 use std::hash::{Hash, Hasher};
 
+use rustc_hash::{FxHashMap, FxHasher};
 use windlass_ir::loops::{Buffer, KernelBuilder, Role};
 use windlass_ir::{DType, Shape};
 
@@ -35,11 +35,11 @@ impl Operands {
 
     /// The kernel's parameters for them, part by part.
     pub fn params(&self, builder: &mut KernelBuilder, units: &Units) -> Vec<Vec<Option<Buffer>>> {
-        let mut param = |(number, &buf): (usize, &Buf)| {
+        let param = |(number, &buf): (usize, &Buf)| {
             let data = &units.bufs[buf];
             builder.buffer(&format!("x{number}"), data.dtype, data.elements(), Role::In)
         };
-        let params: Vec<Buffer> = self.bufs.iter().enumerate().map(&mut param).collect();
+        let params: Vec<Buffer> = self.bufs.iter().enumerate().map(param).collect();
         let of_part = |places: &Vec<Option<usize>>| places.iter().map(|at| at.map(|at| params[at])).collect();
         self.places.iter().map(of_part).collect()
     }

@@ -87,7 +87,7 @@ impl OpDef for Elementwise {
                 *arg = column[if alike { number } else { at }];
             }
             if !alike {
-                positions.advance(shape.len());
+                positions.advance_element();
             }
             scalar::eval(self.f, dtype, &args)
         };
@@ -174,20 +174,20 @@ fn apply_rows<T: Element>(f: fn(f64, f64) -> f64, x: &Tensor, y: &Tensor, shape:
     let mut result = Tensor::zeros(T::DTYPE, shape);
     let mut positions = Broadcast::new([x.shape(), y.shape()].into_iter(), shape);
     let steps = [positions.inner_step(0), positions.inner_step(1)];
-    let row = shape.last().copied().unwrap_or(1).max(1);
+    let row = positions.row().max(1);
     for slots in result.as_mut_slice::<T>().chunks_exact_mut(row) {
         let (at_a, at_b) = (positions.at[0], positions.at[1]);
         for (j, slot) in slots.iter_mut().enumerate() {
             let (u, v) = (a[at_a + j * steps[0]], b[at_b + j * steps[1]]);
             *slot = T::from_f64(f(Element::to_f64(u), Element::to_f64(v)));
         }
-        positions.advance(shape.len().saturating_sub(1));
+        positions.advance_row();
     }
     result
 }
 
 /// Walks over a result in row-major order, with the position of the element of each operand that is
-/// broadcast to it.
+/// broadcast to it. Neighbouring dimensions along which every operand moves on as along one are one.
 struct Broadcast {
     /// The position in each operand.
     at: SmallVec<[usize; 3]>,
@@ -198,23 +198,49 @@ struct Broadcast {
 }
 
 impl Broadcast {
-    fn new<'s>(operands: impl Iterator<Item = &'s [usize]> + Clone, shape: &[usize]) -> Broadcast {
-        let step = |from: &[usize], d: usize| match (d + from.len()).checked_sub(shape.len()) {
+    fn new<'s>(operands: impl Iterator<Item = &'s [usize]> + Clone, whole: &[usize]) -> Broadcast {
+        let step = |from: &[usize], d: usize| match (d + from.len()).checked_sub(whole.len()) {
             Some(own) if from[own] != 1 => strides(from)[own],
             _ => 0,
         };
-        let steps = (0..shape.len()).map(|d| operands.clone().map(|from| step(from, d)).collect()).collect();
-        Broadcast {
-            at: operands.map(|_| 0).collect(),
-            index: shape.iter().map(|_| 0).collect(),
-            shape: shape.into(),
-            steps,
+        let (mut shape, mut steps) = (Shape::new(), SmallVec::<[SmallVec<[usize; 3]>; 6]>::new());
+        for (d, &extent) in whole.iter().enumerate().filter(|(_, extent)| **extent != 1) {
+            let own: SmallVec<[usize; 3]> = operands.clone().map(|from| step(from, d)).collect();
+            match (shape.last_mut(), steps.last_mut()) {
+                (Some(rows), Some(outer))
+                    if outer.iter().zip(&own).all(|(outer, own)| *outer == own * extent) =>
+                {
+                    *rows *= extent;
+                    *outer = own;
+                }
+                _ => {
+                    shape.push(extent);
+                    steps.push(own);
+                }
+            }
         }
+        let index = shape.iter().map(|_| 0).collect();
+        Broadcast { at: operands.map(|_| 0).collect(), index, shape, steps }
+    }
+
+    /// The extent of the last dimension.
+    fn row(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
     }
 
     /// An operand's stride along the last dimension.
     fn inner_step(&self, operand: usize) -> usize {
         self.steps.last().map_or(0, |steps| steps[operand])
+    }
+
+    /// Moves on by an element.
+    fn advance_element(&mut self) {
+        self.advance(self.shape.len());
+    }
+
+    /// Moves on by a row.
+    fn advance_row(&mut self) {
+        self.advance(self.shape.len().saturating_sub(1));
     }
 
     /// Moves on by one along dimension `rank - 1`, carrying into the dimensions before it.
@@ -227,6 +253,52 @@ impl Broadcast {
             }
             self.at.iter_mut().zip(&self.steps[d]).for_each(|(at, step)| *at -= step * self.shape[d]);
             self.index[d] = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcast_operands_are_walked_as_their_strides_say() {
+        let cases: [(&[usize], [&[usize]; 2]); 7] = [
+            (&[], [&[], &[]]),
+            (&[2, 3, 4], [&[2, 3, 4], &[4]]),
+            (&[2, 3, 4], [&[3, 1], &[2, 1, 4]]),
+            (&[5, 2, 1, 1], [&[5, 2, 1, 1], &[5, 1, 1, 1]]),
+            (&[1, 6, 1, 2, 2], [&[6, 1, 2, 2], &[1]]),
+            (&[3, 2, 2], [&[1, 2, 2], &[3, 1, 1]]),
+            (&[2, 0, 3], [&[1, 0, 3], &[2, 1, 1]]),
+        ];
+        for (shape, operands) in cases {
+            let count: usize = shape.iter().product();
+            let place = |from: &[usize], number: usize| -> usize {
+                let skipped = shape.len() - from.len();
+                let index =
+                    strides(shape).into_iter().zip(shape).map(|(step, &n)| number / step.max(1) % n.max(1));
+                let own = index.skip(skipped).zip(from).zip(strides(from));
+                own.map(|((i, &n), step)| if n == 1 { 0 } else { i * step }).sum()
+            };
+            let mut by_element = Broadcast::new(operands.into_iter(), shape);
+            let mut by_row = Broadcast::new(operands.into_iter(), shape);
+            let row = by_row.row().max(1);
+            for number in 0..count {
+                for (operand, from) in operands.into_iter().enumerate() {
+                    assert_eq!(by_element.at[operand], place(from, number), "{shape:?} {from:?} {number}");
+                    let within = number % row * by_row.inner_step(operand);
+                    assert_eq!(
+                        by_row.at[operand] + within,
+                        place(from, number),
+                        "{shape:?} {from:?} {number}"
+                    );
+                }
+                by_element.advance_element();
+                if (number + 1) % row == 0 {
+                    by_row.advance_row();
+                }
+            }
         }
     }
 }

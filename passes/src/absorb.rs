@@ -189,13 +189,13 @@ fn joined(
         data.ins.iter().map(|&v| (!one(v)).then(|| layout.clone())).collect()
     };
     let cost = |layout: &Permutation| -> u64 {
-        let ins = data.ins.iter().zip(needed(layout));
-        ins.filter_map(|(&v, need)| Some(layouts.cost(v, &need?))).sum()
+        data.ins.iter().filter(|&&v| !one(v)).map(|&v| layouts.cost(v, layout)).sum()
     };
     let of_full_rank = data.ins.iter().filter(|&&v| graph.ty(v).rank() == rank);
     let candidates: BTreeSet<Permutation> = of_full_rank.map(|&v| layouts.layout(v)).collect();
-    let layout = candidates.into_iter().filter(|p| !p.is_identity()).min_by_key(cost)?;
-    let pays = cost(&layout) <= cost(&Permutation::identity(rank));
+    let others = candidates.into_iter().filter(|p| !p.is_identity());
+    let (least, layout) = others.map(|layout| (cost(&layout), layout)).min()?;
+    let pays = least <= cost(&Permutation::identity(rank));
     pays.then(|| Some(Absorbed { op: op(&layout)?, ins: needed(&layout), result: layout })).flatten()
 }
 

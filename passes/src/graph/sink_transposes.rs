@@ -16,7 +16,7 @@ use windlass_ir::{Edit, Graph, Node, Op, Value};
 use crate::absorb::{Absorbed, Layouts, absorb};
 use crate::cx::PassCx;
 use crate::error::Error;
-use crate::known::is_known;
+use crate::known::Known;
 use crate::manager::Pass;
 use crate::permutation::Permutation;
 use crate::reason::Reason;
@@ -32,7 +32,8 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     if !graph.nodes().any(|(_, data)| matches!(data.op, Op::Transpose(_))) {
         return Ok(None);
     }
-    let all = Analysis::new(graph, |_| true);
+    let known = Known::of(graph);
+    let all = Analysis::new(graph, &known, |_| true);
     // Regions worth it, by representative. Each is announced by its first transpose.
     let mut accepted: BTreeMap<usize, bool> = BTreeMap::new();
     for (node, data) in graph.nodes() {
@@ -54,7 +55,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
         return Ok(None);
     }
     let in_accepted = |value: Value| accepted.get(&all.region(value)).copied().unwrap_or(false);
-    let plan = Analysis::new(graph, |node| in_accepted(graph.node(node).outs[0]));
+    let plan = Analysis::new(graph, &known, |node| in_accepted(graph.node(node).outs[0]));
     build(graph, &plan, in_accepted).map(Some)
 }
 
@@ -68,6 +69,7 @@ struct Place {
 /// The layouts that values would have, and what that would cost.
 struct Analysis<'g> {
     graph: &'g Graph,
+    known: &'g Known,
     places: SecondaryMap<Value, Option<Place>>,
     absorbed: SecondaryMap<Node, Option<Absorbed>>,
     regions: UnionFind<usize>,
@@ -80,9 +82,10 @@ struct Analysis<'g> {
 }
 
 impl<'g> Analysis<'g> {
-    fn new(graph: &'g Graph, enabled: impl Fn(Node) -> bool) -> Analysis<'g> {
+    fn new(graph: &'g Graph, known: &'g Known, enabled: impl Fn(Node) -> bool) -> Analysis<'g> {
         let mut analysis = Analysis {
             graph,
+            known,
             places: SecondaryMap::with_capacity(graph.value_count()),
             absorbed: SecondaryMap::with_capacity(graph.node_count()),
             regions: UnionFind::new(graph.value_count()),
@@ -155,7 +158,7 @@ impl<'g> Analysis<'g> {
     /// The bytes moved by transposing a value.
     fn transpose_cost(&self, value: Value, perm: &Permutation) -> u64 {
         let dims = &self.graph.ty(value).dims;
-        let free = is_known(self.graph, value) || perm.moves_nothing(dims);
+        let free = self.known.contains(value) || perm.moves_nothing(dims);
         if free { 0 } else { bytes(self.graph, value) }
     }
 
@@ -173,13 +176,13 @@ impl<'g> Analysis<'g> {
             let mut padded = vec![windlass_ir::Dim::Fixed(1); missing];
             padded.extend(dims.iter().cloned());
             let moves = !to.inverse().moves_nothing(&padded) || !place.layout.is_identity();
-            return (moves && !is_known(self.graph, value)).then(|| (value, to.inverse()));
+            return (moves && !self.known.contains(value)).then(|| (value, to.inverse()));
         }
         let perm = place.layout.then(&to.inverse());
         // The dimensions of the base: dimension d of the value is its dimension layout[d].
         let inverse = place.layout.inverse();
         let base: Vec<_> = inverse.as_slice().iter().map(|&d| dims[d].clone()).collect();
-        let free = perm.moves_nothing(&base) || is_known(self.graph, place.root);
+        let free = perm.moves_nothing(&base) || self.known.contains(place.root);
         (!free).then_some((place.root, perm))
     }
 

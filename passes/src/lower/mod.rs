@@ -341,19 +341,11 @@ enum Source<'u> {
 
 /// The kernels of units, and what each unit runs. Formulas of one normal form have one kernel.
 fn kernels<'u>(work: &'u [Unit], choose: &mut dyn FnMut(&Nest) -> Machine) -> (Vec<Kernel>, Vec<Run<'u>>) {
-    let mut formulas: Vec<&Nest> = Vec::new();
-    let mut seen: FxHashMap<&Nest, usize> = FxHashMap::default();
-    let number_of = |unit: &'u Unit| match &unit.work {
-        UnitWork::Nest(nest) | UnitWork::Copy(nest) | UnitWork::Padded(nest, _) => {
-            Some(*seen.entry(nest).or_insert_with(|| {
-                formulas.push(nest);
-                formulas.len() - 1
-            }))
-        }
+    let formula = |unit: &'u Unit| match &unit.work {
+        UnitWork::Nest(nest) | UnitWork::Copy(nest) | UnitWork::Padded(nest, _) => Some(&**nest),
         UnitWork::Kernel(_) | UnitWork::Rounds(_) | UnitWork::Body(_) | UnitWork::Interpret(_) => None,
     };
-    let numbers: Vec<Option<usize>> = work.iter().map(number_of).collect();
-    let normal = parallel::map(&formulas, |nest| normalize(nest));
+    let (normal, numbers) = parallel::map_distinct(work.iter().map(formula), normalize);
     let normal = numbers.into_iter().map(|number| number.map(|number| &normal[number]));
     let mut known: FxHashMap<(&Nest, Option<&Margins>), u32> = FxHashMap::default();
     let mut sources: Vec<(String, Source<'_>)> = Vec::new();

@@ -50,12 +50,14 @@ const COLUMNS_TO_TRANSPOSE: usize = 128;
 pub fn pack(units: &mut Units, machine: &Machine) {
     let known = known_bufs(units);
     let mut result: Vec<Unit> = Vec::new();
-    let contractions = parallel::map(&units.units, |unit| match &unit.work {
-        UnitWork::Nest(nest) if as_contraction(nest).is_some() => Some(split(nest)),
+    let formulas = units.units.iter().map(|unit| match &unit.work {
+        UnitWork::Nest(nest) => Some(&**nest),
         _ => None,
     });
-    for (mut unit, contraction) in std::mem::take(&mut units.units).into_iter().zip(contractions) {
-        if let Some(mut nest) = contraction {
+    let (contractions, numbers) =
+        parallel::map_distinct(formulas, |nest| as_contraction(nest).is_some().then(|| split(nest)));
+    for (mut unit, number) in std::mem::take(&mut units.units).into_iter().zip(numbers) {
+        if let Some(mut nest) = number.and_then(|number| contractions[number].clone()) {
             unit.flops += contraction_flops(&nest);
             let compact = compact::plan(&nest, &unit, units, &result, &known, machine);
             if let Some(compact) = compact.filter(|_| !known[unit.outs[0]]) {

@@ -1,9 +1,12 @@
 //! Independent pieces of work on all of the machine's threads.
 
+use std::hash::Hash;
 use std::panic::resume_unwind;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+
+use rustc_hash::FxHashMap;
 
 /// The fewest items that are worth another thread: a formula takes about as long as a thread takes to start.
 pub const ITEMS_A_THREAD: usize = 8;
@@ -54,6 +57,23 @@ pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<
     done.into_iter().map(|(_, result)| result).collect()
 }
 
+/// What `work` gives for the items that differ, and which of these each item is like; none where there is no item.
+pub fn map_distinct<'t, T: 't + Eq + Hash + Sync, R: Send>(
+    items: impl Iterator<Item = Option<&'t T>>,
+    work: impl Fn(&T) -> R + Sync,
+) -> (Vec<R>, Vec<Option<usize>>) {
+    let mut distinct: Vec<&T> = Vec::new();
+    let mut seen: FxHashMap<&T, usize> = FxHashMap::default();
+    let mut number_of = |item| {
+        *seen.entry(item).or_insert_with(|| {
+            distinct.push(item);
+            distinct.len() - 1
+        })
+    };
+    let numbers = items.map(|item| item.map(&mut number_of)).collect();
+    (map(&distinct, |item| work(item)), numbers)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +84,17 @@ mod tests {
             let items: Vec<usize> = (0..count).collect();
             assert!(map(&items, |item| item * item).into_iter().eq(items.iter().map(|item| item * item)));
         }
+    }
+
+    #[test]
+    fn what_is_alike_is_done_once() {
+        let items = [Some(3), None, Some(1), Some(3)];
+        let calls = AtomicUsize::new(0);
+        let (results, numbers) = map_distinct(items.iter().map(Option::as_ref), |item| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            item * 2
+        });
+        assert_eq!((results, numbers), (vec![6, 2], vec![Some(0), None, Some(1), Some(0)]));
+        assert_eq!(calls.into_inner(), 2);
     }
 }

@@ -24,9 +24,10 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     let order = order(graph);
     // Where constants stand does not matter.
     let runs = |node: &Node| !matches!(graph.node(*node).op, Op::Constant(_));
-    let before = graph.nodes().map(|(node, _)| node).filter(runs);
-    let moved = order.iter().copied().filter(runs).zip(before).filter(|(now, before)| now != before).count();
-    if moved == 0 || !cx.fire("order", || format!("{moved} of {} nodes", graph.node_count())) {
+    let before: Vec<Node> = graph.nodes().map(|(node, _)| node).filter(runs).collect();
+    let moved =
+        order.iter().filter(|node| runs(node)).zip(&before).filter(|(now, before)| now != before).count();
+    if moved == 0 || !cx.fire("order", || format!("{moved} of {} nodes", before.len())) {
         return Ok(None);
     }
     let mut b = Builder::new(&graph.name);

@@ -27,7 +27,10 @@ pub fn is_known(graph: &Graph, value: Value) -> bool {
 }
 
 /// The same of every value of a graph, found in one walk.
-pub struct Known(SecondaryMap<Value, bool>);
+pub struct Known {
+    /// For each that is known, how many nodes there are at most between it and constants.
+    depths: SecondaryMap<Value, Option<usize>>,
+}
 
 impl Known {
     /// Which of a graph's values are known.
@@ -46,14 +49,12 @@ impl Known {
             };
             data.outs.iter().for_each(|&out| depths[out] = depth.filter(|&depth| depth <= DEPTH));
         }
-        let mut known = SecondaryMap::with_capacity(graph.value_count());
-        depths.iter().for_each(|(value, depth)| known[value] = depth.is_some());
-        Known(known)
+        Known { depths }
     }
 
     /// Whether a value is known.
     pub fn contains(&self, value: Value) -> bool {
-        self.0[value]
+        self.depths[value].is_some()
     }
 }
 

@@ -281,7 +281,7 @@ fn copy(unit: &mut Unit, operand: u32, units: &mut Units) -> Unit {
 }
 
 /// What a unit that lays out an operand of another is for.
-fn origin(unit: &Unit) -> Origin {
+pub fn origin(unit: &Unit) -> Origin {
     unit.origin.iter().map(|o| format!("pack for {o}").into()).take(1).collect()
 }
 

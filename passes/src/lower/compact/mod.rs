@@ -21,11 +21,12 @@ use std::cell::RefCell;
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::DType;
-use windlass_ir::loops::{Expr, Index, Nest, NestBuilder, Origin, Val, Var};
+use windlass_ir::loops::{Expr, Index, Nest, NestBuilder, Val, Var};
 
 use self::weight::{Stored, Weight, seen_as};
 use crate::lower::formula::{divisors, flatten_operands, free_vars};
 use crate::lower::narrow::Range;
+use crate::lower::pack::origin;
 use crate::lower::schedule::Machine;
 use crate::lower::schedule::contraction::{Contraction, as_contraction};
 use crate::lower::schedule::tile::{FEW_LANES, tile_bytes};
@@ -227,20 +228,13 @@ impl Compact {
             },
         );
         unit.work = UnitWork::Nest(Box::new(builder.finish(&roots)));
-        let origin: Origin = unit.origin.iter().map(|o| format!("pack for {o}").into()).take(1).collect();
         let mut made: Vec<Unit> = Vec::new();
         for nest in nests {
             let shape = nest.shape();
             let buf = units.bufs.push(BufData { dtype: nest.dtype(nest.roots[0]), shape, constant: None });
             unit.ins.push(buf);
             let work = UnitWork::Nest(Box::new(nest));
-            made.push(Unit {
-                work,
-                ins: made_from.clone(),
-                outs: vec![buf],
-                origin: origin.clone(),
-                flops: 0,
-            });
+            made.push(Unit { work, ins: made_from.clone(), outs: vec![buf], origin: origin(unit), flops: 0 });
         }
         let kept = without_operand(unit, operand);
         debug_assert!(kept, "nothing else reads the weight");

@@ -47,7 +47,7 @@ mod testing;
 
 pub use cx::{Options, PassCx};
 pub use error::Error;
-pub use fingerprint::{fingerprint, op_fingerprint};
+pub use fingerprint::op_fingerprint;
 pub use graph::PASSES;
 pub use manager::{Pass, Report, Step, run, run_observed};
 pub use pipelines::{PIPELINES, Pipeline, Stage, pass, pipeline};

@@ -340,17 +340,18 @@ fn distinct<'g>(graph: &'g Graph) -> (Vec<&'g NodeData>, Vec<usize>) {
     let mut distinct: Vec<&NodeData> = Vec::new();
     let mut seen: FxHashMap<(u64, Vec<&TensorType>), Vec<usize>> = FxHashMap::default();
     let number_of = |data: &'g NodeData| {
+        let number = distinct.len();
         // A constant is lowered to nothing, and may be large.
-        let is_constant = matches!(data, NodeData { op: Op::Constant(_), .. });
-        let key = (if is_constant { 0 } else { op_fingerprint(&data.op) }, types(data));
-        let alike = seen.entry(key).or_default();
-        let is_like = |other: &NodeData| data.ins.len() == other.ins.len() && data.op == other.op;
-        let known = alike.iter().copied().find(|&number| !is_constant && is_like(distinct[number]));
-        known.unwrap_or_else(|| {
-            alike.push(distinct.len());
-            distinct.push(data);
-            distinct.len() - 1
-        })
+        if !matches!(data.op, Op::Constant(_)) {
+            let alike = seen.entry((op_fingerprint(&data.op), types(data))).or_default();
+            let is_like = |other: &NodeData| data.ins.len() == other.ins.len() && data.op == other.op;
+            if let Some(known) = alike.iter().copied().find(|&number| is_like(distinct[number])) {
+                return known;
+            }
+            alike.push(number);
+        }
+        distinct.push(data);
+        number
     };
     let numbers = graph.nodes().map(|(_, data)| data).map(number_of).collect();
     (distinct, numbers)

@@ -107,18 +107,6 @@ pub(crate) struct Code {
     pub frame: Frame,
 }
 
-/// Makes the tables that the first kernel compiled would wait for, a millisecond's work, on a thread that nobody waits
-/// for, if code for this machine needs them.
-pub fn warm_up() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        if x86::needs_tables() {
-            // Without a thread the first kernel makes them.
-            let _ = std::thread::Builder::new().spawn(x86::warm_up);
-        }
-    });
-}
-
 /// The fewest kernels that are worth another thread.
 pub(crate) const KERNELS_A_THREAD: usize = 4;
 

@@ -74,7 +74,7 @@ pub use aot::{
     ObjectArtifact, ObjectOptions, Variant, archive, check_variants, is_identifier, object,
     object_of_variants, shared_library, training_object,
 };
-pub use compile::{Options, Statistics, clif_text, ssa_text, warm_up};
+pub use compile::{Options, Statistics, clif_text, ssa_text};
 pub use error::Error;
 pub use isa::Target;
 pub use jit::{jit, jit_and_run};

@@ -12,7 +12,7 @@ use cranelift_codegen::gimli::write::CallFrameInstruction;
 use cranelift_entity::SecondaryMap;
 use cranelift_entity::packed_option::PackedOption;
 use iced_x86::Code::{self, *};
-use iced_x86::{Encoder, Instruction, OpKind, Register};
+use iced_x86::{Instruction, OpKind, Register};
 use regalloc2::{Allocation, Edit, InstOrEdit, Output, PReg, PRegSet, RegClass};
 
 use super::Assembled;
@@ -55,8 +55,6 @@ struct Encode<'c> {
     code: &'c allocate::Code,
     output: &'c Output,
     bytes: Vec<u8>,
-    /// For what is not encoded here: the instructions of AVX-512. Its tables are made when it is first needed.
-    assembler: Option<Encoder>,
     at: usize,
     fixes: Vec<Fix>,
     /// Where each array on the stack is, from the stack pointer on.
@@ -96,7 +94,6 @@ pub(super) fn encode(
         output,
         // Most instructions take fewer.
         bytes: Vec::with_capacity(8 * code.insts.len()),
-        assembler: None,
         at: 0,
         fixes: Vec::new(),
         arrays,
@@ -300,17 +297,8 @@ impl Encode<'_> {
         if std::mem::take(&mut self.returned) {
             self.rule(CallFrameInstruction::RestoreState);
         }
-        let displacement = match direct::encode(instruction, &mut self.bytes) {
-            Some(displacement) => displacement,
-            None => {
-                let assembler = self.assembler.get_or_insert_with(|| Encoder::new(64));
-                assembler.set_buffer(std::mem::take(&mut self.bytes));
-                let encoded = assembler.encode(instruction, self.at as u64);
-                self.bytes = assembler.take_buffer();
-                encoded.map_err(|e| e.to_string())?;
-                self.at + assembler.get_constant_offsets().displacement_offset()
-            }
-        };
+        let displacement = direct::encode(instruction, &mut self.bytes)
+            .ok_or_else(|| format!("{:?} is not encoded with such operands", instruction.code()))?;
         self.at = self.bytes.len();
         Ok(displacement)
     }
@@ -489,11 +477,11 @@ pub(super) fn memory(
     instruction.set_memory_index(index);
     instruction.set_memory_index_scale(u32::from(scale));
     instruction.set_memory_displacement64(offset as u64);
-    let size = match (base, i8::try_from(offset)) {
+    // One byte, wherever that is enough.
+    let size = match (base, offset) {
         (Register::RIP, _) => 8,
-        (_, Ok(0)) => 0,
-        (_, Ok(_)) => 1,
-        (_, Err(_)) => 8,
+        (_, 0) => 0,
+        _ => 1,
     };
     instruction.set_memory_displ_size(size);
 }

@@ -36,20 +36,6 @@ use crate::frames::Rules;
 use crate::listing::Lines;
 use crate::ssa::Function;
 
-/// Whether code for this machine needs the assembler's tables: what is [encoded](direct) without them is for AVX2.
-pub fn needs_tables() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    let needs = std::arch::is_x86_feature_detected!("avx512f");
-    #[cfg(not(target_arch = "x86_64"))]
-    let needs = false;
-    needs
-}
-
-/// Makes the assembler's tables.
-pub fn warm_up() {
-    drop(iced_x86::Encoder::new(64));
-}
-
 /// How many masks of lanes a function may have: there are eight registers, one of which means no mask, and one is for
 /// comparisons.
 pub const MASKS: usize = 6;

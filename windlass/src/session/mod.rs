@@ -59,9 +59,6 @@ impl Session {
     }
 
     fn on(model: Model, options: Options, pool: Pool) -> Result<Session, Error> {
-        if options.engine == Engine::Jit {
-            windlass_codegen::warm_up();
-        }
         let graph = model.graph;
         windlass_ir::verify(&graph)?;
         let in_place = in_place(&graph, &options.in_place)?;

@@ -1,19 +1,22 @@
-//! Instructions to bytes, for those that code for AVX2 is made of. An assembler of all instructions makes tables of them
+//! Instructions to bytes, for those that kernels are made of. An assembler of all instructions makes tables of them
 //! before it writes the first, which takes longer than writing a small model's code.
 //!
 //! ```text
 //! [66 or F2 or F3] [REX] [0F, 0F 38, 0F 3A] opcode [ModRM [SIB] [displacement]] [immediate]      general
-//! VEX of 2 or 3 bytes                       opcode [ModRM [SIB] [displacement]] [immediate]      vectors
+//! VEX of 2 or 3 bytes                       opcode [ModRM [SIB] [displacement]] [immediate]      AVX2
+//! EVEX of 4 bytes                           opcode [ModRM [SIB] [displacement]] [immediate]      AVX-512
 //! ```
 //!
-//! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, chapter 2. A test holds every row of
-//! the [table] to the assembler's bytes.
+//! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, chapter 2. Tests hold every row of
+//! the tables, [general and AVX2](table) and [AVX-512](wide), to the assembler's bytes, and every instruction that the
+//! files beside this one name to a row.
 
 mod table;
 #[cfg(test)]
 mod tests;
+mod wide;
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Code, Instruction, OpKind, Register};
 
 /// How the bytes of an instruction begin, and the width of what it works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,13 @@ enum Kind {
     /// VEX, 256 bits; and with the bit W.
     V256,
     V256W,
+    /// EVEX, 128 bits or a scalar, 256 bits, 512 bits; and with the bit W. With the bytes of memory that it reads or
+    /// writes, which are the unit of a displacement of one byte.
+    E128(u8),
+    E128W(u8),
+    E256(u8),
+    E512(u8),
+    E512W(u8),
 }
 
 /// The opcode's table.
@@ -41,6 +51,18 @@ enum Map {
     F3A,
 }
 
+impl Map {
+    /// Its number in VEX and EVEX.
+    fn number(self) -> u8 {
+        match self {
+            Map::One => 0,
+            Map::F => 1,
+            Map::F38 => 2,
+            Map::F3A => 3,
+        }
+    }
+}
+
 /// The prefix that is a part of the opcode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Prefix {
@@ -48,6 +70,18 @@ enum Prefix {
     P66,
     F3,
     F2,
+}
+
+impl Prefix {
+    /// Its number in VEX and EVEX.
+    fn number(self) -> u8 {
+        match self {
+            Prefix::Bare => 0,
+            Prefix::P66 => 1,
+            Prefix::F3 => 2,
+            Prefix::F2 => 3,
+        }
+    }
 }
 
 /// What encodes each operand, in their order: ModRM's register (R), its register or memory (M), VEX's register (V), the
@@ -104,7 +138,7 @@ pub(super) fn encode(instruction: &Instruction, bytes: &mut Vec<u8>) -> Option<u
 }
 
 fn write(instruction: &Instruction, bytes: &mut Vec<u8>) -> Option<usize> {
-    let form = table::form(instruction.code())?;
+    let form = form(instruction.code())?;
     let number = |at: u32| number(instruction.op_register(at));
     let place = |at: u32| place(instruction, at);
     let (reg, vex, rm) = match form.roles {
@@ -117,12 +151,16 @@ fn write(instruction: &Instruction, bytes: &mut Vec<u8>) -> Option<usize> {
         Roles::M(digit) => (digit, 0, Some(place(0)?)),
         Roles::Vm(digit) => (digit, number(0)?, Some(place(1)?)),
     };
-    // The numbers' fourth bits.
+    // The numbers' fourth bits, and a register's fifth.
     let (b, x) = match rm {
-        Some(Place::Register(register)) => (register >> 3, 0),
+        Some(Place::Register(register)) => (register >> 3 & 1, register >> 4),
         Some(Place::Memory { base: Base::Register(base), index, .. }) => (base >> 3, index.unwrap_or(0) >> 3),
         Some(Place::Memory { base: Base::Rip, .. }) | None => (0, 0),
     };
+    let wide = matches!(form.kind, Kind::V128W | Kind::V256W | Kind::E128W(_) | Kind::E512W(_));
+    let not = |bit: u8| bit & 1 ^ 1;
+    // In what a displacement of a byte counts.
+    let mut unit = 1;
     match form.kind {
         Kind::I32 | Kind::I16 | Kind::I64 => {
             if form.kind == Kind::I16 {
@@ -154,27 +192,40 @@ fn write(instruction: &Instruction, bytes: &mut Vec<u8>) -> Option<usize> {
             }
         }
         Kind::V128 | Kind::V128W | Kind::V256 | Kind::V256W => {
-            let wide = matches!(form.kind, Kind::V128W | Kind::V256W);
+            // There are sixteen registers.
+            let place = if let Some(Place::Register(register)) = rm { register } else { 0 };
+            if (reg | vex | place) > 15 {
+                return None;
+            }
             let long = matches!(form.kind, Kind::V256 | Kind::V256W);
-            let prefix = match form.prefix {
-                Prefix::Bare => 0,
-                Prefix::P66 => 1,
-                Prefix::F3 => 2,
-                Prefix::F2 => 3,
-            };
+            let prefix = form.prefix.number();
             let last = u8::from(wide) << 7 | (!vex & 15) << 3 | u8::from(long) << 2 | prefix;
-            let not = |bit: u8| bit & 1 ^ 1;
             if form.map == Map::F && !wide && x == 0 && b == 0 {
                 bytes.extend([0xc5, not(reg >> 3) << 7 | last]);
             } else {
-                let map = match form.map {
-                    Map::One => return None,
-                    Map::F => 1,
-                    Map::F38 => 2,
-                    Map::F3A => 3,
-                };
+                let map = form.map.number();
                 bytes.extend([0xc4, not(reg >> 3) << 7 | not(x) << 6 | not(b) << 5 | map, last]);
             }
+        }
+        Kind::E128(size) | Kind::E128W(size) | Kind::E256(size) | Kind::E512(size) | Kind::E512W(size) => {
+            unit = i32::from(size);
+            let length = match form.kind {
+                Kind::E512(_) | Kind::E512W(_) => 2,
+                Kind::E256(_) => 1,
+                _ => 0,
+            };
+            let mask = match instruction.op_mask() {
+                Register::None => 0,
+                mask => self::number(mask)?,
+            };
+            let zeros = u8::from(instruction.zeroing_masking());
+            let high = not(reg >> 3) << 7 | not(x) << 6 | not(b) << 5 | not(reg >> 4) << 4;
+            bytes.extend([
+                0x62,
+                high | form.map.number(),
+                u8::from(wide) << 7 | (!vex & 15) << 3 | 1 << 2 | form.prefix.number(),
+                zeros << 7 | length << 5 | not(vex >> 4) << 3 | mask,
+            ]);
         }
     }
     let mut displaced = None;
@@ -183,7 +234,7 @@ fn write(instruction: &Instruction, bytes: &mut Vec<u8>) -> Option<usize> {
         (_, rm) => {
             bytes.push(form.opcode);
             if let Some(rm) = rm {
-                displaced = modrm(reg, rm, bytes);
+                displaced = modrm(reg, rm, unit, bytes);
             }
         }
     }
@@ -212,6 +263,11 @@ fn write(instruction: &Instruction, bytes: &mut Vec<u8>) -> Option<usize> {
     Some(displaced.unwrap_or(bytes.len()))
 }
 
+/// The encoding of an instruction; none of one that is not listed.
+fn form(code: Code) -> Option<Form> {
+    table::form(code).or_else(|| wide::form(code))
+}
+
 /// The number of a register in encodings.
 fn number(register: Register) -> Option<u8> {
     let register = register as u32;
@@ -222,8 +278,10 @@ fn number(register: Register) -> Option<u8> {
         (Register::AX, 0, 16),
         (Register::EAX, 0, 16),
         (Register::RAX, 0, 16),
-        (Register::XMM0, 0, 16),
-        (Register::YMM0, 0, 16),
+        (Register::XMM0, 0, 32),
+        (Register::YMM0, 0, 32),
+        (Register::ZMM0, 0, 32),
+        (Register::K0, 0, 8),
     ];
     let within = |&(first, number, count): &(Register, u32, u32)| {
         let at = register.checked_sub(first as u32)?;
@@ -252,7 +310,7 @@ fn place(instruction: &Instruction, at: u32) -> Option<Place> {
 }
 
 /// Appends ModRM and what belongs to it. Where the displacement is, if there is one.
-fn modrm(reg: u8, rm: Place, bytes: &mut Vec<u8>) -> Option<usize> {
+fn modrm(reg: u8, rm: Place, unit: i32, bytes: &mut Vec<u8>) -> Option<usize> {
     let reg = (reg & 7) << 3;
     match rm {
         Place::Register(register) => {
@@ -266,10 +324,11 @@ fn modrm(reg: u8, rm: Place, bytes: &mut Vec<u8>) -> Option<usize> {
         }
         Place::Memory { base: Base::Register(base), index, scale, displacement } => {
             // rbp and r13 have no form without a displacement; rsp and r12 have none without SIB.
-            let size = match i8::try_from(displacement) {
-                Ok(0) if base & 7 != 5 => 0,
-                Ok(_) => 1,
-                Err(_) => 4,
+            let units = i8::try_from(displacement / unit).ok().filter(|_| displacement % unit == 0);
+            let (displacement, size) = match units {
+                Some(0) if base & 7 != 5 => (0, 0),
+                Some(units) => (i32::from(units), 1),
+                None => (displacement, 4),
             };
             let mode = [0, 0x40, 0, 0, 0x80][size] | reg;
             match index {

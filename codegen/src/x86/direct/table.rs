@@ -1,4 +1,4 @@
-//! How each instruction is encoded that code for AVX2 is made of.
+//! How each instruction is encoded that code for AVX2 is made of, and the general ones of code for AVX-512.
 
 use iced_x86::Code::{self, *};
 
@@ -8,7 +8,7 @@ use super::Map::{self, *};
 use super::Prefix::{self, *};
 use super::Roles::{self, *};
 
-/// The encoding of an instruction; none of one that is not listed, as those of AVX-512 are not.
+/// The encoding of an instruction; none of one that is not listed.
 pub(super) fn form(code: Code) -> Option<Form> {
     let (kind, map, prefix, opcode, roles): (Kind, Map, Prefix, u8, Roles) = match code {
         Or_r32_rm32 => (I32, One, Bare, 0x0b, Rm),
@@ -85,6 +85,10 @@ pub(super) fn form(code: Code) -> Option<Form> {
         VEX_Vmovss_m32_xmm => (V128, F, F3, 0x11, Mr),
         VEX_Vmovsd_m64_xmm => (V128, F, F2, 0x11, Mr),
         VEX_Vunpcklpd_xmm_xmm_xmmm128 => (V128, F, P66, 0x14, Rvm),
+        VEX_Vunpcklpd_ymm_ymm_ymmm256 => (V256, F, P66, 0x14, Rvm),
+        VEX_Vunpcklps_ymm_ymm_ymmm256 => (V256, F, Bare, 0x14, Rvm),
+        VEX_Vunpckhpd_ymm_ymm_ymmm256 => (V256, F, P66, 0x15, Rvm),
+        VEX_Vunpckhps_ymm_ymm_ymmm256 => (V256, F, Bare, 0x15, Rvm),
         Prefetcht1_m8 => (I32, F, Bare, 0x18, M(2)),
         VEX_Vmovaps_xmm_xmmm128 => (V128, F, Bare, 0x28, Rm),
         VEX_Vmovaps_ymm_ymmm256 => (V256, F, Bare, 0x28, Rm),
@@ -191,6 +195,7 @@ pub(super) fn form(code: Code) -> Option<Form> {
         Jle_rel32_64 => (I32, F, Bare, 0x8e, Near),
         Jg_rel32_64 => (I32, F, Bare, 0x8f, Near),
         Setb_rm8 => (I32, F, Bare, 0x92, M(0)),
+        VEX_Kmovq_kr_r64 => (V128W, F, F2, 0x92, Rm),
         Setae_rm8 => (I32, F, Bare, 0x93, M(0)),
         Sete_rm8 => (I32, F, Bare, 0x94, M(0)),
         Setne_rm8 => (I32, F, Bare, 0x95, M(0)),
@@ -212,6 +217,7 @@ pub(super) fn form(code: Code) -> Option<Form> {
         VEX_Vcmpsd_xmm_xmm_xmmm64_imm8 => (V128, F, F2, 0xc2, Rvm),
         VEX_Vpinsrw_xmm_xmm_r32m16_imm8 => (V128, F, P66, 0xc4, Rvm),
         VEX_Vpextrw_r32_xmm_imm8 => (V128, F, P66, 0xc5, Rm),
+        VEX_Vshufps_ymm_ymm_ymmm256_imm8 => (V256, F, Bare, 0xc6, Rvm),
         VEX_Vpaddq_ymm_ymm_ymmm256 => (V256, F, P66, 0xd4, Rvm),
         VEX_Vpmullw_ymm_ymm_ymmm256 => (V256, F, P66, 0xd5, Rvm),
         VEX_Vpminub_ymm_ymm_ymmm256 => (V256, F, P66, 0xda, Rvm),
@@ -232,6 +238,7 @@ pub(super) fn form(code: Code) -> Option<Form> {
         VEX_Vpaddw_ymm_ymm_ymmm256 => (V256, F, P66, 0xfd, Rvm),
         VEX_Vpaddd_ymm_ymm_ymmm256 => (V256, F, P66, 0xfe, Rvm),
         VEX_Vpshufb_ymm_ymm_ymmm256 => (V256, F38, P66, 0x00, Rvm),
+        VEX_Vpermps_ymm_ymm_ymmm256 => (V256, F38, P66, 0x16, Rvm),
         VEX_Vbroadcastss_ymm_m32 => (V256, F38, P66, 0x18, Rm),
         VEX_Vbroadcastsd_ymm_m64 => (V256, F38, P66, 0x19, Rm),
         VEX_Vpabsb_ymm_ymmm256 => (V256, F38, P66, 0x1c, Rm),
@@ -244,6 +251,7 @@ pub(super) fn form(code: Code) -> Option<Form> {
         VEX_Vpmovsxwq_ymm_xmmm64 => (V256, F38, P66, 0x24, Rm),
         VEX_Vpmovsxdq_ymm_xmmm128 => (V256, F38, P66, 0x25, Rm),
         VEX_Vpcmpeqq_ymm_ymm_ymmm256 => (V256, F38, P66, 0x29, Rvm),
+        VEX_Vmaskmovps_ymm_ymm_m256 => (V256, F38, P66, 0x2c, Rvm),
         VEX_Vpmovzxbw_ymm_xmmm128 => (V256, F38, P66, 0x30, Rm),
         VEX_Vpmovzxbd_ymm_xmmm64 => (V256, F38, P66, 0x31, Rm),
         VEX_Vpmovzxbq_ymm_xmmm32 => (V256, F38, P66, 0x32, Rm),
@@ -280,6 +288,7 @@ pub(super) fn form(code: Code) -> Option<Form> {
         VEX_Shrx_r32_rm32_r32 => (V128, F38, F2, 0xf7, Rmv),
         VEX_Shrx_r64_rm64_r64 => (V128W, F38, F2, 0xf7, Rmv),
         VEX_Vpermq_ymm_ymmm256_imm8 => (V256W, F3A, P66, 0x00, Rm),
+        VEX_Vpermpd_ymm_ymmm256_imm8 => (V256W, F3A, P66, 0x01, Rm),
         VEX_Vpermilps_xmm_xmmm128_imm8 => (V128, F3A, P66, 0x04, Rm),
         VEX_Vpermilpd_xmm_xmmm128_imm8 => (V128, F3A, P66, 0x05, Rm),
         VEX_Vroundps_ymm_ymmm256_imm8 => (V256, F3A, P66, 0x08, Rm),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use memmap2::Mmap;
@@ -35,34 +36,47 @@ impl AsRef<[u8]> for Mapping {
     }
 }
 
-/// Gives back the memory of bytes of a mapped file, and of those beside them on the same pages: they come from the file
+/// Gives back the memory of bytes of mapped files, and of those beside them on the same pages: they come from the file
 /// again if they are read again. Bytes that are in no mapped file stay where they are.
-pub fn unload(bytes: &[u8]) {
+pub fn unload(bytes: &[&[u8]]) {
     let maps: Vec<Arc<Mmap>> = {
         let mappings = MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner);
         mappings.iter().filter_map(Weak::upgrade).collect()
     };
     for map in maps {
         let all = map.as_ptr_range();
-        if all.contains(&bytes.as_ptr()) && bytes.as_ptr_range().end <= all.end {
-            unload_part(&map, bytes.as_ptr().addr() - all.start.addr(), bytes.len());
+        let within = bytes.iter().filter(|b| all.contains(&b.as_ptr()) && b.as_ptr_range().end <= all.end);
+        let mut blocks: Vec<Range<usize>> = within
+            .map(|bytes| {
+                let start = bytes.as_ptr().addr() - all.start.addr();
+                start / BLOCK * BLOCK..(start + bytes.len()).next_multiple_of(BLOCK).min(map.len())
+            })
+            .collect();
+        blocks.sort_unstable_by_key(|range| range.start);
+        // What touches goes in one call: each stops all of the process's threads for a moment.
+        let mut blocks = blocks.into_iter().peekable();
+        while let Some(mut range) = blocks.next() {
+            while let Some(next) = blocks.next_if(|next| next.start <= range.end) {
+                range.end = range.end.max(next.end);
+            }
+            unload_part(&map, range);
         }
     }
 }
 
+/// The largest that pages are, and what the system maps at once when one of them is touched.
+const BLOCK: usize = 64 << 10;
+
 #[cfg(target_os = "linux")]
-fn unload_part(map: &Mmap, start: usize, len: usize) {
-    // The largest that pages are, and what the system maps at once when one of them is touched.
-    const PAGE: usize = 64 << 10;
-    let (first, end) = (start / PAGE * PAGE, (start + len).next_multiple_of(PAGE).min(map.len()));
-    if first < end {
-        // SAFETY: the pages are those of a file and never written, so they hold the same when they are next read.
-        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
-    }
+fn unload_part(map: &Mmap, range: Range<usize>) {
+    // SAFETY: the pages are those of a file and never written, so they hold the same when they are next read.
+    let _ = unsafe {
+        map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+    };
 }
 
 #[cfg(not(target_os = "linux"))]
-fn unload_part(_: &Mmap, _: usize, _: usize) {}
+fn unload_part(_: &Mmap, _: Range<usize>) {}
 
 #[cfg(test)]
 mod tests {
@@ -78,8 +92,8 @@ mod tests {
         file.rewind().unwrap();
         let mapping = Mapping::new(&file).unwrap();
         assert_eq!(mapping.as_ref(), content);
-        unload(&mapping.as_ref()[100_000..900_000]);
-        unload(&content);
+        let all = mapping.as_ref();
+        unload(&[&all[800_000..900_000], &all[100_000..300_000], &[], &all[200_000..500_000], &content]);
         assert_eq!(mapping.as_ref(), content);
     }
 }

@@ -125,13 +125,17 @@ fn mark(index: &Index, loops: &[(Var, i64)], marked: &mut [bool]) -> Option<()> 
 
 /// Marks the elements that are sums of a first one and some number of each step.
 fn mark_from(first: i64, steps: &[(i64, i64)], marked: &mut [bool]) {
-    match steps.split_first() {
-        Some((&(step, count), steps)) => (0..count).for_each(|i| mark_from(first + i * step, steps, marked)),
-        None => {
-            if let Some(slot) = usize::try_from(first).ok().and_then(|at| marked.get_mut(at)) {
-                *slot = true;
-            }
+    let (step, count, rest) = match steps {
+        [] => (1, 1, &[][..]),
+        [(step, count), rest @ ..] => (*step, *count, rest),
+    };
+    match rest {
+        // A run of elements.
+        [] if step == 1 => {
+            let [from, to] = [first, first + count].map(|at| at.clamp(0, marked.len() as i64) as usize);
+            marked[from..to].fill(true);
         }
+        _ => (0..count).for_each(|i| mark_from(first + i * step, rest, marked)),
     }
 }
 

@@ -4,6 +4,7 @@
 //! absorbs layouts is applied to bases instead, with its axes renamed, and its result has a layout too.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use windlass_ir::attrs::Late;
 use windlass_ir::ops::{
@@ -18,7 +19,7 @@ use crate::permutation::Permutation;
 #[derive(Clone, Debug)]
 pub struct Absorbed {
     /// The op with its axes renamed.
-    pub op: Op,
+    pub op: Arc<Op>,
     /// The layout that each operand must have; `None` where the operand is taken as it is.
     ///
     /// A layout of higher rank than the operand means that dimensions of 1 are put before it.
@@ -43,7 +44,7 @@ pub fn absorb(graph: &Graph, node: Node, layouts: &dyn Layouts) -> Option<Absorb
     }
     let ty = |i: usize| graph.ty(data.ins[i]);
     let first = layouts.layout(data.ins[0]);
-    match &data.op {
+    match &*data.op {
         Op::Elementwise(_) => joined(graph, node, layouts, |_| Some(data.op.clone())),
         Op::Concat(op) => joined(graph, node, layouts, |layout| {
             let axis = layout.source(normalize_axis(op.axis, layout.rank())?) as i64;
@@ -109,12 +110,12 @@ pub fn absorb(graph: &Graph, node: Node, layouts: &dyn Layouts) -> Option<Absorb
 }
 
 /// A one-operand op that keeps the layout.
-fn same_layout(op: impl Into<Op>, layout: &Permutation) -> Option<Absorbed> {
+fn same_layout(op: impl Into<Arc<Op>>, layout: &Permutation) -> Option<Absorbed> {
     Some(Absorbed { op: op.into(), ins: vec![Some(layout.clone())], result: layout.clone() })
 }
 
 /// An op whose first operand and result have the layout; its other operands do not depend on it.
-fn first_operand(op: impl Into<Op>, operands: usize, layout: &Permutation) -> Option<Absorbed> {
+fn first_operand(op: impl Into<Arc<Op>>, operands: usize, layout: &Permutation) -> Option<Absorbed> {
     let mut ins = vec![None; operands];
     ins[0] = Some(layout.clone());
     Some(Absorbed { op: op.into(), ins, result: layout.clone() })
@@ -173,7 +174,7 @@ fn joined(
     graph: &Graph,
     node: Node,
     layouts: &dyn Layouts,
-    op: impl FnOnce(&Permutation) -> Option<Op>,
+    op: impl FnOnce(&Permutation) -> Option<Arc<Op>>,
 ) -> Option<Absorbed> {
     let data = graph.node(node);
     let rank = graph.ty(data.outs[0]).rank();
@@ -183,7 +184,7 @@ fn joined(
         return None;
     }
     // What has one element broadcasts in any layout, but is not joined along an axis in any.
-    let broadcasts = matches!(data.op, Op::Elementwise(_));
+    let broadcasts = matches!(*data.op, Op::Elementwise(_));
     let one = |v: Value| broadcasts && graph.ty(v).dims.iter().all(|d| *d == Dim::Fixed(1));
     let needed = |layout: &Permutation| -> Vec<Option<Permutation>> {
         data.ins.iter().map(|&v| (!one(v)).then(|| layout.clone())).collect()

@@ -34,7 +34,7 @@ pub fn algebra(b: &mut Builder, op: &Op, ins: &[Value]) -> Result<Option<Replace
     if let Some((rule, value)) = inverse_pair(b, *f, ins) {
         return one(rule, value);
     }
-    let applied = |b: &Builder, value: Value| match b.graph().def_node(value).map(|n| &n.op) {
+    let applied = |b: &Builder, value: Value| match b.graph().def_node(value).map(|n| &*n.op) {
         Some(Op::Elementwise(Elementwise { f })) => Some(*f),
         _ => None,
     };
@@ -87,7 +87,7 @@ fn saturated(b: &mut Builder, op: &QuantizeLinear, ins: &[Value]) -> Result<Opti
         Some(data)
             if positive
                 && op.to.is_unsigned_int()
-                && matches!(data.op, Op::Elementwise(Elementwise { f: ScalarFn::Relu })) =>
+                && matches!(*data.op, Op::Elementwise(Elementwise { f: ScalarFn::Relu })) =>
         {
             let x = data.ins[0];
             Ok(Some(("saturated", smallvec![b.push1(op.clone(), &[x, scale])?])))
@@ -162,7 +162,7 @@ fn neutral_operand(b: &Builder, f: ScalarFn, ins: &[Value]) -> Option<Value> {
 /// What undoes, or is undone by, the function applied just before.
 fn inverse_pair(b: &Builder, f: ScalarFn, ins: &[Value]) -> Option<(&'static str, Value)> {
     let producer = b.graph().def_node(*ins.first()?)?;
-    let Op::Elementwise(Elementwise { f: inner }) = producer.op else { return None };
+    let Op::Elementwise(Elementwise { f: inner }) = *producer.op else { return None };
     let source = *producer.ins.first()?;
     match (f, inner) {
         (ScalarFn::Neg, ScalarFn::Neg) | (ScalarFn::Not, ScalarFn::Not) => Some(("involution", source)),

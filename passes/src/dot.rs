@@ -14,7 +14,9 @@ pub fn to_dot(graph: &Graph) -> String {
         graph.inputs().iter().map(|(name, v)| dot.add_node(format!("{name}\n{}", graph.ty(*v)))).collect();
     let nodes: Vec<Option<NodeIndex>> = graph
         .nodes()
-        .map(|(node, data)| (!matches!(data.op, Op::Constant(_))).then(|| dot.add_node(graph.describe(node))))
+        .map(|(node, data)| {
+            (!matches!(*data.op, Op::Constant(_))).then(|| dot.add_node(graph.describe(node)))
+        })
         .collect();
     let source = |value: Value| match graph.def(value) {
         Def::Input(i) => Some(inputs[i as usize]),

@@ -13,7 +13,7 @@ const DEPTH: usize = 12;
 pub fn is_known(graph: &Graph, value: Value) -> bool {
     fn within(graph: &Graph, value: Value, depth: usize) -> bool {
         let Some(data) = graph.def_node(value) else { return false };
-        match &data.op {
+        match &*data.op {
             Op::Constant(_) => true,
             op => {
                 depth > 0
@@ -37,7 +37,7 @@ impl Known {
     pub fn of(graph: &Graph) -> Known {
         let mut depths: SecondaryMap<Value, Option<usize>> = SecondaryMap::with_capacity(graph.value_count());
         for (_, data) in graph.nodes() {
-            let depth = match &data.op {
+            let depth = match &*data.op {
                 Op::Constant(_) => Some(0),
                 op if !op.is_pure() || data.ins.is_empty() => None,
                 _ => data

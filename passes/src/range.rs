@@ -21,7 +21,7 @@ fn within(graph: &Graph, value: Value, depth: usize) -> Range {
         true => within(graph, data.ins[at], depth - 1),
         false => whole,
     };
-    let (least, greatest) = match &data.op {
+    let (least, greatest) = match &*data.op {
         Op::Constant(_) => match graph.as_constant(value).filter(|constant| constant.is_uniform()) {
             Some(constant) if !constant.is_empty() => {
                 let only = constant.to_i128s()[0];
@@ -65,7 +65,7 @@ pub fn sums_of_products(graph: &Graph, x: Value, w: Value, kept: usize) -> Range
 fn sums(graph: &Graph, w: Value, kept: usize) -> Range {
     let (mut value, mut axis) = (w, kept);
     while let Some(data) = graph.def_node(value) {
-        match &data.op {
+        match &*data.op {
             Op::Elementwise(op) if op.f == ScalarFn::Cast(DType::I32) => {}
             Op::Transpose(op) => match op.perm.get(axis).map(|&from| usize::try_from(from)) {
                 Some(Ok(from)) => axis = from,

@@ -40,7 +40,7 @@ pub struct OpStats {
 pub fn stats(graph: &Graph) -> Stats {
     let mut stats = Stats::default();
     for (node, data) in graph.nodes() {
-        if let Op::Constant(constant) = &data.op {
+        if let Op::Constant(constant) = &*data.op {
             let value = &constant.value;
             stats.constants += 1;
             stats.constant_bytes += value.raw_bytes().len() as u64;
@@ -77,7 +77,7 @@ pub fn node_work(graph: &Graph, node: Node) -> u64 {
     let data = graph.node(node);
     let made: u64 = data.outs.iter().map(|&v| elements(graph.ty(v))).sum();
     let size = |dim: &Dim| dim.as_fixed().unwrap_or(1) as u64;
-    match &data.op {
+    match &*data.op {
         Op::Constant(_)
         | Op::ShapeOf(_)
         | Op::Reshape(_)

@@ -70,9 +70,8 @@ const BLOCK: usize = 64 << 10;
 #[cfg(target_os = "linux")]
 fn unload_part(map: &Mmap, range: Range<usize>) {
     // SAFETY: the pages are those of a file and never written, so they hold the same when they are next read.
-    let _ = unsafe {
-        map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
-    };
+    let _ =
+        unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -53,7 +53,7 @@ fn follow(graph: &Graph, inputs: Vec<Inexact>, is_exact: &dyn Fn(Value) -> bool)
         let tensors: Vec<Tensor> = ins.iter().map(|(tensor, _)| tensor.clone()).collect();
         let outs = eval_op(&data.op, &tensors).expect("generated graphs evaluate");
         let known = data.outs.iter().zip(&outs).all(|(v, t)| is_exact(*v) || !t.dtype().is_float());
-        let errors = match known || matches!(data.op, Op::Constant(_)) {
+        let errors = match known || matches!(*data.op, Op::Constant(_)) {
             true => outs.iter().map(|t| vec![0.0; t.len()]).collect(),
             false => op_errors(&data.op, &ins, &outs),
         };
@@ -335,7 +335,7 @@ fn widen_graph(graph: &Graph) -> Graph {
     }
     for (_, data) in graph.nodes() {
         let ins: Vec<Value> = data.ins.iter().map(|v| values[v]).collect();
-        let op = match &data.op {
+        let op = match &*data.op {
             Op::Constant(constant) => Op::Constant(Constant { value: widen(&constant.value) }),
             op => widen_op(op),
         };

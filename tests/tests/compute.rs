@@ -44,7 +44,7 @@ fn networks_run_in_bytes() {
         for (found, expected) in found.to_f64s().iter().zip(&expected) {
             assert!((found - expected).abs() < 0.03 * largest, "{ranges:?}: {found}, {expected}");
         }
-        let floats = graph.nodes().filter(|(_, data)| match &data.op {
+        let floats = graph.nodes().filter(|(_, data)| match &*data.op {
             windlass_ir::Op::Constant(op) => op.value.dtype() == DType::F32 && op.value.rank() > 1,
             _ => false,
         });
@@ -52,7 +52,7 @@ fn networks_run_in_bytes() {
         // Products are those of integers, and the interpreter says the same.
         let optimized = windlass::compile::optimize(&graph, &Options::default()).unwrap();
         for (_, data) in optimized.nodes() {
-            if matches!(data.op, windlass_ir::Op::Conv(_) | windlass_ir::Op::MatMul(_)) {
+            if matches!(*data.op, windlass_ir::Op::Conv(_) | windlass_ir::Op::MatMul(_)) {
                 assert_eq!(optimized.ty(data.ins[0]).dtype, DType::I32, "{}", data.op.name());
             }
         }

@@ -16,7 +16,7 @@ fn check(seed: u64, options: &Options) -> Vec<String> {
     });
     ran.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     let mut failures = Vec::new();
-    for (_, data) in generated.graph.nodes().filter(|(_, data)| !matches!(data.op, Op::Constant(_))) {
+    for (_, data) in generated.graph.nodes().filter(|(_, data)| !matches!(*data.op, Op::Constant(_))) {
         let ins: Vec<Tensor> = data.ins.iter().map(|v| values[v].clone()).collect();
         if let Err(message) = check_lowering(&data.op, &ins) {
             let text = print_graph(&generated.graph);

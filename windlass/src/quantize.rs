@@ -110,12 +110,12 @@ pub fn quantize(
 impl Product {
     fn of(graph: &Graph, node: Node) -> Option<Product> {
         let data = graph.node(node);
-        if !matches!(data.op, Op::Conv(_) | Op::MatMul(_)) {
+        if !matches!(*data.op, Op::Conv(_) | Op::MatMul(_)) {
             return None;
         }
         let (x, weight) = (data.ins[0], graph.as_constant(data.ins[1])?);
         let rank = weight.rank();
-        let channels = match &data.op {
+        let channels = match &*data.op {
             Op::Conv(op) => {
                 if op.channels_last {
                     rank - 1

@@ -33,7 +33,7 @@ impl GraphBody {
         let is_weight = weights(graph);
         let statistics: BTreeSet<Value> = graph
             .nodes()
-            .filter(|(_, data)| matches!(data.op, Op::BatchNorm(_)))
+            .filter(|(_, data)| matches!(*data.op, Op::BatchNorm(_)))
             .flat_map(|(_, data)| data.ins[3..].iter().copied())
             .collect();
         let mut b = Builder::new(&graph.name);
@@ -45,7 +45,7 @@ impl GraphBody {
         }
         let mut variables = Vec::new();
         for (_, data) in graph.nodes() {
-            let (Op::Constant(constant), Some(name), value) = (&data.op, &data.name, data.outs[0]) else {
+            let (Op::Constant(constant), Some(name), value) = (&*data.op, &data.name, data.outs[0]) else {
                 continue;
             };
             if !is_weight[value] {
@@ -121,7 +121,7 @@ impl GraphBody {
         bound.inputs().iter().zip(&values).for_each(|((_, old), &new)| map[*old] = Some(new));
         for (_, data) in bound.nodes() {
             let ins: Vec<Value> = data.ins.iter().filter_map(|&v| map[v]).collect();
-            let outs = match &data.op {
+            let outs = match &*data.op {
                 Op::BatchNorm(op) if data.ins[3..].iter().all(|&v| matches!(bound.def(v), Def::Input(_))) => {
                     vec![self.normalized(net, op, &ins, momentum)?]
                 }
@@ -171,7 +171,7 @@ fn weights(graph: &Graph) -> SecondaryMap<Value, bool> {
     graph.outputs().iter().for_each(|(_, value)| smooth[*value] = is_float(*value));
     for (_, data) in graph.nodes().rev() {
         let is_smooth = data.outs.iter().any(|&out| smooth[out]);
-        let is_size = data.outs.iter().any(|&out| sizes[out]) && !matches!(data.op, Op::ShapeOf(_));
+        let is_size = data.outs.iter().any(|&out| sizes[out]) && !matches!(*data.op, Op::ShapeOf(_));
         for &value in &data.ins {
             smooth[value] |= is_smooth && is_float(value);
             sizes[value] |= is_size;
@@ -183,7 +183,7 @@ fn weights(graph: &Graph) -> SecondaryMap<Value, bool> {
     let mut found: SecondaryMap<Value, bool> = SecondaryMap::with_capacity(graph.value_count());
     for (_, data) in graph.nodes() {
         let value = data.outs[0];
-        let is_constant = matches!(&data.op, Op::Constant(_)) && data.name.is_some();
+        let is_constant = matches!(&*data.op, Op::Constant(_)) && data.name.is_some();
         found[value] = is_constant && smooth[value] && !sizes[value] && graph.ty(value).rank() > 0;
     }
     found

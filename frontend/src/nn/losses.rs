@@ -398,7 +398,7 @@ fn log_probabilities(b: &mut Builder, y: Value, from_logits: bool) -> Result<Val
     }
     let rank = b.ty(y).rank() as i64;
     if let Some(data) = b.graph().def_node(y)
-        && let Op::Softmax(op) = &data.op
+        && let Op::Softmax(op) = &*data.op
         && !op.log
         && !op.masked
         && (op.axis == -1 || op.axis == rank - 1)
@@ -430,7 +430,7 @@ fn of_class(b: &mut Builder, x: Value, class: Value) -> Result<Value, Error> {
 fn binary(b: &mut Builder, t: Value, y: Value, from_logits: bool) -> Result<Value, Error> {
     let logits = match b.graph().def_node(y) {
         _ if from_logits => Some(y),
-        Some(data) if matches!(&data.op, Op::Elementwise(op) if op.f == Sigmoid) => Some(data.ins[0]),
+        Some(data) if matches!(&*data.op, Op::Elementwise(op) if op.f == Sigmoid) => Some(data.ins[0]),
         _ => None,
     };
     match logits {

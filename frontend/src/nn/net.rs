@@ -1,6 +1,7 @@
 //! A network under construction: a graph whose variables are inputs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use windlass_ir::graph::Values;
 use windlass_ir::{Builder, DType, Error, Graph, Op, ScalarFn, Tensor, TensorType, Value};
@@ -191,12 +192,12 @@ impl Net {
     }
 
     /// Adds a node of one result.
-    pub fn push(&mut self, op: impl Into<Op>, ins: &[Value]) -> Result<Value, Error> {
+    pub fn push(&mut self, op: impl Into<Arc<Op>>, ins: &[Value]) -> Result<Value, Error> {
         self.builder.push1(op, ins)
     }
 
     /// Adds a node of several results.
-    pub fn push_all(&mut self, op: impl Into<Op>, ins: &[Value]) -> Result<Values, Error> {
+    pub fn push_all(&mut self, op: impl Into<Arc<Op>>, ins: &[Value]) -> Result<Values, Error> {
         self.builder.push(op, ins, None)
     }
 

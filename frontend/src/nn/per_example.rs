@@ -39,7 +39,7 @@ impl PerExample {
         let product = loop {
             let Def::Output { node, .. } = b.graph().def(from) else { return Ok(whole) };
             let data = b.graph().node(node);
-            match &data.op {
+            match &*data.op {
                 Op::Reshape(_) if b.ty(data.ins[0]).shape().first() == Some(&examples) => from = data.ins[0],
                 Op::MatMul(product) => break (product.clone(), data.ins[0], data.ins[1]),
                 _ => return Ok(whole),

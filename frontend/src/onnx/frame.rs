@@ -60,7 +60,7 @@ impl Frame {
     pub fn is_weight(&self, value: Value) -> bool {
         let graph = self.builder.graph();
         let is_weight = |ty: &TensorType| ty.dtype.is_float() && ty.rank() > 0;
-        let constant = graph.def_node(value).filter(|data| matches!(data.op, Op::Constant(_)));
+        let constant = graph.def_node(value).filter(|data| matches!(*data.op, Op::Constant(_)));
         self.known.contains_key(&value)
             || constant.is_some_and(|data| data.name.is_some() && is_weight(graph.ty(value)))
     }

@@ -270,7 +270,7 @@ impl<'i, 'm> NodeCx<'i, 'm> {
 
     /// Adds a node, or constants if all its operands are small ones. What is computed from weights stays a node, so that
     /// they can be trained, and is known none the less.
-    pub fn push_all(&mut self, op: impl Into<Op>, ins: &[Value]) -> Imported<Values> {
+    pub fn push_all(&mut self, op: impl Into<Arc<Op>>, ins: &[Value]) -> Imported<Values> {
         let (op, name) = (op.into(), self.name.clone());
         let graph = self.importer.builder_ref().graph();
         let Some(tensors) = fold_known(graph, &op, ins, |value| self.importer.known(value)) else {
@@ -287,12 +287,12 @@ impl<'i, 'm> NodeCx<'i, 'm> {
     }
 
     /// [`Self::push_all`] for an op of one result.
-    pub fn push(&mut self, op: impl Into<Op>, ins: &[Value]) -> Imported<Value> {
+    pub fn push(&mut self, op: impl Into<Arc<Op>>, ins: &[Value]) -> Imported<Value> {
         Ok(self.push_all(op, ins)?[0])
     }
 
     /// The results of an op as those of the node.
-    pub fn push_whole(&mut self, op: impl Into<Op>, ins: &[Value]) -> Imported {
+    pub fn push_whole(&mut self, op: impl Into<Arc<Op>>, ins: &[Value]) -> Imported {
         Ok(self.push_all(op, ins)?.to_vec())
     }
 

@@ -92,7 +92,7 @@ impl Builder {
     /// Adds a graph input.
     pub fn input(&mut self, name: &str, ty: TensorType) -> Value {
         let index = self.graph.inputs.len() as u32;
-        let value = self.graph.values.push(ValueData { def: Def::Input(index), ty });
+        let value = self.graph.values.push(ValueData { def: Def::Input(index), ty: Arc::new(ty) });
         self.graph.inputs.push((name.to_string(), value));
         value
     }
@@ -107,16 +107,16 @@ impl Builder {
     /// An operand that holds a late attribute and is a constant becomes the attribute's value.
     pub fn push(
         &mut self,
-        op: impl Into<Op>,
+        op: impl Into<Arc<Op>>,
         ins: &[Value],
         name: Option<Arc<str>>,
     ) -> Result<Values, Error> {
-        let mut op = op.into();
+        let mut op: Arc<Op> = op.into();
         let mut ins = Values::from_slice(ins);
         let node = self.graph.nodes.next_key();
         if !late_operands(&op).is_empty() {
             let graph = &self.graph;
-            resolve_late(&mut op, &mut ins, |&v| Some(graph.as_constant(v)?.to_ints()));
+            resolve_late(Arc::make_mut(&mut op), &mut ins, |&v| Some(graph.as_constant(v)?.to_ints()));
         }
         let violation = |violation| Error::Infer { node: describe(&op, name.as_deref(), node), violation };
         let in_types: Vec<&TensorType> = ins.iter().map(|&v| self.graph.ty(v)).collect();
@@ -125,7 +125,7 @@ impl Builder {
         let mut outs = Values::new();
         for (index, ty) in types.into_iter().enumerate() {
             let def = Def::Output { node, index: index as u32 };
-            outs.push(self.graph.values.push(ValueData { def, ty }));
+            outs.push(self.graph.values.push(ValueData { def, ty: Arc::new(ty) }));
         }
         self.graph.nodes.push(NodeData { op, ins, outs: Values::from_slice(&outs), name });
         Ok(outs)
@@ -137,7 +137,7 @@ impl Builder {
         let mut outs = Values::new();
         for (index, &out) in data.outs.iter().enumerate() {
             let def = Def::Output { node, index: index as u32 };
-            outs.push(self.graph.values.push(ValueData { def, ty: from.ty(out).clone() }));
+            outs.push(self.graph.values.push(ValueData { def, ty: from.values[out].ty.clone() }));
         }
         let (op, name) = (data.op.clone(), data.name.clone());
         self.graph.nodes.push(NodeData { op, ins, outs: Values::from_slice(&outs), name });
@@ -145,17 +145,17 @@ impl Builder {
     }
 
     /// Adds a node of one result.
-    pub fn push1(&mut self, op: impl Into<Op>, ins: &[Value]) -> Result<Value, Error> {
+    pub fn push1(&mut self, op: impl Into<Arc<Op>>, ins: &[Value]) -> Result<Value, Error> {
         let name = self.name.clone();
         Ok(self.push(op, ins, name)?[0])
     }
 
     /// Adds a constant.
     pub fn constant(&mut self, value: Tensor) -> Value {
-        let ty = value.ty();
+        let ty = Arc::new(value.ty());
         let node = self.graph.nodes.next_key();
         let out = self.graph.values.push(ValueData { def: Def::Output { node, index: 0 }, ty });
-        let op = Op::Constant(ops::Constant { value });
+        let op = Arc::new(Op::Constant(ops::Constant { value }));
         self.graph.nodes.push(NodeData {
             op,
             ins: Values::new(),

@@ -271,7 +271,7 @@ mod tests {
         let old = sum();
         let mut edit = Edit::new(&old);
         for (node, data) in old.nodes() {
-            match data.op {
+            match *data.op {
                 Op::Elementwise(Elementwise { f: ScalarFn::Exp }) => {
                     let operand = edit.map(data.ins[0]);
                     edit.replace(node, &[operand]).unwrap();

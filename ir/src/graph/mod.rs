@@ -56,8 +56,8 @@ pub enum Def {
 /// A node's op, operands, results and the name it had in the model, if any.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeData {
-    /// What it computes.
-    pub op: Op,
+    /// What it computes. Graphs made from another share what stays as it is.
+    pub op: Arc<Op>,
     /// Its operands.
     pub ins: Values,
     /// Its results.
@@ -69,7 +69,7 @@ pub struct NodeData {
 #[derive(Clone, Debug, PartialEq)]
 struct ValueData {
     def: Def,
-    ty: TensorType,
+    ty: Arc<TensorType>,
 }
 
 /// A model: named inputs, nodes, named outputs.
@@ -92,7 +92,7 @@ impl Graph {
         inputs: Vec<(String, Value)>,
         outputs: Vec<(String, Value)>,
     ) -> Graph {
-        let values = values.into_iter().map(|(def, ty)| ValueData { def, ty }).collect();
+        let values = values.into_iter().map(|(def, ty)| ValueData { def, ty: Arc::new(ty) }).collect();
         Graph { name: name.to_string(), nodes: nodes.into_iter().collect(), values, inputs, outputs }
     }
 
@@ -146,7 +146,7 @@ impl Graph {
 
     /// The tensor a value is, if a constant defines it.
     pub fn as_constant(&self, value: Value) -> Option<&Tensor> {
-        match &self.def_node(value)?.op {
+        match &*self.def_node(value)?.op {
             Op::Constant(constant) => Some(&constant.value),
             _ => None,
         }
@@ -257,7 +257,7 @@ impl Graph {
 
     /// With simpler nodes in place of each `if` and `loop` for which there are; `None` if there are for none.
     fn opened(&self, types: &[TensorType]) -> Result<Option<Graph>, Error> {
-        let is_control = |data: &NodeData| matches!(data.op, Op::If(_) | Op::Loop(_));
+        let is_control = |data: &NodeData| matches!(*data.op, Op::If(_) | Op::Loop(_));
         if !self.nodes().any(|(_, data)| is_control(data)) {
             return Ok(None);
         }

@@ -301,7 +301,7 @@ mod tests {
         outs.iter().enumerate().for_each(|(i, &out)| b.output(&format!("y{i}"), out));
         let graph = b.finish().unwrap();
         let (_, node) = graph.nodes().next().unwrap();
-        assert!(matches!(&node.op, crate::Op::Loop(op) if op.num_states == 1), "{}", node.op.name());
+        assert!(matches!(&*node.op, crate::Op::Loop(op) if op.num_states == 1), "{}", node.op.name());
         assert_eq!(outs[0], ins[2]);
         let expected = eval_op(&op.into(), &operands).unwrap();
         assert_eq!(crate::interpret::interpret(&graph, &operands).unwrap(), expected);

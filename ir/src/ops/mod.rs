@@ -10,6 +10,8 @@
 //! the other. Shapes follow numpy's conventions: axes may count from the end where an op's attribute
 //! says "axis", and operands broadcast where an op says so.
 
+use std::sync::Arc;
+
 use crate::attrs::{AttrError, Codec};
 use crate::error::{Error, Violation};
 use crate::graph::{Builder, Graph, Value, Values};
@@ -156,6 +158,12 @@ macro_rules! define_ops {
             impl From<$op> for Op {
                 fn from(op: $op) -> Op {
                     Op::$op(op)
+                }
+            }
+
+            impl From<$op> for Arc<Op> {
+                fn from(op: $op) -> Arc<Op> {
+                    Arc::new(Op::$op(op))
                 }
             }
         )*

@@ -1,5 +1,7 @@
 //! `quantize_linear` and `dequantize_linear`: floats as small integers with a scale and a zero point.
 
+use std::sync::Arc;
+
 use super::{Lowered, Op, OpDef, Vmap, VmapCx, arity};
 use crate::attrs::{AttrError, Codec, Slot};
 use crate::dtype::{DType, Element};
@@ -166,7 +168,7 @@ fn load_zero_point(
 
 /// The op without a zero point of zeros.
 fn without_zero_point(
-    op: &(impl Clone + Into<Op>),
+    op: &(impl Clone + Into<Arc<Op>>),
     b: &mut Builder,
     ins: &[Value],
 ) -> Result<Option<Values>, Error> {

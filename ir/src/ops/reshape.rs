@@ -130,7 +130,7 @@ impl OpDef for Reshape {
         }
         // reshape(reshape(x)) = reshape(x)
         if let Some(producer) = b.graph().def_node(ins[0])
-            && let Op::Reshape(_) = producer.op
+            && let Op::Reshape(_) = *producer.op
         {
             let source = producer.ins[0];
             return Ok(Some(Values::from_slice(&[b.push1(Reshape::to(&shape), &[source])?])));

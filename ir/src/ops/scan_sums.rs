@@ -31,7 +31,7 @@ pub(super) fn sum_over_positions(
     stacked: &mut dyn FnMut(Value) -> Value,
 ) -> Result<Value, Error> {
     let data = maker(body, value).expect("it is made of products");
-    match (form(body, data).expect("it is made of products"), &data.op) {
+    match (form(body, data).expect("it is made of products"), &*data.op) {
         (Form::Product, Op::MatMul(product)) => {
             // The summed dimension of each factor comes first.
             let mut factors = [stacked(data.ins[0]), stacked(data.ins[1])];
@@ -88,7 +88,7 @@ enum Form {
 }
 
 fn form(body: &Graph, data: &NodeData) -> Option<Form> {
-    match &data.op {
+    match &*data.op {
         Op::MatMul(_) => data.ins.iter().all(|&v| body.ty(v).rank() == 2).then_some(Form::Product),
         Op::Elementwise(op) if op.f == ScalarFn::Add => {
             data.ins.iter().all(|&v| body.ty(v) == body.ty(data.outs[0])).then_some(Form::Sum)

@@ -372,7 +372,7 @@ fn is_dear(graph: &Graph, data: &NodeData) -> Result<bool, Error> {
     // What has no known size has no gradient either.
     let is_open = |&v: &Value| graph.ty(v).as_shape().is_none();
     let unknown = data.ins.iter().chain(&data.outs).any(is_open) || !late_operands(&data.op).is_empty();
-    if unknown || matches!(data.op, Op::Constant(_)) {
+    if unknown || matches!(*data.op, Op::Constant(_)) {
         return Ok(false);
     }
     Ok(match data.op.lower(&types(&data.ins), &types(&data.outs))? {

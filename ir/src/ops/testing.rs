@@ -113,7 +113,7 @@ fn run_graph(graph: &Graph, ins: &[Tensor]) -> Vec<Tensor> {
     for (_, data) in graph.nodes() {
         let ins: Vec<Tensor> = data.ins.iter().map(|v| values[v].clone()).collect();
         let outs: Vec<TensorType> = data.outs.iter().map(|&v| graph.ty(v).clone()).collect();
-        let results = match &data.op {
+        let results = match &*data.op {
             Op::Constant(constant) => constant.eval(&[]).expect("constants evaluate"),
             op => run_lowered(op, &ins, &outs),
         };

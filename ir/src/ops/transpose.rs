@@ -105,7 +105,7 @@ impl OpDef for Transpose {
         }
         // transpose(transpose(x, q), p) = transpose(x, q[p])
         if let Some(producer) = b.graph().def_node(ins[0])
-            && let Op::Transpose(inner) = &producer.op
+            && let Op::Transpose(inner) = &*producer.op
         {
             let inner = inner.perm(perm.len());
             let composed: Vec<usize> = perm.iter().map(|&p| inner[p]).collect();

@@ -4,6 +4,8 @@
 //! operands, the results and the gradients of the results, the gradients of the operands. A rule is made of
 //! ops, so what it builds is differentiated like anything else. [`crate::gradients`] walks over a graph with them.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::{Op, Pad, PadMode, Reduce, ReduceKind};
@@ -78,7 +80,7 @@ impl VjpCx<'_> {
     }
 
     /// Adds a node of one result.
-    pub fn push(&mut self, op: impl Into<Op>, ins: &[Value]) -> Result<Value, Error> {
+    pub fn push(&mut self, op: impl Into<Arc<Op>>, ins: &[Value]) -> Result<Value, Error> {
         self.builder.push1(op, ins)
     }
 

@@ -102,12 +102,12 @@ impl VmapCx<'_> {
     }
 
     /// The results of an op on these operands.
-    pub fn push(&mut self, op: impl Into<Op>, ins: &[Value]) -> Result<Vmap, Error> {
+    pub fn push(&mut self, op: impl Into<Arc<Op>>, ins: &[Value]) -> Result<Vmap, Error> {
         Ok(Vmap::Values(self.builder.push(op, ins, self.name.clone())?))
     }
 
     /// The results of an op whose operands broadcast.
-    pub fn broadcasting(&mut self, op: impl Into<Op>) -> Result<Vmap, Error> {
+    pub fn broadcasting(&mut self, op: impl Into<Arc<Op>>) -> Result<Vmap, Error> {
         let rank = (0..self.ins.len()).map(|i| self.rank(i)).max().unwrap_or(0);
         let ins: Values = (0..self.ins.len()).map(|i| self.aligned(i, rank)).collect::<Result<_, _>>()?;
         self.push(op, &ins)
@@ -125,7 +125,7 @@ impl VmapCx<'_> {
     }
 
     /// The op itself, or one with other axes, where the batch is a dimension of the first operand alone.
-    pub fn along(&mut self, op: impl Into<Op>) -> Result<Vmap, Error> {
+    pub fn along(&mut self, op: impl Into<Arc<Op>>) -> Result<Vmap, Error> {
         match self.first_alone() {
             true => self.push(op, self.ins),
             false => Ok(Vmap::OneByOne),
@@ -134,7 +134,12 @@ impl VmapCx<'_> {
 
     /// The op on examples put together along a batch that it has anyway: that is dimension `at` of each operand (none
     /// if that must be the same for every example) and `of` of each result.
-    pub fn merged(&mut self, op: impl Into<Op>, at: &[Option<usize>], of: &[usize]) -> Result<Vmap, Error> {
+    pub fn merged(
+        &mut self,
+        op: impl Into<Arc<Op>>,
+        at: &[Option<usize>],
+        of: &[usize],
+    ) -> Result<Vmap, Error> {
         if self.batched.iter().zip(at).any(|(&batched, at)| batched && at.is_none()) {
             return Ok(Vmap::OneByOne);
         }
@@ -148,7 +153,7 @@ impl VmapCx<'_> {
     /// [`Self::merged`] of values that have the batch where they are to be put together.
     pub fn merged_values(
         &mut self,
-        op: impl Into<Op>,
+        op: impl Into<Arc<Op>>,
         ins: &[(Value, Option<usize>)],
         of: &[usize],
     ) -> Result<Vmap, Error> {

@@ -122,7 +122,7 @@ fn build_as_written(text: GraphText<'_>) -> Graph {
             written.define(mention, def, types.next().unwrap_or_else(unknown))
         });
         let outs = outs.collect();
-        nodes.push(NodeData { op, ins: ins.into_iter().map(Value::at).collect(), outs, name });
+        nodes.push(NodeData { op: op.into(), ins: ins.into_iter().map(Value::at).collect(), outs, name });
     }
     let outputs = text.outputs.into_iter().map(|(name, m)| (name, Value::at(written.id(&m)))).collect();
     let nowhere = Def::Output { node: Node::at(nodes.len()), index: 0 };

@@ -103,7 +103,7 @@ impl<'g> Printer<'g> {
         let default = Op::from_name(data.op.name());
         let defaults = default.map_or_else(Vec::new, |op| self.attrs(&op, data, in_order));
         // A constant always shows its value.
-        let is_default = |attr: &String| defaults.contains(attr) && !matches!(data.op, Op::Constant(_));
+        let is_default = |attr: &String| defaults.contains(attr) && !matches!(*data.op, Op::Constant(_));
         let changed: Vec<String> = attrs.into_iter().filter(|attr| !is_default(attr)).collect();
         if !changed.is_empty() {
             let _ = write!(text, " {{{}}}", changed.join(", "));

@@ -171,5 +171,5 @@ fn inputs_after_nodes_are_numbered_first() {
     b.output("y", y);
     let text = print_graph(&b.finish().unwrap());
     assert_eq!(print_graph(&parse_graph(&text).unwrap()), text);
-    assert!(matches!(parse_graph(&text).unwrap().node(crate::Node::at(0)).op, Op::Constant(_)));
+    assert!(matches!(*parse_graph(&text).unwrap().node(crate::Node::at(0)).op, Op::Constant(_)));
 }

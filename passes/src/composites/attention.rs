@@ -25,14 +25,14 @@ fn plan(graph: &Graph, found: &Match<'_>) -> Result<Plan, Reason> {
     if rank != 4 {
         return Err(Reason::Type { what: "the query", found: graph.ty(found.value("q")).clone() });
     }
-    let op = |value: Value| graph.def_node(value).map(|data| &data.op);
+    let op = |value: Value| graph.def_node(value).map(|data| &*data.op);
     if let Some(Op::Softmax(softmax)) = op(found.value("w"))
         && windlass_ir::normalize_axis(softmax.axis, rank) != Some(rank - 1)
     {
         return Err(Reason::Unsound("the softmax is not over the keys"));
     }
     let (Some(Op::MatMul(product)), Op::MatMul(output)) =
-        (op(found.value("p")), &graph.node(found.nodes[0]).op)
+        (op(found.value("p")), &*graph.node(found.nodes[0]).op)
     else {
         return Err(Reason::Unsound("the products are not matrix products"));
     };

@@ -11,6 +11,8 @@ mod rms_norm;
 mod silu;
 mod softmax;
 
+use std::sync::Arc;
+
 use windlass_ir::{Graph, Op};
 
 use crate::pattern::Match;
@@ -30,7 +32,7 @@ pub struct Composite {
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The op.
-    pub op: Op,
+    pub op: Arc<Op>,
     /// The operands.
     pub ins: Vec<Operand>,
 }
@@ -46,7 +48,7 @@ pub enum Operand {
 
 impl Plan {
     /// An op on what these names stand for.
-    pub fn new(op: impl Into<Op>, names: &[&'static str]) -> Plan {
+    pub fn new(op: impl Into<Arc<Op>>, names: &[&'static str]) -> Plan {
         Plan { op: op.into(), ins: names.iter().map(|&name| Operand::Named(name)).collect() }
     }
 }

@@ -18,7 +18,7 @@ pub const PASS: Pass = Pass { name: "bf16_weights", help: "round the weights of 
 fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     rewrite(graph, cx, |edit, node, cx| {
         let data = graph.node(node);
-        if !matches!(data.op, Op::MatMul(_) | Op::Conv(_)) {
+        if !matches!(*data.op, Op::MatMul(_) | Op::Conv(_)) {
             return Ok(None);
         }
         let is_weight = |&at: &usize| {
@@ -40,6 +40,6 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
 /// Whether a value was bf16 before.
 fn is_rounded(graph: &Graph, value: Value) -> bool {
     let Some(data) = graph.def_node(value) else { return false };
-    matches!(&data.op, Op::Elementwise(op) if op.f == ScalarFn::Cast(DType::F32))
+    matches!(&*data.op, Op::Elementwise(op) if op.f == ScalarFn::Cast(DType::F32))
         && graph.ty(data.ins[0]).dtype == DType::BF16
 }

@@ -27,7 +27,7 @@ const RULE: &str = "channels_last";
 fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     rewrite(graph, cx, |edit, node, cx| {
         let data = graph.node(node);
-        let Op::Conv(op) = &data.op else { return Ok(None) };
+        let Op::Conv(op) = &*data.op else { return Ok(None) };
         let (x, w) = (graph.ty(data.ins[0]), graph.ty(data.ins[1]));
         let rank = x.rank();
         if op.channels_last || rank < 3 {

@@ -17,14 +17,14 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     // Keyed by hash and operands of the new graph; the ops themselves are compared before use.
     let mut seen: FxHashMap<(u64, Values), Vec<Node>> = FxHashMap::default();
     rewrite(graph, cx, |edit, node, cx| {
-        let op = &graph.node(node).op;
+        let op = &*graph.node(node).op;
         if !op.is_pure() {
             return Ok(None);
         }
         let key = (op_fingerprint(op), edit.map_all(&graph.node(node).ins));
         let candidates = seen.entry(key).or_default();
         for &earlier in candidates.iter() {
-            if graph.node(earlier).op == *op && cx.fire("equal", || graph.describe(node)) {
+            if *graph.node(earlier).op == *op && cx.fire("equal", || graph.describe(node)) {
                 return Ok(Some(edit.map_all(&graph.node(earlier).outs)));
             }
         }

@@ -27,7 +27,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
         let ins = edit.map_all(&data.ins);
         let b = edit.builder();
         let Some(body) = body(b, &data.op, &ins)? else {
-            let unknown = matches!(data.op, Op::Constant(_) | Op::ShapeOf(_))
+            let unknown = matches!(*data.op, Op::Constant(_) | Op::ShapeOf(_))
                 || data.ins.iter().chain(&data.outs).all(|&v| graph.ty(v).as_shape().is_some());
             if !unknown {
                 let what = || Reason::UnknownSize { what: "an operand or result".into() };

@@ -23,7 +23,7 @@ pub const PASS: Pass = Pass {
 fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     let order = order(graph);
     // Where constants stand does not matter.
-    let runs = |node: &Node| !matches!(graph.node(*node).op, Op::Constant(_));
+    let runs = |node: &Node| !matches!(*graph.node(*node).op, Op::Constant(_));
     let before: Vec<Node> = graph.nodes().map(|(node, _)| node).filter(runs).collect();
     let moved =
         order.iter().filter(|node| runs(node)).zip(&before).filter(|(now, before)| now != before).count();
@@ -55,9 +55,10 @@ fn order(graph: &Graph) -> Vec<Node> {
     let mut moves = vec![false; count];
     for (node, data) in graph.nodes().rev() {
         let is_element =
-            matches!(data.op, Op::Elementwise(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Broadcast(_));
+            matches!(*data.op, Op::Elementwise(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Broadcast(_));
         let all = |out: &Value| users[*out].iter().all(|user| moves[user.index()]);
-        moves[node.index()] = matches!(data.op, Op::Constant(_)) || (is_element && data.outs.iter().all(all));
+        moves[node.index()] =
+            matches!(*data.op, Op::Constant(_)) || (is_element && data.outs.iter().all(all));
     }
     let last_reader = |value: Value| {
         let readers = users[value].iter().map(|user| user.index());
@@ -85,7 +86,7 @@ fn order(graph: &Graph) -> Vec<Node> {
     // A constant stands before the node itself, what moves after it.
     let place = |node: &Node| {
         let (at, moves) = (node.index(), moves[node.index()]);
-        let after = moves && !matches!(graph.node(*node).op, Op::Constant(_));
+        let after = moves && !matches!(*graph.node(*node).op, Op::Constant(_));
         (behind[at], after, !moves, at)
     };
     order.sort_by_key(place);

@@ -21,7 +21,7 @@ pub const PASS: Pass = Pass { name: "fold", help: "evaluate what depends on cons
 
 fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     rewrite(graph, cx, |edit, node, cx| {
-        let op = &graph.node(node).op;
+        let op = &*graph.node(node).op;
         if matches!(op, Op::Constant(_)) || !op.is_pure() {
             return Ok(None);
         }
@@ -70,7 +70,7 @@ fn obstacle(graph: &Graph, node: Node, values: &[Tensor], cx: &PassCx) -> Option
     let read: u64 = values.iter().map(|t| t.raw_bytes().len() as u64).sum();
     let made: u64 = data.outs.iter().map(|&v| bytes(graph.ty(v).as_len(), graph.ty(v).dtype.size())).sum();
     // The same bytes under another shape cost nothing.
-    let view = matches!(data.op, Op::Reshape(_) | Op::Unsqueeze(_) | Op::Squeeze(_) | Op::Flatten(_));
+    let view = matches!(*data.op, Op::Reshape(_) | Op::Unsqueeze(_) | Op::Squeeze(_) | Op::Flatten(_));
     if read > PREPARED_BYTES && !view && is_compiled(graph, node) {
         return Some(Reason::Prepared { bytes: read + made });
     }

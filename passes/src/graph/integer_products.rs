@@ -89,7 +89,7 @@ impl Quantized {
     /// What a value is dequantized from, without blocks.
     fn of(graph: &Graph, value: Value) -> Option<Quantized> {
         let data = graph.def_node(value)?;
-        let Op::DequantizeLinear(op) = &data.op else { return None };
+        let Op::DequantizeLinear(op) = &*data.op else { return None };
         let (x, scale, zero_point) = (data.ins[0], data.ins[1], data.ins.get(2).copied());
         let bytes = matches!(graph.ty(x).dtype, DType::I8 | DType::U8);
         let floats = op.to == DType::F32 && graph.ty(scale).dtype == DType::F32;
@@ -106,7 +106,7 @@ impl Quantized {
     fn of_integers(graph: &Graph, value: Value) -> Option<Quantized> {
         let applied = |value: Value, f: ScalarFn| {
             let data = graph.def_node(value)?;
-            matches!(&data.op, Op::Elementwise(op) if op.f == f).then_some(&data.ins)
+            matches!(&*data.op, Op::Elementwise(op) if op.f == f).then_some(&data.ins)
         };
         let (wide, zero_point) = match applied(value, ScalarFn::Sub) {
             Some(ins) => (ins[0], Some(ins[1])),
@@ -210,7 +210,7 @@ struct Plan {
 /// How to compute a node as a product of integers, if it is a product of dequantized operands.
 fn plan(graph: &Graph, node: Node) -> Option<Result<Plan, Reason>> {
     let data = graph.node(node);
-    if !matches!(data.op, Op::Conv(_) | Op::MatMul(_)) {
+    if !matches!(*data.op, Op::Conv(_) | Op::MatMul(_)) {
         return None;
     }
     let [x, w] = [data.ins[0], data.ins[1]];
@@ -220,7 +220,7 @@ fn plan(graph: &Graph, node: Node) -> Option<Result<Plan, Reason>> {
     };
     let (a_ty, b_ty, y_ty) = (graph.ty(a.x), graph.ty(b.x), graph.ty(data.outs[0]));
     let (a_rank, b_rank) = (a_ty.rank(), b_ty.rank());
-    let (depth, channels, taps, group) = match &data.op {
+    let (depth, channels, taps, group) = match &*data.op {
         Op::Conv(op) if op.channels_last => {
             ([a_rank - 1, b_rank - 2], [b_rank - 1; 2], 0..b_rank - 2, op.group)
         }
@@ -232,7 +232,7 @@ fn plan(graph: &Graph, node: Node) -> Option<Result<Plan, Reason>> {
         }
         _ => return None,
     };
-    let window = matches!(data.op, Op::Conv(_));
+    let window = matches!(*data.op, Op::Conv(_));
     let Some(shape) = b_ty.as_shape() else {
         return Some(Err(Reason::UnknownSize { what: format!("{b_ty}") }));
     };

@@ -51,7 +51,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     rewrite(graph, cx, |edit, node, cx| {
         let data = graph.node(node);
         if let (Op::Reshape(Reshape { shape: Late::Operand(i), copy_zero }), [x, ..]) =
-            (&data.op, data.ins.as_slice())
+            (&*data.op, data.ins.as_slice())
         {
             let from = &graph.ty(*x).dims;
             let Some(wanted) = sizes[data.ins[*i as usize]].as_deref() else { return Ok(None) };
@@ -66,7 +66,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
             let x = edit.map(*x);
             return Ok(Some(Values::from_slice(&[edit.builder().push1(op, &[x])?])));
         }
-        if matches!(data.op, Op::Constant(_)) {
+        if matches!(*data.op, Op::Constant(_)) {
             return Ok(None);
         }
         let Some(ints) = sizes[data.outs[0]].as_deref().and_then(all_known) else { return Ok(None) };

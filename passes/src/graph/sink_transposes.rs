@@ -29,7 +29,7 @@ pub const PASS: Pass =
 const RULE: &str = "region";
 
 fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
-    if !graph.nodes().any(|(_, data)| matches!(data.op, Op::Transpose(_))) {
+    if !graph.nodes().any(|(_, data)| matches!(*data.op, Op::Transpose(_))) {
         return Ok(None);
     }
     let known = Known::of(graph);
@@ -37,7 +37,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     // Regions worth it, by representative. Each is announced by its first transpose.
     let mut accepted: BTreeMap<usize, bool> = BTreeMap::new();
     for (node, data) in graph.nodes() {
-        if !matches!(data.op, Op::Transpose(_)) {
+        if !matches!(*data.op, Op::Transpose(_)) {
             continue;
         }
         let region = all.region(data.outs[0]);
@@ -97,7 +97,7 @@ impl<'g> Analysis<'g> {
         let mut charges: Vec<(Value, u64, u64)> = Vec::new();
         let mut absorbing: Vec<Value> = Vec::new();
         for (node, data) in graph.nodes() {
-            if let Op::Transpose(op) = &data.op {
+            if let Op::Transpose(op) = &*data.op {
                 let (source, out) = (data.ins[0], data.outs[0]);
                 let own: Permutation = op.perm(graph.ty(source).rank()).into_iter().collect();
                 let place = analysis.place(source);
@@ -212,7 +212,7 @@ fn build(graph: &Graph, plan: &Analysis<'_>, in_accepted: impl Fn(Value) -> bool
         Rebuild { edit: Edit::new(graph), bases: SecondaryMap::new(), changed: BTreeMap::new() };
     for (node, data) in graph.nodes() {
         builder.edit.set_name(data.name.clone());
-        if let Op::Transpose(op) = &data.op
+        if let Op::Transpose(op) = &*data.op
             && in_accepted(data.outs[0])
         {
             let own: Permutation = op.perm(graph.ty(data.ins[0]).rank()).into_iter().collect();

@@ -33,7 +33,7 @@ const WIDE: usize = 1 << 31;
 fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     rewrite(graph, cx, |edit, node, cx| {
         let data = graph.node(node);
-        let Op::ConvTranspose(op) = &data.op else { return Ok(None) };
+        let Op::ConvTranspose(op) = &*data.op else { return Ok(None) };
         let (x, w, y) = (graph.ty(data.ins[0]), graph.ty(data.ins[1]), graph.ty(data.outs[0]));
         let (Some(x), Some(w), Some(y)) = (x.as_shape(), w.as_shape(), y.as_shape()) else {
             cx.blocked(

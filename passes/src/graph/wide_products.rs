@@ -24,7 +24,7 @@ fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     rewrite(graph, cx, |edit, node, cx| {
         let data = graph.node(node);
         let dtype = graph.ty(data.outs[0]).dtype;
-        let waits = match &data.op {
+        let waits = match &*data.op {
             Op::Conv(_) => false,
             Op::MatMul(_) => is_known(graph, data.ins[1]) && rows(graph, data.outs[0]) < FEW_ROWS,
             _ => true,

@@ -270,13 +270,13 @@ impl Units {
         let (distinct, numbers) = distinct(graph);
         let mut lowered = parallel::map(&distinct, |data| {
             let are_bound = data.ins.iter().chain(&data.outs).all(|&v| graph.ty(v).as_shape().is_some());
-            let is_lowered = are_bound && !matches!(data.op, Op::Constant(_));
+            let is_lowered = are_bound && !matches!(*data.op, Op::Constant(_));
             is_lowered.then(|| data.op.lower(&types(&data.ins), &types(&data.outs)))
         });
         let mut left = vec![0; distinct.len()];
         numbers.iter().for_each(|&number| left[number] += 1);
         for ((node, data), number) in graph.nodes().zip(numbers) {
-            if let Op::Constant(constant) = &data.op {
+            if let Op::Constant(constant) = &*data.op {
                 let buf = self.add_buf(&constant.value.ty(), "constant")?;
                 self.bufs[buf].constant = Some(constant.value.clone());
                 bufs[data.outs[0]] = Some(buf);
@@ -342,7 +342,7 @@ fn distinct<'g>(graph: &'g Graph) -> (Vec<&'g NodeData>, Vec<usize>) {
     let number_of = |data: &'g NodeData| {
         let number = distinct.len();
         // A constant is lowered to nothing, and may be large.
-        if !matches!(data.op, Op::Constant(_)) {
+        if !matches!(*data.op, Op::Constant(_)) {
             let alike = seen.entry((op_fingerprint(&data.op), types(data))).or_default();
             let is_like = |other: &NodeData| data.ins.len() == other.ins.len() && data.op == other.op;
             if let Some(known) = alike.iter().copied().find(|&number| is_like(distinct[number])) {

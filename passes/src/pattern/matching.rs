@@ -198,7 +198,7 @@ impl<'g> Matcher<'g> {
         if data.op.name() != name || data.ins.len() != operands {
             return None;
         }
-        if let Op::Reduce(reduce) = &data.op {
+        if let Op::Reduce(reduce) = &*data.op {
             let rank = self.graph.ty(data.ins[0]).rank();
             let mut axes: Vec<usize> = match reduce.axes.as_known()? {
                 [] if !reduce.none_if_empty => (0..rank).collect(),

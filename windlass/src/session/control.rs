@@ -44,7 +44,7 @@ impl Control {
     pub(super) fn new(graph: &Graph, node: Node, setup: &Setup) -> Result<Option<Control>, Error> {
         let data = graph.node(node);
         let mut constants: Vec<Option<&Tensor>> = data.ins.iter().map(|&v| graph.as_constant(v)).collect();
-        let kind = match &data.op {
+        let kind = match &*data.op {
             Op::If(op) => {
                 let branch = |body| Body::new(body, &constants[1..], setup);
                 Kind::If { then_branch: branch(&op.then_branch)?, else_branch: branch(&op.else_branch)? }

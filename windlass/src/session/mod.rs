@@ -159,7 +159,7 @@ impl Session {
             check_inputs(&self.graph, inputs)?;
             match self.setup.options.engine {
                 Engine::Interpreter => {
-                    let is_run = |data: &NodeData| !matches!(data.op, Op::Constant(_));
+                    let is_run = |data: &NodeData| !matches!(*data.op, Op::Constant(_));
                     counts.interpreted = self.graph.nodes().filter(|(_, data)| is_run(data)).count();
                     Ok(interpret(&self.graph, inputs)?)
                 }

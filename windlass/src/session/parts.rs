@@ -42,7 +42,7 @@ impl Parts {
         };
         let mut place: SecondaryMap<Value, Part> = SecondaryMap::with_capacity(graph.value_count());
         for (node, data) in graph.nodes() {
-            if matches!(data.op, Op::Constant(_)) {
+            if matches!(*data.op, Op::Constant(_)) {
                 continue;
             }
             let late = late_operands(&data.op);
@@ -186,7 +186,7 @@ fn copy_nodes(
 ) -> Result<(), Error> {
     for node in nodes {
         let data = graph.node(node);
-        if matches!(data.op, Op::Constant(_)) {
+        if matches!(*data.op, Op::Constant(_)) {
             continue;
         }
         let ins: Values = data.ins.iter().map(|&v| mapped(graph, b, map, v)).collect();

@@ -202,7 +202,7 @@ impl<'g> Exporter<'g> {
     }
 
     fn export_node(&mut self, data: &NodeData) -> Result<(), String> {
-        if let Op::Constant(op) = &data.op {
+        if let Op::Constant(op) = &*data.op {
             let name = self.name(data.outs[0]);
             self.initializers.push(tensor::encode(&op.value, &name));
             return Ok(());

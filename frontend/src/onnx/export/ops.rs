@@ -19,7 +19,7 @@ pub(super) fn export_op(
 ) -> Result<(), String> {
     let dtype = data.ins.last().map_or(DType::F32, |&v| x.graph.ty(v).dtype);
     let rank = data.ins.first().map_or(0, |&v| x.graph.ty(v).rank() as i64);
-    match &data.op {
+    match &*data.op {
         Op::Elementwise(op) => return export_scalar(x, op.f, dtype, ins, outs),
         Op::StopGradient(_) => x.node("Identity", ins, outs, Vec::new()),
         Op::ShapeOf(_) => x.node("Shape", ins, outs, Vec::new()),

@@ -59,7 +59,8 @@ impl Stored {
         for (_, data) in graph.nodes() {
             for &out in &data.outs {
                 stored.root[out] = is_view(&data.op).then(|| stored.of(data.ins[0]));
-                if stored.root[out].is_none() && !matches!(data.op, Op::Constant(_)) && !data.ins.is_empty() {
+                if stored.root[out].is_none() && !matches!(*data.op, Op::Constant(_)) && !data.ins.is_empty()
+                {
                     stored.bytes[out] = bytes(graph, out);
                 }
             }

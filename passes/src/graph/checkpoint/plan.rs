@@ -123,7 +123,7 @@ impl<'g> Early<'g> {
         let can = |data: &NodeData| {
             data.op.is_pure()
                 && !data.ins.is_empty()
-                && !matches!(data.op, Op::If(_) | Op::Loop(_) | Op::Scan(_) | Op::Constant(_))
+                && !matches!(*data.op, Op::If(_) | Op::Loop(_) | Op::Scan(_) | Op::Constant(_))
         };
         is_early(value)
             && is_early(root)

@@ -26,7 +26,7 @@ pub(super) fn before(
     // Peels `+ shift`, then `* factor`.
     let peel = |value: Value, wanted: ScalarFn| -> Option<(Value, Vec<f64>)> {
         let data = built.def_node(value)?;
-        let Op::Elementwise(Elementwise { f }) = data.op else { return None };
+        let Op::Elementwise(Elementwise { f }) = *data.op else { return None };
         if f != wanted || built.ty(value) != &ty {
             return None;
         }

@@ -37,7 +37,7 @@ pub const PASS: Pass =
 
 fn run(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> {
     // First among themselves, so that weights are computed once.
-    let merged = rewrite(graph, cx, |edit, node, cx| match graph.node(node).op {
+    let merged = rewrite(graph, cx, |edit, node, cx| match *graph.node(node).op {
         Op::Elementwise(Elementwise { f: f @ (ScalarFn::Mul | ScalarFn::Add | ScalarFn::Sub) }) => {
             into_batch_norm(edit, node, f, cx)
         }
@@ -54,7 +54,7 @@ fn into_weights(graph: &Graph, cx: &mut PassCx) -> Result<Option<Graph>, Error> 
         if !cx.has_fuel() {
             return Ok(None);
         }
-        match &graph.node(node).op {
+        match &*graph.node(node).op {
             Op::BatchNorm(op) => batch_norm(edit, node, op, cx),
             Op::Elementwise(Elementwise { f: f @ (ScalarFn::Mul | ScalarFn::Add | ScalarFn::Sub) }) => {
                 scale_or_bias(edit, node, *f, cx)
@@ -139,7 +139,7 @@ fn into_batch_norm(
         let (Some(data), Some(constant)) = (built.def_node(ins[x]), built.as_constant(ins[c])) else {
             continue;
         };
-        let Op::BatchNorm(op) = &data.op else { continue };
+        let Op::BatchNorm(op) = &*data.op else { continue };
         let ty = built.ty(ins[x]);
         let channel = if op.channels_last { ty.rank() - 1 } else { 1 };
         let numbers = per_channel(constant, ty.rank(), channel, ty.dims[channel].as_fixed());
@@ -183,14 +183,14 @@ fn scale_or_bias(
     let ins = edit.map_all(&edit.old().node(node).ins);
     let built = edit.graph();
     // The operand that a convolution makes, and the one that is a constant.
-    let is_conv = |v: Value| matches!(built.def_node(v).map(|n| &n.op), Some(Op::Conv(_)));
+    let is_conv = |v: Value| matches!(built.def_node(v).map(|n| &*n.op), Some(Op::Conv(_)));
     let (x, constant) = match (is_conv(ins[0]), is_conv(ins[1])) {
         (true, false) => (ins[0], ins[1]),
         (false, true) if f != ScalarFn::Sub => (ins[1], ins[0]),
         _ => return Ok(None),
     };
     let Some(tensor) = built.as_constant(constant).cloned() else { return Ok(None) };
-    let Some(Op::Conv(conv)) = built.def_node(x).map(|n| &n.op) else { return Ok(None) };
+    let Some(Op::Conv(conv)) = built.def_node(x).map(|n| &*n.op) else { return Ok(None) };
     let rule = if f == ScalarFn::Mul { "scale" } else { "bias" };
     let ty = built.ty(x).clone();
     let channel = if conv.channels_last { ty.rank() - 1 } else { 1 };
@@ -234,7 +234,7 @@ fn per_channel(tensor: &Tensor, rank: usize, channel: usize, channels: Option<us
 
 /// A convolution or matrix product whose weights may be rewritten.
 struct Linear {
-    op: Op,
+    op: Arc<Op>,
     name: Option<Arc<str>>,
     x: Value,
     weights: Value,
@@ -273,7 +273,7 @@ fn linear(edit: &Edit<'_>, value: Value, channels_last: bool) -> Result<Linear, 
     if !built.ty(value).dtype.is_float() {
         return Err(Reason::Type { what: "the operand", found: built.ty(value).clone() });
     }
-    match &data.op {
+    match &*data.op {
         Op::Conv(op) if op.channels_last == channels_last => {
             single(value)?;
             let weights = weights(data.ins[1])?;
@@ -310,7 +310,7 @@ fn linear(edit: &Edit<'_>, value: Value, channels_last: bool) -> Result<Linear, 
             single(value)?;
             let rank = built.ty(value).rank();
             for (product, bias) in [(data.ins[0], data.ins[1]), (data.ins[1], data.ins[0])] {
-                let is_product = matches!(built.def_node(product).map(|n| &n.op), Some(Op::MatMul(_)));
+                let is_product = matches!(built.def_node(product).map(|n| &*n.op), Some(Op::MatMul(_)));
                 let Some(bias) = built.as_constant(bias).filter(|_| is_product) else { continue };
                 let mut found = linear(edit, product, channels_last)?;
                 let numbers = per_channel(bias, rank, rank - 1, Some(found.channels))
@@ -334,7 +334,7 @@ impl Linear {
         let bias: Vec<f64> =
             old_bias.iter().zip(&affine.factor).zip(&affine.shift).map(|((b, f), s)| b * f + s).collect();
         let bias = b.constant(Tensor::from_f64s(dtype, &[self.channels], &bias));
-        Ok(match &self.op {
+        Ok(match &*self.op {
             Op::MatMul(op) => {
                 let product = b.push1(MatMul::clone(op), &[self.x, weights])?;
                 Values::from_slice(&[b.map(ScalarFn::Add, &[product, bias])?])

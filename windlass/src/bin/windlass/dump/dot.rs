@@ -16,7 +16,7 @@ pub fn dot(graph: &Graph) -> String {
         source[*value] = Some(drawing.add_node(format!("input {name}")));
     }
     for (node, data) in graph.nodes() {
-        if matches!(data.op, Op::Constant(_)) {
+        if matches!(*data.op, Op::Constant(_)) {
             continue;
         }
         let index = drawing.add_node(graph.describe(node));

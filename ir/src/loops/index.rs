@@ -9,6 +9,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
@@ -16,12 +17,19 @@ use smallvec::{SmallVec, smallvec};
 use super::Val;
 
 /// A loop variable: its number and how many values it takes, `0..extent`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Var {
     /// Its number, unique within a nest or kernel.
     pub id: u32,
     /// It counts from 0 to below this.
     pub extent: usize,
+}
+
+// Formulas are hashed as they are built. What follows takes a third of the words that derived code would hash.
+impl Hash for Var {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64((self.extent as u64) << 32 ^ u64::from(self.id));
+    }
 }
 
 impl fmt::Display for Var {
@@ -31,7 +39,7 @@ impl fmt::Display for Var {
 }
 
 /// What a term multiplies.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Atom {
     /// A loop variable.
     Var(Var),
@@ -43,11 +51,32 @@ pub enum Atom {
     Value(Val, usize),
 }
 
+impl Hash for Atom {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Atom::Var(var) => var.hash(state),
+            Atom::Div(x, c) => (x, *c).hash(state),
+            Atom::Mod(x, c) => (x, -*c).hash(state),
+            Atom::Value(val, extent) => state.write_u64((*extent as u64) << 32 ^ !u64::from(val.as_u32())),
+        }
+    }
+}
+
 /// An index: the sum of `coefficient * atom` and a constant, terms sorted by atom, no zero coefficient.
-#[derive(Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Index {
     terms: SmallVec<[(Atom, i64); 2]>,
     constant: i64,
+}
+
+impl Hash for Index {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for (atom, c) in &self.terms {
+            atom.hash(state);
+            state.write_i64(*c);
+        }
+        state.write_i64(self.constant);
+    }
 }
 
 impl Clone for Index {

@@ -15,8 +15,6 @@
 //! loads slice `i` alone. Then all three run for the same block of slices, as long as what a block needs besides them is
 //! worth reading again for each. The order of arithmetic is that of the parts by themselves.
 
-use std::collections::BTreeSet;
-
 use cranelift_entity::SecondaryMap;
 use windlass_ir::loops::{
     Block, Buffer, Index, Kernel, KernelBuilder, LoopKind, Nest, NestBuilder, Redirect, Role, Var,
@@ -26,7 +24,7 @@ use windlass_ir::loops::{
 use super::chain::PARAMETERS;
 use super::formula::flatten_operands;
 use super::margins::as_reduction;
-use super::parts::{Alike, Operands};
+use super::parts::{Joining, Operands};
 use super::schedule::split::Split;
 use super::schedule::{Emit, Machine, PARALLEL_ITERATIONS, fill};
 use super::sliced::Sliced;
@@ -41,16 +39,16 @@ const LEAST_SLICES: usize = 4;
 /// Replaces units that hand slices to each other by one kernel.
 pub fn join(units: &mut Units, machine: &Machine) {
     let makers = units.makers_for_one();
-    let mut dead: BTreeSet<usize> = BTreeSet::new();
-    let mut alike: Alike<Kernel> = Alike::new();
+    let mut joining = Joining::new();
     for at in 0..units.units.len() {
         let Some(band) = Band::new(units, at, &makers, machine) else { continue };
+        if band.numbers.iter().any(|&number| joining.has(number)) {
+            continue;
+        }
         let (numbers, operands) = (band.numbers, band.operands(units));
-        let kernel = alike.obtain(units, &numbers, &operands, || band.kernel(units, &operands, machine));
-        units.units[at] = units.joined(&numbers, operands.bufs, kernel);
-        dead.extend(&numbers[..2]);
+        joining.join(units, &numbers, &operands, || Some(band));
     }
-    units.remove(&dead);
+    joining.made(|band: &Band<'_>, operands| band.kernel(units, operands, machine)).replace(units);
 }
 
 /// A kernel's parallel loop.

@@ -24,7 +24,7 @@ use windlass_ir::loops::{
 
 use super::formula::flatten_operands;
 use super::margins::{Margins, as_reduction};
-use super::parts::{Alike, Operands};
+use super::parts::{Joining, Operands};
 use super::schedule::split::Split;
 use super::schedule::{Emit, Machine, are_large, fill};
 use super::units::{Buf, Units};
@@ -65,10 +65,9 @@ impl Link {
 pub fn chain(units: &mut Units, machine: &Machine) {
     let producer = units.makers();
     let mut uses = units.use_counts();
-    let mut dead: BTreeSet<usize> = BTreeSet::new();
-    let mut alike: Alike<Option<Kernel>> = Alike::new();
+    let mut joining = Joining::new();
     for at in (0..units.units.len()).rev() {
-        if dead.contains(&at) {
+        if joining.has(at) {
             continue;
         }
         let (numbers, links) = links(units, at, &producer, &uses);
@@ -78,16 +77,12 @@ pub fn chain(units: &mut Units, machine: &Machine) {
         let parts = || numbers.iter().map(|&number| &units.units[number]);
         let made = links.iter().map(|link| link.reads.as_ref().map(|(operand, _)| *operand as usize));
         let operands = Operands::of(parts().map(|unit| unit.ins.as_slice()).zip(made));
-        let kernel = alike.obtain(units, &numbers, &operands, || {
-            Chain::new(&links, machine).map(|chain| chain.kernel(units, &operands, machine))
-        });
-        let Some(kernel) = kernel else { continue };
-        parts().flat_map(|unit| &unit.ins).for_each(|&b| uses[b] -= 1);
-        operands.bufs.iter().for_each(|&b| uses[b] += 1);
-        units.units[at] = units.joined(&numbers, operands.bufs, kernel);
-        dead.extend(numbers.into_iter().filter(|&number| number != at));
+        if joining.join(units, &numbers, &operands, || Chain::new(links, machine)) {
+            parts().flat_map(|unit| &unit.ins).for_each(|&b| uses[b] -= 1);
+            operands.bufs.iter().for_each(|&b| uses[b] += 1);
+        }
     }
-    units.remove(&dead);
+    joining.made(|chain: &Chain, operands| chain.kernel(units, operands, machine)).replace(units);
 }
 
 /// The formula of a unit as a link, if it reduces.
@@ -162,8 +157,8 @@ fn row_read(nest: &Nest, operand: u32, row_len: usize) -> Option<Index> {
 }
 
 /// A chain that is worth running together.
-struct Chain<'l> {
-    links: &'l [Link],
+struct Chain {
+    links: Vec<Link>,
     /// Variables of the last link's domain that choose rows, besides `row`.
     outer: Vec<Var>,
     /// The variable of the last link's domain whose values are neighbouring rows.
@@ -174,8 +169,8 @@ struct Chain<'l> {
     shared: bool,
 }
 
-impl<'l> Chain<'l> {
-    fn new(links: &'l [Link], machine: &Machine) -> Option<Chain<'l>> {
+impl Chain {
+    fn new(links: Vec<Link>, machine: &Machine) -> Option<Chain> {
         let (last, makers) = links.split_last()?;
         let (_, read) = last.reads.as_ref()?;
         let vars = read.vars();
@@ -193,14 +188,14 @@ impl<'l> Chain<'l> {
         let blocks = Split::even(row.extent, fits);
         let chain = Chain { links, outer, row, blocks, shared };
         let affine = chain.blocks.sizes().all(|size| {
-            (0..links.len()).all(|at| {
+            (0..chain.links.len()).all(|at| {
                 let restricted = chain.restricted(at, size);
                 affine_in_rows(&restricted.nest)
             })
         });
         // What a block reads besides its rows, it reads again for each block. A second cache of its own that is twice as large
         // as what products count on still holds it; the rows, handed on by way of memory, would leave it.
-        let read_again: usize = links.iter().map(|link| chain.shared_bytes(link)).sum();
+        let read_again: usize = chain.links.iter().map(|link| chain.shared_bytes(link)).sum();
         (affine && read_again <= 2 * machine.block_bytes).then_some(chain)
     }
 

@@ -14,7 +14,9 @@ pub struct Vars(SmallVec<[Var; 4]>);
 
 impl Vars {
     fn insert(&mut self, var: Var) {
-        if let Err(at) = self.0.binary_search(&var) {
+        if self.0.last().is_none_or(|last| *last < var) {
+            self.0.push(var);
+        } else if let Err(at) = self.0.binary_search(&var) {
             self.0.insert(at, var);
         }
     }
@@ -34,7 +36,10 @@ pub fn free_vars(nest: &Nest) -> PrimaryMap<Val, Vars> {
     for (expr, _) in nest.exprs.values() {
         let mut vars = Vars::default();
         visit_indices(expr, &mut |index| index.visit_vars(&mut |var| vars.insert(var)));
-        expr.visit_operands(&mut |v| free[v].iter().for_each(|&var| vars.insert(var)));
+        expr.visit_operands(&mut |v| match vars.is_empty() {
+            true => vars = free[v].clone(),
+            false => free[v].iter().for_each(|&var| vars.insert(var)),
+        });
         if let Expr::Reduce { vars: bound, .. } = expr {
             vars.0.retain(|var| !bound.contains(var));
         }

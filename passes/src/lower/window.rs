@@ -15,7 +15,6 @@
 //! in one go. The order of arithmetic is that of the formulas by themselves.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 
 use cranelift_entity::SecondaryMap;
 use windlass_ir::Shape;
@@ -26,7 +25,7 @@ use windlass_ir::loops::{
 use super::chain::PARAMETERS;
 use super::formula::flatten_operands;
 use super::margins::{Margins, as_reduction};
-use super::parts::{Alike, Operands};
+use super::parts::{Joining, Operands};
 use super::schedule::split::Split;
 use super::schedule::tile::{self, tile_bytes};
 use super::schedule::{Emit, Machine, are_large, fill, top_reductions};
@@ -39,30 +38,27 @@ const MADE_TWICE: usize = 5;
 pub fn join(units: &mut Units, machine: &Machine) {
     let uses = units.use_counts();
     let mut producer: SecondaryMap<Buf, Option<usize>> = SecondaryMap::new();
-    let mut joined: BTreeSet<usize> = BTreeSet::new();
-    let mut alike: Alike<Option<Kernel>> = Alike::new();
+    let mut joining = Joining::new();
     let is_large = |data: &BufData| data.elements() * data.dtype.size() > 2 * machine.block_bytes;
     for at in 0..units.units.len() {
         units.units[at].outs.iter().for_each(|&b| producer[b] = Some(at));
-        let found = (0..units.units[at].ins.len()).find_map(|operand| {
+        let mut join = |operand: usize| {
             let buf = units.units[at].ins[operand];
-            let maker = producer[buf].filter(|maker| uses[buf] == 1 && !joined.contains(maker))?;
+            let maker = producer[buf].filter(|maker| uses[buf] == 1 && !joining.has(*maker))?;
             let [made, read] = [maker, at].map(|number| &units.units[number]);
             if !is_large(&units.bufs[buf]) || as_reduction(made).is_none() || as_reduction(read).is_none() {
                 return None;
             }
             let operands = Operands::of([(&*made.ins, None), (&*read.ins, Some(operand))]);
-            let kernel = alike.obtain(units, &[maker, at], &operands, || {
-                let (pair, blocks) = Pair::new(units, made, read, operand, machine)?;
-                Some(pair.kernel(&blocks, units, &operands, machine))
-            })?;
-            Some((maker, operands, kernel))
-        });
-        let Some((maker, operands, kernel)) = found else { continue };
-        units.units[at] = units.joined(&[maker, at], operands.bufs, kernel);
-        joined.insert(maker);
+            let plan = || Pair::new(units, made, read, operand, machine);
+            joining.join(units, &[maker, at], &operands, plan).then_some(())
+        };
+        (0..units.units[at].ins.len()).find_map(&mut join);
     }
-    units.remove(&joined);
+    let made = joining.made(|(pair, blocks): &(Pair<'_>, Vec<Block>), operands| {
+        pair.kernel(blocks, units, operands, machine)
+    });
+    made.replace(units);
 }
 
 /// How a formula reads windows of rows of an image, channel by channel.

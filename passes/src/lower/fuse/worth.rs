@@ -21,6 +21,10 @@ pub fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool
     if shared && !views {
         return Err(Refusal::OtherReaders);
     }
+    let reduces = source.exprs.values().any(|(expr, _)| matches!(expr, Expr::Reduce { .. }));
+    if views && !reduces && !is_of_pieces(source) {
+        return Ok(());
+    }
     let free = free_vars(target);
     let loads: Vec<(Val, &[Index], bool)> = target
         .needed(&target.roots)
@@ -35,9 +39,8 @@ pub fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool
     let points = |vars: &[Var]| vars.iter().map(|v| v.extent as u64).product::<u64>();
     let elements: u64 = source.domain.iter().map(|v| v.extent as u64).product();
     let evaluations: u64 = loads.iter().map(|(val, _, _)| points(&free[*val])).sum();
-    let reduces = source.needed(&source.roots).iter().any(|&v| matches!(source.expr(v), Expr::Reduce { .. }));
     if !reduces {
-        if !views && in_contraction(target, &loads) {
+        if in_contraction(target, &loads) {
             return Err(Refusal::ContractionOperand);
         }
         if is_of_pieces(source) && loads.iter().any(|(_, index, _)| are_lanes_apart(target, index, position))
@@ -47,7 +50,7 @@ pub fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool
         let cost = point_cost(source, &source.roots);
         let recomputed = cost.saturating_mul(evaluations);
         let stored = (cost + ROUND_TRIP).saturating_mul(elements);
-        return if recomputed <= stored || views { Ok(()) } else { Err(Refusal::Recompute) };
+        return if recomputed <= stored { Ok(()) } else { Err(Refusal::Recompute) };
     }
     if shared {
         return Err(Refusal::OtherReaders);

@@ -109,6 +109,7 @@ pub(super) fn make<'p>(
     statistics.emit += state.emitting;
     statistics.compile += state.compiling;
     for side in making.prepare.into_iter().chain([main]) {
+        side.seal();
         let (bytes, linking) = side.totals();
         statistics.kernels += side.program.kernels.len();
         statistics.distinct += side.distinct.len();

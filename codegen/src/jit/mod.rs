@@ -6,6 +6,7 @@
 
 mod lending;
 mod making;
+mod memory;
 mod outputs;
 mod side;
 mod unload;

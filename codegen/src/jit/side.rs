@@ -10,6 +10,7 @@ use windlass_ir::loops::{Program, Work};
 use windlass_runtime::{Constant, Executable, KernelFn};
 
 use super::executable;
+use super::memory::Regions;
 use crate::compile::{Code, distinct};
 use crate::cranelift;
 use crate::error::Error;
@@ -52,6 +53,8 @@ pub(super) struct Side<'p> {
     /// Which of these each kernel is.
     pub(super) positions: Vec<usize>,
     code: Arc<JitCode>,
+    /// The module's memory, if it is seen at two addresses.
+    regions: Option<Regions>,
     isa: SharedIsa,
     slots: Mutex<Slots>,
 }
@@ -62,7 +65,12 @@ impl<'p> Side<'p> {
         constants: Vec<Constant>,
         isa: &SharedIsa,
     ) -> Result<Side<'p>, Error> {
-        let module = JITModule::new(JITBuilder::with_isa(isa.clone(), default_libcall_names()));
+        let mut builder = JITBuilder::with_isa(isa.clone(), default_libcall_names());
+        let regions = Regions::new();
+        if let Some(regions) = &regions {
+            builder.memory_provider(Box::new(regions.clone()));
+        }
+        let module = JITModule::new(builder);
         let code = Arc::new(JitCode(Mutex::new(Some(module))));
         let (distinct, positions) = distinct(&program.kernels);
         let slots = distinct.iter().map(|_| Slot::Waiting).collect();
@@ -72,6 +80,7 @@ impl<'p> Side<'p> {
             distinct,
             positions,
             code,
+            regions,
             isa: isa.clone(),
             slots: Mutex::new(Slots { slots, bytes: 0, linking: Duration::ZERO }),
         })
@@ -117,6 +126,7 @@ impl<'p> Side<'p> {
     fn link(&self, slots: &mut Slots) -> Result<(), Error> {
         let start = Instant::now();
         let fail = |e: cranelift_module::ModuleError| Error::Module(e.to_string());
+        let lost = |at: usize| Error::Module(format!("the code of kernel {at} is nowhere"));
         let mut module = self.code.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(module) = module.as_mut() else { return Ok(()) };
         let mut defined = Vec::new();
@@ -132,12 +142,21 @@ impl<'p> Side<'p> {
         module.finalize_definitions().map_err(fail)?;
         for (at, id, bytes) in defined {
             let address = module.get_finalized_function(id);
+            let address = match &self.regions {
+                Some(regions) => regions.run_at(address).ok_or_else(|| lost(at))?,
+                None => address,
+            };
             // SAFETY: the address is that of a finalised function of the signature of `KernelFn`.
             let function = unsafe { std::mem::transmute::<*const u8, KernelFn>(address) };
             slots.slots[at] = Slot::Linked(function, bytes);
         }
         slots.linking += start.elapsed();
         Ok(())
+    }
+
+    /// Ends that code can be written.
+    pub(super) fn seal(&self) {
+        self.regions.iter().for_each(Regions::seal);
     }
 
     /// Bytes of code, and the time it took to put them into executable memory.

@@ -3,7 +3,7 @@
 //! A pool of its own would work beside a thread that runs the model, on the same processors.
 
 use std::hint;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ pub(super) struct Lending {
     threads: usize,
     helper: OnceLock<Helper>,
     changed: Condvar,
+    /// How many threads sleep until that, or are about to.
+    asleep: AtomicUsize,
     /// The number of changes so far.
     changes: AtomicU64,
 }
@@ -32,6 +34,7 @@ impl Lending {
             threads,
             helper: OnceLock::new(),
             changed: Condvar::new(),
+            asleep: AtomicUsize::new(0),
             changes: AtomicU64::new(0),
         })
     }
@@ -43,7 +46,10 @@ impl Lending {
 
     /// Wakes those who wait.
     pub(super) fn tell(&self) {
-        self.changed.notify_all();
+        // It is a call of the system, also where nobody does.
+        if self.asleep.load(Ordering::Acquire) > 0 {
+            self.changed.notify_all();
+        }
     }
 
     /// Helps with loops until there has been a change.
@@ -66,8 +72,13 @@ impl Lending {
         let held = lock();
         match is_new() {
             true => held,
-            // Told of a loop as well as of changes.
-            false => self.changed.wait(held).unwrap_or_else(PoisonError::into_inner),
+            // Told of a loop as well as of changes. Whoever makes a change after this has seen the number: by the lock.
+            false => {
+                self.asleep.fetch_add(1, Ordering::Release);
+                let held = self.changed.wait(held).unwrap_or_else(PoisonError::into_inner);
+                self.asleep.fetch_sub(1, Ordering::Release);
+                held
+            }
         }
     }
 }

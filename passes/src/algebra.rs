@@ -21,13 +21,15 @@ pub fn algebra(b: &mut Builder, op: &Op, ins: &[Value]) -> Result<Option<Replace
         return saturated(b, quantize, ins);
     }
     let Op::Elementwise(Elementwise { f }) = op else { return as_reshape(b, op, ins) };
-    let types: Vec<_> = ins.iter().map(|&v| b.ty(v)).collect();
-    let out = op
-        .infer(&types)
-        .map_err(|violation| windlass_ir::Error::Infer { node: op.name().to_string(), violation })?;
+    // Whether a value is of the result's type.
+    let is_alike = |b: &Builder, value: Value| -> Result<bool, Error> {
+        let types: Vec<_> = ins.iter().map(|&v| b.ty(v)).collect();
+        let infer = |violation| windlass_ir::Error::Infer { node: op.name().to_string(), violation };
+        Ok(*b.ty(value) == op.infer(&types).map_err(infer)?[0])
+    };
     let one = |rule, value: Value| Ok(Some((rule, smallvec![value])));
     if let Some(value) = neutral_operand(b, *f, ins)
-        && *b.ty(value) == out[0]
+        && is_alike(b, value)?
     {
         return one("neutral_operand", value);
     }
@@ -41,7 +43,7 @@ pub fn algebra(b: &mut Builder, op: &Op, ins: &[Value]) -> Result<Option<Replace
     match f {
         ScalarFn::Pow => {
             let (base, exponent) = (ins[0], uniform(b, ins[1]));
-            let whole = *b.ty(base) == out[0];
+            let whole = is_alike(b, base)?;
             match exponent {
                 Some(2.0) if whole => one("power", b.map(ScalarFn::Mul, &[base, base])?),
                 Some(3.0) if whole => {
@@ -52,7 +54,7 @@ pub fn algebra(b: &mut Builder, op: &Op, ins: &[Value]) -> Result<Option<Replace
             }
         }
         // Dividing by a power of two is multiplying by its reciprocal, exactly.
-        ScalarFn::Div if out[0].dtype.is_float() => {
+        ScalarFn::Div if b.ty(ins[0]).dtype.is_float() => {
             let Some(divisor) = b.graph().as_constant(ins[1]) else { return Ok(None) };
             let Some(value) = divisor.as_uniform_f64() else { return Ok(None) };
             let reciprocal = value.recip();
@@ -63,7 +65,7 @@ pub fn algebra(b: &mut Builder, op: &Op, ins: &[Value]) -> Result<Option<Replace
             }
             let shape = divisor.shape().to_vec();
             let values = vec![reciprocal; divisor.len()];
-            let factor = b.constant(windlass_ir::Tensor::from_f64s(out[0].dtype, &shape, &values));
+            let factor = b.constant(windlass_ir::Tensor::from_f64s(b.ty(ins[0]).dtype, &shape, &values));
             one("reciprocal", b.map(ScalarFn::Mul, &[ins[0], factor])?)
         }
         // a + (-b) = a - b and a - (-b) = a + b

@@ -9,7 +9,8 @@ model, so that a machine that slows down slows them all; a model's figures are t
 engines get the same inputs, with sequences of 128, 256 cached tokens, else sizes of 1. An engine that fails on a model
 has a dash in its place, and its message is printed; so has a peer whose outputs are wrong.
 
-Each measurement is a process of its own, so that none inherits what another left in memory:
+Each measurement is a process of its own, so that none inherits what another left in memory. What cargo built is copied
+before, as installing does: the system keeps the pages of a file that a linker wrote piece by piece one by one.
 
 - Time: the median of the runs after the first.
 - First result: from opening the model's file, which is in the system's cache, to the end of the first run; starting the
@@ -27,6 +28,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -278,6 +280,13 @@ def parse_peers(text):
     return [peer for peer in PEERS if peer in chosen]
 
 
+def install(program, folder):
+    """A copy of a program."""
+    if not Path(program).exists():
+        sys.exit(f"no such program: {program} (tests/peers/run.sh builds it)")
+    return shutil.copy(program, folder)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*")
@@ -291,13 +300,10 @@ def main():
         "--engines", default=ROOT / "target/peers/release/windlass-peers", help="the binary of tests/peers/engines"
     )
     arguments = parser.parse_args()
-    for binary in (arguments.windlass, arguments.engines):
-        if not Path(binary).exists():
-            sys.exit(f"no such program: {binary} (tests/peers/run.sh builds it)")
-
     engines = ["windlass", *arguments.peers]
-    bench, peaks = Bench(arguments), []
     with tempfile.TemporaryDirectory() as folder:
+        arguments.windlass, arguments.engines = (install(p, folder) for p in (arguments.windlass, arguments.engines))
+        bench, peaks = Bench(arguments), []
         names = arguments.models or (operators.OPERATORS if arguments.operators else DEFAULT)
         models = [Model(name, Path(folder), arguments.operators) for name in names]
         for model in models:

@@ -6,7 +6,7 @@ use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{PrimaryMap, SecondaryMap};
 
 use super::stand_ins::StandIns;
-use super::{Def, Graph, Node, NodeData, Value, ValueData, Values, late_operands, resolve_late};
+use super::{Def, Graph, Node, NodeData, Value, ValueData, Values, resolve_late};
 use crate::dtype::DType;
 use crate::error::Error;
 use crate::limits::Limits;
@@ -114,7 +114,7 @@ impl Builder {
         let mut op: Arc<Op> = op.into();
         let mut ins = Values::from_slice(ins);
         let node = self.graph.nodes.next_key();
-        if !late_operands(&op).is_empty() {
+        if self.graph.tells_attributes(&op, &ins) {
             let graph = &self.graph;
             resolve_late(Arc::make_mut(&mut op), &mut ins, |&v| Some(graph.as_constant(v)?.to_ints()));
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use cranelift_entity::packed_option::PackedOption;
 use cranelift_entity::{EntityRef, SecondaryMap};
 
-use super::{Builder, Def, Graph, Node, NodeData, Value, Values, late_operands};
+use super::{Builder, Def, Graph, Node, NodeData, Value, Values};
 use crate::error::Error;
 use crate::types::TensorType;
 
@@ -88,13 +88,6 @@ impl<'g> Edit<'g> {
         }
     }
 
-    /// Whether carrying a node over changes nothing of it: no late attribute has become known.
-    fn stays(&self, data: &NodeData) -> bool {
-        let is_known =
-            |&value: &Value| self.old.ty(value).dtype.is_int() && self.old.as_constant(value).is_some();
-        !data.ins.iter().any(is_known) || late_operands(&data.op).is_empty()
-    }
-
     /// The new value that stands for an old one.
     ///
     /// # Panics
@@ -126,18 +119,15 @@ impl<'g> Edit<'g> {
     /// Carries an old node over unchanged.
     pub fn copy(&mut self, node: Node) -> Result<(), Error> {
         let data: &NodeData = self.old.node(node);
-        if self.unwritten == Some(node.index()) && self.stays(data) {
+        if self.unwritten == Some(node.index()) && !self.old.tells_attributes(&data.op, &data.ins) {
             self.unwritten = Some(node.index() + 1);
             return Ok(());
         }
         self.write();
         let ins = self.map_all(&data.ins);
         // Of operands of the same types come results of the same types, unless one is an attribute's value.
-        let same = data.ins.iter().zip(&ins).all(|(&old, &new)| {
-            let (old, new) = (self.old.ty(old), self.builder.ty(new));
-            old == new && !new.dtype.is_int()
-        });
-        if same {
+        let same = |(&old, &new): (&Value, &Value)| self.old.ty(old) == self.builder.ty(new);
+        if data.ins.iter().zip(&ins).all(same) && !self.builder.graph().tells_attributes(&data.op, &ins) {
             let outs = self.builder.push_copy(self.old, data, ins);
             self.stand_for(node, &outs);
             return Ok(());

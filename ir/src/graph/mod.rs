@@ -96,6 +96,14 @@ impl Graph {
         Graph { name: name.to_string(), nodes: nodes.into_iter().collect(), values, inputs, outputs }
     }
 
+    /// Whether one of the operands of an op is a late attribute's value and is known.
+    fn tells_attributes(&self, op: &Op, ins: &[Value]) -> bool {
+        let is_known = |&value: &Value| self.ty(value).dtype.is_int() && self.as_constant(value).is_some();
+        // Most have no such operand, and asking an op for its attributes takes longer.
+        ins.iter().any(is_known)
+            && late_operands(op).iter().any(|&(_, i)| ins.get(i as usize).is_some_and(is_known))
+    }
+
     /// The inputs with their names, in order.
     pub fn inputs(&self) -> &[(String, Value)] {
         &self.inputs

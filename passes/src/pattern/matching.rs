@@ -56,6 +56,15 @@ struct Failure {
     value: Value,
 }
 
+impl Failure {
+    /// Matching failed at a value, which may be further than before.
+    fn note(&mut self, found: &Match<'_>, term: TermId, value: Value) {
+        if found.nodes.len() > self.matched {
+            *self = Failure { matched: found.nodes.len(), term, value };
+        }
+    }
+}
+
 impl<'g> Matcher<'g> {
     /// Prepares a graph.
     pub fn new(graph: &'g Graph) -> Matcher<'g> {
@@ -149,6 +158,9 @@ impl<'g> Matcher<'g> {
                 },
                 Term::Either(options) => {
                     for &option in options {
+                        if self.is_other(&found, option, value, failure) {
+                            continue;
+                        }
                         let mut goals = goals.clone();
                         goals.push((option, value));
                         if let Some(found) = self.solve(goals, found.clone(), failure) {
@@ -162,6 +174,9 @@ impl<'g> Matcher<'g> {
                     Some(data) => {
                         if data.ins.len() == 2 && is_commutative(name) {
                             for order in [[0, 1], [1, 0]] {
+                                if self.is_other(&found, args[0], data.ins[order[0]], failure) {
+                                    continue;
+                                }
                                 let mut goals = goals.clone();
                                 goals.extend([(args[1], data.ins[order[1]]), (args[0], data.ins[order[0]])]);
                                 if let Some(found) = self.solve(goals, found.clone(), failure) {
@@ -176,13 +191,21 @@ impl<'g> Matcher<'g> {
                 },
             };
             if !held {
-                if found.nodes.len() > failure.matched {
-                    *failure = Failure { matched: found.nodes.len(), term, value };
-                }
+                failure.note(&found, term, value);
                 return None;
             }
         }
         Some(found)
+    }
+
+    /// Whether a value is plainly not a term: of another op. What is tried in vain is copied otherwise.
+    fn is_other(&self, found: &Match<'_>, term: TermId, value: Value, failure: &mut Failure) -> bool {
+        let Term::Apply(name, _) = &found.formula.terms[term] else { return false };
+        let other = self.graph.def_node(value).is_none_or(|data| data.op.name() != name);
+        if other {
+            failure.note(found, term, value);
+        }
+        other
     }
 
     /// The node that defines `value`, if it applies this op to as many operands.

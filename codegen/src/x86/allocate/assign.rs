@@ -6,6 +6,7 @@
 //! has a place on the stack, where it is stored when it gets its value, and which is right from there on: loops load
 //! it where they are entered, single instructions before they read it.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use fixedbitset::FixedBitSet;
@@ -46,20 +47,33 @@ enum Part {
 }
 
 /// Which pieces come first: those of single instructions, those across blocks by length, those within a block in the
-/// order of code.
-type Priority = (usize, std::cmp::Reverse<Point>, std::cmp::Reverse<usize>);
+/// order of code. One number, for the greatest is looked for often: how much a piece comes first, and what is left of the
+/// points and of the pieces from it on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Priority(u128);
+
+impl Priority {
+    fn new(first: u64, start: Point, piece: usize) -> Priority {
+        let left = |at: usize| u128::from(u32::MAX - at as u32);
+        Priority(u128::from(first) << 64 | left(start) << 32 | left(piece))
+    }
+
+    fn piece(self) -> usize {
+        (u32::MAX - self.0 as u32) as usize
+    }
+}
 
 struct Assign<'c> {
     code: &'c Code,
     live: &'c Live,
     pieces: Vec<Piece>,
-    queue: BinaryHeap<(Priority, usize)>,
+    queue: BinaryHeap<Priority>,
     /// The registers, where each is in use, and by which pieces.
     registers: Vec<Register>,
     /// How many of them are general ones, which come first.
     general: usize,
-    /// Of each virtual register, the instructions that name it, in order.
-    mentions: Mentions,
+    /// Of each virtual register, the instructions that name it, in order, once that was asked.
+    mentions: OnceCell<Mentions>,
     /// The block of each instruction.
     block_of: Vec<u32>,
     /// How often instructions name each virtual register.
@@ -72,7 +86,7 @@ struct Register {
     name: PReg,
     busy: FixedBitSet,
     /// Where an instruction wants this very register.
-    reserved: FixedBitSet,
+    reserved: Vec<Point>,
     /// Who holds it: ranges that do not meet, in order, and the piece that each is of.
     holders: Vec<(Range, usize)>,
 }
@@ -134,7 +148,7 @@ pub fn assign(code: &Code, live: &Live, bundles: Bundles) -> Result<Assignment, 
         .map(|name| Register {
             name,
             busy: FixedBitSet::with_capacity(points),
-            reserved: FixedBitSet::with_capacity(points),
+            reserved: Vec::new(),
             holders: Vec::new(),
         })
         .collect();
@@ -146,7 +160,7 @@ pub fn assign(code: &Code, live: &Live, bundles: Bundles) -> Result<Assignment, 
         queue: BinaryHeap::new(),
         general: registers.iter().filter(|r| r.name.class() == RegClass::Int).count(),
         registers,
-        mentions: Mentions::of(code),
+        mentions: OnceCell::new(),
         frequencies: frequencies(code, live, &block_of),
         block_of,
         split: Vec::new(),
@@ -159,8 +173,8 @@ pub fn assign(code: &Code, live: &Live, bundles: Bundles) -> Result<Assignment, 
             assign.add(Ranges::from_slice(ranges), *class, Part::Whole(members), origin, hint);
         }
     }
-    while let Some((_, piece)) = assign.queue.pop() {
-        assign.place(piece)?;
+    while let Some(next) = assign.queue.pop() {
+        assign.place(next.piece())?;
     }
     Ok(assign.finish(&bundles))
 }
@@ -177,7 +191,7 @@ impl Assign<'_> {
                 } else if let Some(register) = self.registers.iter_mut().find(|r| r.name == wanted) {
                     let point = if operand.kind() == OperandKind::Use { reads(inst) } else { writes(inst) };
                     register.busy.insert(point);
-                    register.reserved.insert(point);
+                    register.reserved.push(point);
                 }
             }
         }
@@ -197,6 +211,11 @@ impl Assign<'_> {
         self.wait(self.pieces.len() - 1);
     }
 
+    /// The instructions that name a register, in order.
+    fn mentions(&self, register: VReg) -> &[u32] {
+        self.mentions.get_or_init(|| Mentions::of(self.code)).of_register(register)
+    }
+
     /// How often instructions at these points name a register.
     fn frequency(&self, register: VReg, ranges: &Ranges) -> f32 {
         let mut left = ranges.iter().copied().peekable();
@@ -205,7 +224,7 @@ impl Assign<'_> {
             while left.next_if(|range| range.end <= both.start).is_some() {}
             left.peek().is_some_and(|range| range.start < both.end)
         };
-        let insts = self.mentions.of_register(register).iter().filter(within);
+        let insts = self.mentions(register).iter().filter(within);
         insts.map(|&inst| self.live.frequencies[self.block_of[inst as usize] as usize]).sum()
     }
 
@@ -214,11 +233,11 @@ impl Assign<'_> {
         let (start, end) = (ranges[0].start, ranges[ranges.len() - 1].end);
         let block = self.block_of[start / 2] as usize;
         let first = match part {
-            Part::Point(_) => usize::MAX,
+            Part::Point(_) => u64::MAX,
             _ if end <= reads(self.code.blocks[block].range.1) => 0,
-            _ => 1 + ranges.iter().map(|r| r.end - r.start).sum::<usize>(),
+            _ => 1 + ranges.iter().map(|r| (r.end - r.start) as u64).sum::<u64>(),
         };
-        self.queue.push(((first, std::cmp::Reverse(start), std::cmp::Reverse(piece)), piece));
+        self.queue.push(Priority::new(first, start, piece));
     }
 
     /// Gives a piece a register, or splits it.
@@ -260,7 +279,7 @@ impl Assign<'_> {
     /// The greatest weight of those that would have to leave a register, if it is below a bound.
     fn cost(&self, register: usize, ranges: &Ranges, bound: f32) -> Option<f32> {
         let register = &self.registers[register];
-        if any(&register.reserved, ranges) {
+        if register.reserved.iter().any(|&point| ranges.iter().any(|range| range.contains(point))) {
             return None;
         }
         let mut weights = register.holders(ranges).map(|holder| self.pieces[holder].weight);
@@ -322,7 +341,7 @@ impl Assign<'_> {
     fn scatter(&mut self, register: VReg, round: Option<usize>, ranges: &Ranges, origin: usize) {
         let class = register.class();
         let defined = self.live.defined[register.vreg()];
-        let mentions = self.mentions.of_register(register).to_vec();
+        let mentions = self.mentions(register).to_vec();
         let mut inner: Vec<Range> = Vec::new();
         for (at, candidate) in self.live.loops.iter().enumerate().skip(round.map_or(0, |round| round + 1)) {
             let points = candidate.points;

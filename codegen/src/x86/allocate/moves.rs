@@ -94,10 +94,31 @@ impl Write<'_> {
         self.parallel(moves, ProgPoint::before(Inst::new(inst)), &points);
     }
 
+    /// Finds operands that are where they are wanted already, if all are: each in a register of its own all the time.
+    fn settled(&mut self, operands: &[Operand]) -> bool {
+        let whole = |operand: &Operand| self.assignment.whole[operand.vreg().vreg()];
+        let is_settled = |operand: &Operand| match operand.constraint() {
+            OperandConstraint::FixedReg(_) => false,
+            OperandConstraint::Reuse(from) => {
+                whole(operand).is_some() && whole(operand) == whole(&operands[from])
+            }
+            _ => whole(operand).is_some(),
+        };
+        let settled = operands.iter().all(is_settled);
+        if settled {
+            self.output.allocs.extend(operands.iter().filter_map(whole).map(Allocation::reg));
+        }
+        settled
+    }
+
     /// Finds an instruction's operands, and moves them there and from there.
     fn instruction(&mut self, inst: usize) {
         let code = self.code;
         let operands = code.inst_operands(Inst::new(inst));
+        self.output.inst_alloc_offsets.push(self.output.allocs.len() as u32);
+        if self.settled(operands) {
+            return;
+        }
         let (mut before, mut behind) = (Moves::new(), Moves::new());
         let mut places: SmallVec<[Allocation; 6]> = SmallVec::new();
         let mut homes: SmallVec<[Allocation; 6]> = SmallVec::new();
@@ -122,7 +143,6 @@ impl Write<'_> {
         }
         let here = Inst::new(inst);
         self.parallel(before, ProgPoint::before(here), &[reads(inst).max(1) - 1, reads(inst)]);
-        self.output.inst_alloc_offsets.push(self.output.allocs.len() as u32);
         self.output.allocs.extend_from_slice(&places);
         self.parallel(behind, ProgPoint::after(here), &[writes(inst), writes(inst) + 1]);
     }

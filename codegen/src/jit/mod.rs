@@ -1,8 +1,9 @@
 //! Programs to executables in memory. The files of this folder have unsafe code: they turn addresses of code into
 //! functions, free the code, and hand out the places of constants before these are prepared.
 //!
-//! Code is made, constants are prepared and, if that is asked for, a first run is done [at the same time](making). What
-//! has been prepared from a mapped file [leaves memory](unload).
+//! Code is made, constants are prepared and, if that is asked for, a first run is done [at the same time](making). Code
+//! goes to [memory](memory) that is written at one address and run at another, where the system has such. What has been
+//! prepared from a mapped file [leaves memory](unload).
 
 mod lending;
 mod making;

@@ -56,10 +56,7 @@ impl Dft {
 
     /// The real and imaginary part of each term's factor: (frequency or time out, term in).
     fn factor(&self, length: usize, out: usize, term: usize) -> (f64, f64) {
-        // Reduced before it is scaled, so that long transforms keep their precision.
-        let turn = (out as u128 * term as u128 % length as u128) as f64 / length as f64;
-        let angle = 2.0 * std::f64::consts::PI * turn;
-        let (cos, sin) = (libm::cos(angle), libm::sin(angle));
+        let (cos, sin) = of_turn(out as u128 * term as u128 % length as u128, length as u128);
         match self.inverse {
             false => (cos, -sin),
             true => (cos / length as f64, sin / length as f64),
@@ -80,6 +77,25 @@ impl Dft {
             (true, false) => (length, half),
             (true, true) => (half, length),
         }
+    }
+}
+
+/// The cosine and sine of a part of a turn, each rounded about once.
+fn of_turn(part: u128, whole: u128) -> (f64, f64) {
+    // From the nearer end of the eighth that it is in, where an angle is small and so is the error of rounding it.
+    let (eighth, behind) = (8 * part / whole, 8 * part % whole);
+    let near = if eighth.is_multiple_of(2) { behind } else { whole - behind };
+    let angle = std::f64::consts::FRAC_PI_4 * (near as f64 / whole as f64);
+    let (c, s) = (libm::cos(angle), libm::sin(angle));
+    match eighth {
+        0 => (c, s),
+        1 => (s, c),
+        2 => (-s, c),
+        3 => (-c, s),
+        4 => (-c, -s),
+        5 => (-s, -c),
+        6 => (s, -c),
+        _ => (c, -s),
     }
 }
 
@@ -198,6 +214,22 @@ mod tests {
 
     fn plain() -> Dft {
         Dft::with_name("dft")
+    }
+
+    #[test]
+    fn parts_of_a_turn_are_rounded_once() {
+        assert_eq!([0, 1, 2, 3].map(|k| of_turn(k, 4)), [(1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)]);
+        for k in [1, 2] {
+            let (cos, sin) = of_turn(k, 3);
+            let side = if k == 1 { 1.0 } else { -1.0 };
+            assert!((cos + 0.5).abs() <= f64::EPSILON / 4.0, "{cos}");
+            assert!((sin - side * 0.75f64.sqrt()).abs() <= f64::EPSILON / 2.0, "{sin}");
+        }
+        for (k, n) in (1..100u128).flat_map(|n| (0..n).map(move |k| (k, n))) {
+            let angle = std::f64::consts::TAU * (k as f64 / n as f64);
+            let (cos, sin) = of_turn(k, n);
+            assert!((cos - angle.cos()).abs() < 2e-15 && (sin - angle.sin()).abs() < 2e-15, "{k} of {n}");
+        }
     }
 
     #[test]

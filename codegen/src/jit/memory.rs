@@ -2,8 +2,8 @@
 //! code: it maps memory that can be run.
 //!
 //! Where memory is seen at one address, its protection changes for every kernel from written to run, which stops all
-//! threads of the process for a moment, those that run kernels already among them. It never is both here either: nothing
-//! that can be run can be written at its address, and once all code is there, at no other.
+//! threads of the process for a moment, those that run kernels already among them. Here too nothing can be written at an
+//! address at which it can be run; and when all code is there, it cannot be written at all.
 
 use std::fs::File;
 use std::io;

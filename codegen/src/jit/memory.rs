@@ -69,7 +69,8 @@ impl Regions {
     pub(super) fn run_at(&self, written: *const u8) -> Option<*const u8> {
         self.lock().iter().find_map(|region| {
             let offset = written.addr().checked_sub(region.written.as_ref()?.as_ptr().addr())?;
-            region.run.get(offset..).map(<[u8]>::as_ptr)
+            // Another region may begin where this one ends.
+            region.run.get(offset).map(std::ptr::from_ref)
         })
     }
 
@@ -155,6 +156,8 @@ mod tests {
         let place = regions.allocate(10 << 20, 4096, JITMemoryKind::Executable).unwrap();
         assert!(regions.run_at(place).is_some());
         assert!(regions.run_at(std::ptr::without_provenance(1)).is_none());
+        assert!(regions.run_at(place.wrapping_add((10 << 20) - 1)).is_some());
+        assert!(regions.run_at(place.wrapping_add(10 << 20)).is_none());
         assert!(regions.allocate(usize::MAX - 100, 64, JITMemoryKind::Executable).is_err());
         assert!(regions.allocate(64, 64, JITMemoryKind::Writable).is_err());
     }

@@ -193,8 +193,8 @@ fn write(instruction: &Instruction, bytes: &mut Vec<u8>) -> Option<usize> {
         }
         Kind::V128 | Kind::V128W | Kind::V256 | Kind::V256W => {
             // There are sixteen registers.
-            let place = if let Some(Place::Register(register)) = rm { register } else { 0 };
-            if (reg | vex | place) > 15 {
+            let third = if let Some(Place::Register(register)) = rm { register } else { 0 };
+            if (reg | vex | third) > 15 {
                 return None;
             }
             let long = matches!(form.kind, Kind::V256 | Kind::V256W);

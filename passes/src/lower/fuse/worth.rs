@@ -22,7 +22,7 @@ pub fn worth_merging(source: &Nest, target: &Nest, position: usize, shared: bool
         return Err(Refusal::OtherReaders);
     }
     let reduces = source.exprs.values().any(|(expr, _)| matches!(expr, Expr::Reduce { .. }));
-    if views && !reduces && !is_of_pieces(source) {
+    if views && !reduces {
         return Ok(());
     }
     let free = free_vars(target);

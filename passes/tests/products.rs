@@ -47,6 +47,24 @@ fn weights_that_are_products_are_packed_as_they_are_computed() {
     }
 }
 
+/// Tiles that all have as many rows are compiled once.
+#[test]
+fn tiles_are_of_one_size_where_a_size_divides_the_rows() {
+    for (rows, columns, expected) in [(676, 32, 13), (196, 32, 14), (45, 16, 15), (81, 48, 9), (49, 64, 0)] {
+        let mut b = Builder::new("tiles");
+        let x = b.input("x", f32s(&[rows, 40]));
+        let w = b.constant(ramp(&[40, columns], 3));
+        let y = b.push1(MatMul::default(), &[x, w]).unwrap();
+        b.output("y", y);
+        let machine = Machine::with_vectors(512);
+        let program =
+            lower(&b.finish().unwrap(), &LowerOptions { machine, ..LowerOptions::default() }).unwrap();
+        let text = print_kernel(program.kernels.last().unwrap());
+        let sums = format!(": f32[{}] register", expected * columns);
+        assert_eq!(text.matches("register").count() == 1 && text.contains(&sums), expected > 0, "{text}");
+    }
+}
+
 /// Long reductions are cut into blocks, on whichever variable of the reduction the cut falls.
 #[test]
 fn reductions_cut_into_blocks() {

@@ -27,6 +27,18 @@ fn sums_of_tiles_stay_in_registers() {
             "graph @g(%x: f32[48, 64], %w: f32[64, 28]) { %y = matmul %x, %w : f32[48, 28] return %y as \"y\" }",
         ),
         (
+            "product of 196 rows",
+            "graph @g(%x: f32[196, 64], %w: f32[64, 32]) { %y = matmul %x, %w : f32[196, 32] return %y as \"y\" }",
+        ),
+        (
+            "product of 45 rows",
+            "graph @g(%x: f32[45, 64], %w: f32[64, 16]) { %y = matmul %x, %w : f32[45, 16] return %y as \"y\" }",
+        ),
+        (
+            "product of 81 rows",
+            "graph @g(%x: f32[81, 64], %w: f32[64, 48]) { %y = matmul %x, %w : f32[81, 48] return %y as \"y\" }",
+        ),
+        (
             "long product",
             "graph @g(%x: f32[60, 2000], %w: f32[2000, 64]) { %y = matmul %x, %w return %y as \"y\" }",
         ),

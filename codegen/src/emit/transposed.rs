@@ -42,22 +42,25 @@ impl<'k> Emitter<'k> {
         let form = self.body(*lane, body)?;
         let found: Vec<Columns<'_>> =
             form.instrs.iter().filter_map(|instr| self.columns_of(var, instr)).collect();
-        if found.is_empty() || form.uses_registers || form.widest != 4 {
+        let at_once = (lanes as usize).min(self.machine.vector_bytes / form.widest);
+        if found.is_empty() || form.uses_registers || at_once < COLUMNS {
             return Ok(0);
         }
         let (zero, end) = (self.int(0), self.int(whole));
         self.open_loop(zero, end, COLUMNS as i64, Some(whole), block)?;
         let iv = self.loop_region().iv;
-        self.vars.insert(var.id, Binding { base: Some(iv), offset: 0 });
-        let mut made: Vec<(Val, [Value; COLUMNS])> = Vec::with_capacity(found.len());
-        for load in &found {
-            made.push((load.val, self.columns(&form, load, lanes as usize)?));
-        }
-        for column in 0..COLUMNS {
-            self.vars.insert(var.id, Binding { base: Some(iv), offset: column as i64 });
-            self.columns = made.iter().map(|(val, columns)| (*val, columns[column])).collect();
-            self.uniforms(&form)?;
-            self.piece(&form, lanes as usize, Binding { base: None, offset: 0 })?;
+        for first in (0..lanes).step_by(at_once) {
+            let mut made: Vec<(Val, [Value; COLUMNS])> = Vec::with_capacity(found.len());
+            self.vars.insert(var.id, Binding { base: Some(iv), offset: 0 });
+            for load in &found {
+                made.push((load.val, self.columns(&form, load, first, at_once)?));
+            }
+            for column in 0..COLUMNS {
+                self.vars.insert(var.id, Binding { base: Some(iv), offset: column as i64 });
+                self.columns = made.iter().map(|(val, columns)| (*val, columns[column])).collect();
+                self.uniforms(&form)?;
+                self.piece(&form, at_once, Binding { base: None, offset: first })?;
+            }
         }
         self.columns.clear();
         self.close_loop();
@@ -75,18 +78,19 @@ impl<'k> Emitter<'k> {
         (words && far).then_some(Columns { val: *val, buffer: *buffer, index })
     }
 
-    /// The columns of the loop's present iterations.
+    /// The columns of the loop's present iterations, from a lane on.
     fn columns(
         &mut self,
         form: &Body<'k>,
         load: &Columns<'_>,
+        first: i64,
         lanes: usize,
     ) -> Result<[Value; COLUMNS], Error> {
         let dtype = self.kernel.buffers[load.buffer].dtype;
         let [words, pairs] = [Element::F32, Element::F64].map(|e| Type::vector(e, self.machine.vector_bytes));
         let mut rows: SmallVec<[Value; 8]> = SmallVec::new();
-        for lane in 0..lanes {
-            self.vars.insert(form.lane.id, Binding { base: None, offset: lane as i64 });
+        for offset in (first..).take(lanes) {
+            self.vars.insert(form.lane.id, Binding { base: None, offset });
             let address = self.address(load.buffer, load.index)?;
             rows.push(self.load(load.buffer, address, words, 4 * COLUMNS));
         }

@@ -66,8 +66,9 @@ fn contiguous(nest: &Nest, lane: Var) -> Option<(Var, usize)> {
     found.max_by_key(|(bytes, _)| *bytes).map(|(_, along)| along)
 }
 
-/// Where lanes are far apart in an operand that is contiguous along another variable: a few lanes, all that one line of
-/// each holds, then the next lanes.
+/// Where lanes are far apart in an operand that is contiguous along another variable: a few lanes, all that some lines of
+/// each hold, then the next lanes. The more lines in a row, the fewer are waited for; what is stored of them for all lanes
+/// stays in the first cache.
 fn in_tiles(emit: &mut Emit<'_>, lane: Var, along: Var, line: usize) {
     let nest = emit.nest;
     let roots = &nest.roots;
@@ -91,8 +92,13 @@ fn in_tiles(emit: &mut Emit<'_>, lane: Var, along: Var, line: usize) {
     let shared = emit.is_shared();
     let most = rest.iter().map(|var| var.extent).max().unwrap_or(1);
     let lines = along.extent.div_ceil(line);
+    // So many that none are left over in the end, which would be code of their own.
+    let even =
+        |most: usize| line * (2..=most).rev().find(|&at_once| lines.is_multiple_of(at_once)).unwrap_or(1);
+    let fitting = CACHED / (LINE * lane.extent);
     if shared && most < PARALLEL_ITERATIONS && most < lines && within.len() == 2 {
-        return in_pieces(emit, LoopKind::Parallel, &within, line, &mut |emit, first, count| {
+        let size = even(fitting.min(lines / PARALLEL_ITERATIONS));
+        return in_pieces(emit, LoopKind::Parallel, &within, size, &mut |emit, first, count| {
             emit.over_all(&rest, false, roots, &mut |emit| {
                 emit.unswitch(roots, &mut |emit| tile(emit, first, count));
             });
@@ -102,7 +108,7 @@ fn in_tiles(emit: &mut Emit<'_>, lane: Var, along: Var, line: usize) {
     emit.over_all(&rest, shared && !rest.is_empty(), roots, &mut |emit| {
         emit.unswitch(roots, &mut |emit| {
             for stretch in within.windows(2) {
-                in_pieces(emit, LoopKind::Serial, stretch, line, &mut |emit, first, count| {
+                in_pieces(emit, LoopKind::Serial, stretch, even(fitting), &mut |emit, first, count| {
                     tile(emit, first, count);
                 });
             }

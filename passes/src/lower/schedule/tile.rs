@@ -44,25 +44,26 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
     let panels = plan.lane.extent.div_ceil(plan.lanes);
     let steps: usize = plan.reductions.iter().flat_map(|&r| emit.reduce_vars(r)).map(|v| v.extent).product();
     let batch_count: usize = extents(&plan.batch).iter().product();
-    let work = [row_count, plan.lane.extent, steps].into_iter().fold(batch_count, usize::saturating_mul);
-    let even = Split::even(row_count, plan.tile_rows);
     let vectors = plan.lanes.min(plan.lane.extent).div_ceil(plan.vector);
-    let tiles = match work < ONE_SIZE && even.size * vectors >= ENOUGH_SUMS {
+    let even = Split::even(row_count, plan.even_rows);
+    // Tiles of one size, if a little smaller, are better than two sizes: one is compiled in half the time.
+    let tiles = match even.size * vectors >= ENOUGH_SUMS {
         true => even,
         false => Split::of(row_count, plan.tile_rows),
     };
+    let most_rows = plan.tile_rows.max(tiles.size);
     let size = nest.dtype(plan.reductions[0]).size();
     let depth =
         Depth::of(emit, plan.reductions[0], tiles.parts, steps, machine.panel_bytes / (plan.lanes * size));
     let wanted = if emit.is_shared() { PARALLEL_ITERATIONS.div_ceil(batch_count.max(1)) } else { 1 };
-    let tile_len = plan.tile_rows * plan.pitch(plan.lanes);
+    let tile_len = most_rows * plan.pitch(plan.lanes);
     let product = Footprint {
         tiles: tiles.parts,
         panels,
         sums: tile_len * size,
         lanes: plan.lanes * size,
         panel: steps.saturating_mul(plan.lanes * size),
-        rows: depth.steps().max(1).saturating_mul(plan.tile_rows * size),
+        rows: depth.steps().max(1).saturating_mul(most_rows * size),
         block: depth.steps().max(1).saturating_mul(plan.lanes * size),
         waits: depth.is_cut(),
     };
@@ -101,10 +102,6 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
     });
     emit.leave();
 }
-
-/// With less to be done than so many steps of lanes, tiles of one size, if a little smaller, are better than two sizes: one
-/// is compiled in half the time, which the first run takes longer for than any other for its steps.
-const ONE_SIZE: usize = 10_000_000;
 
 /// The sums, in vectors, that a processor works on at a time, with some to spare. Of 16 registers, full tiles have as many.
 const ENOUGH_SUMS: usize = 12;

@@ -22,6 +22,8 @@ pub struct Plan {
     pub(super) inner: Vec<Var>,
     /// The most rows of a tile.
     pub(super) tile_rows: usize,
+    /// The most rows of a tile if all have as many.
+    pub(super) even_rows: usize,
     /// The lanes of a tile.
     pub(super) lanes: usize,
     /// The lanes of a vector, of the narrowest reduction.
@@ -89,15 +91,16 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     let is_laid_out = |lanes: usize| {
         reductions.len() == 1 && shared.is_some_and(|load| is_packed(nest, load, reductions[0], lane, lanes))
     };
-    let narrower = NARROWER.iter().find(|(_, bytes)| is_laid_out(bytes / size));
+    let narrower = NARROWER.iter().find(|tile| is_laid_out(tile.bytes / size));
+    let narrower = narrower.filter(|_| machine.has_narrower_tiles());
     let (most_rows, bytes) = match narrower {
-        Some(&(rows, bytes)) if machine.has_narrower_tiles() => (rows, bytes),
-        _ if contraction.is_none() && !has_guards(nest, reductions) => {
+        Some(tile) => (tile.rows, tile.bytes),
+        None if contraction.is_none() && !has_guards(nest, reductions) => {
             let others = vars_outside(&[]).iter().map(|v| v.extent).product::<usize>();
             let parts = PARTS.div_ceil(others.max(1));
             (1, lone_bytes(lane.extent * size, parts, reductions.len(), machine))
         }
-        _ => (machine.tile_rows, tile_bytes(machine, row_count, reductions.len())),
+        None => (machine.tile_rows, tile_bytes(machine, row_count, reductions.len())),
     };
     let lanes = (bytes / size).max(1);
     if !is_vector(nest, reductions, lane, lanes.min(lane.extent)) {
@@ -129,6 +132,9 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
     made.retain(is_shared);
     let narrowest = reductions.iter().map(|&r| nest.dtype(r).size()).min()?;
     let vector = machine.vector_bytes / narrowest;
+    // What is made for a step is in registers too.
+    let even_rows =
+        narrower.filter(|_| !computed && made.is_empty()).map_or(tile_rows, |tile| tile.even_rows);
     let reductions = reductions.to_vec();
     Some(Plan {
         reductions,
@@ -137,6 +143,7 @@ pub fn plan(nest: &Nest, reductions: &[Val], machine: &Machine) -> Option<Plan> 
         batch,
         inner,
         tile_rows,
+        even_rows,
         lanes,
         vector,
         packed,
@@ -173,8 +180,23 @@ fn lone_bytes(all: usize, parts: usize, reductions: usize, machine: &Machine) ->
 /// The fewest parts that threads share.
 const PARTS: usize = 4;
 
-/// Tiles of a machine with vectors of 512 bits that are narrower than its usual ones: the most rows, and the bytes of each.
-const NARROWER: [(usize, usize); 3] = [(12, 64), (12, 128), (8, 192)];
+/// A tile that is narrower than the machine's usual one.
+struct Narrower {
+    /// The most rows.
+    rows: usize,
+    /// The most rows if all tiles have as many: what registers there are for sums beside a row's vectors of the right
+    /// operand and a broadcast of the left.
+    even_rows: usize,
+    /// Bytes of a row.
+    bytes: usize,
+}
+
+/// Those of a machine with vectors of 512 bits.
+const NARROWER: [Narrower; 3] = [
+    Narrower { rows: 12, even_rows: 15, bytes: 64 },
+    Narrower { rows: 12, even_rows: 14, bytes: 128 },
+    Narrower { rows: 8, even_rows: 9, bytes: 192 },
+];
 
 /// With more rows than these, reading a right operand from memory does not show.
 pub const FEW_ROWS: usize = 48;
@@ -185,19 +207,19 @@ pub const FEW_ROWS: usize = 48;
 /// and the first, which reads it from memory, asks for it at the pace of the arithmetic. Only whole panels are as fast. A row
 /// of fewer columns than the usual tile's has a panel no wider than it needs, so that a cache holds more steps of it.
 pub fn packed_row_bytes(machine: &Machine, row_count: usize, row_bytes: usize) -> usize {
-    let [_, (higher, narrowest), (high, narrow)] = NARROWER;
+    let [_, higher, high] = &NARROWER;
     let whole = |bytes: usize| row_bytes.is_multiple_of(bytes);
-    if let Some((_, bytes)) = NARROWER.iter().find(|(_, bytes)| row_bytes <= *bytes)
+    if let Some(tile) = NARROWER.iter().find(|tile| row_bytes <= tile.bytes)
         && machine.has_narrower_tiles()
     {
-        return *bytes;
+        return tile.bytes;
     }
     match row_count {
         _ if !machine.has_narrower_tiles() || row_count <= machine.tile_rows => {}
-        _ if row_count <= high && whole(narrow) => return narrow,
-        _ if row_count <= higher && whole(narrowest) => return narrowest,
-        _ if row_count <= FEW_ROWS && whole(narrow) => return narrow,
-        _ if whole(narrow) && !whole(machine.tile_row_bytes) => return narrow,
+        _ if row_count <= high.rows && whole(high.bytes) => return high.bytes,
+        _ if row_count <= higher.rows && whole(higher.bytes) => return higher.bytes,
+        _ if row_count <= FEW_ROWS && whole(high.bytes) => return high.bytes,
+        _ if whole(high.bytes) && !whole(machine.tile_row_bytes) => return high.bytes,
         _ => {}
     }
     tile_bytes(machine, row_count, 1)

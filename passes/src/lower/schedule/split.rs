@@ -29,6 +29,11 @@ impl Split {
             (most.div_ceil(2).max(1)..=most).rev().find(|&size| count > 0 && count.is_multiple_of(size));
         size.map_or_else(|| Split::of(count, most), |size| Split { parts: count / size, size, larger: 0 })
     }
+
+    /// Whether all parts of [`Split::even`] are of one size.
+    pub fn is_even(count: usize, most: usize) -> bool {
+        Split::even(count, most).larger == 0
+    }
 }
 
 impl Split {

@@ -103,8 +103,9 @@ pub fn schedule(emit: &mut Emit<'_>, plan: &Plan, machine: &Machine) {
     emit.leave();
 }
 
-/// The sums, in vectors, that a processor works on at a time, with some to spare. Of 16 registers, full tiles have as many.
-const ENOUGH_SUMS: usize = 12;
+/// The sums, in vectors, that a processor works on at a time: it starts two multiply-adds in a cycle and waits four or five
+/// for each.
+const ENOUGH_SUMS: usize = 10;
 
 /// What is done to a tile's sums in more operations than this is a loop over rows: written out for each row it would
 /// be most of the code, and compiling it most of the time.

@@ -6,6 +6,7 @@ use crate::lower::formula::free_vars;
 use crate::lower::schedule::Machine;
 use crate::lower::schedule::ahead;
 use crate::lower::schedule::contraction::{Contraction, as_choice, as_product, made_factors};
+use crate::lower::schedule::split::Split;
 
 /// How a nest is tiled.
 #[derive(Clone, Debug, PartialEq)]
@@ -205,7 +206,8 @@ pub const FEW_ROWS: usize = 48;
 ///
 /// Where a few rows more than a tile's are multiplied, tiles are higher and narrower. So fewer of them pass over a panel,
 /// and the first, which reads it from memory, asks for it at the pace of the arithmetic. Only whole panels are as fast. A row
-/// of fewer columns than the usual tile's has a panel no wider than it needs, so that a cache holds more steps of it.
+/// of fewer columns than the usual tile's has a panel no wider than it needs, so that a cache holds more steps of it. Where
+/// the usual tile's rows do not divide those that there are, or its columns, a narrower tile's may: all are of one size then.
 pub fn packed_row_bytes(machine: &Machine, row_count: usize, row_bytes: usize) -> usize {
     let [_, higher, high] = &NARROWER;
     let whole = |bytes: usize| row_bytes.is_multiple_of(bytes);
@@ -219,8 +221,16 @@ pub fn packed_row_bytes(machine: &Machine, row_count: usize, row_bytes: usize) -
         _ if row_count <= high.rows && whole(high.bytes) => return high.bytes,
         _ if row_count <= higher.rows && whole(higher.bytes) => return higher.bytes,
         _ if row_count <= FEW_ROWS && whole(high.bytes) => return high.bytes,
-        _ if whole(high.bytes) && !whole(machine.tile_row_bytes) => return high.bytes,
-        _ => {}
+        _ if whole(machine.tile_row_bytes) && Split::is_even(row_count, machine.tile_rows) => {}
+        _ => {
+            let is_even = |tile: &&Narrower| whole(tile.bytes) && Split::is_even(row_count, tile.even_rows);
+            if let Some(tile) = [high, higher].into_iter().find(is_even) {
+                return tile.bytes;
+            }
+            if whole(high.bytes) && !whole(machine.tile_row_bytes) {
+                return high.bytes;
+            }
+        }
     }
     tile_bytes(machine, row_count, 1)
 }

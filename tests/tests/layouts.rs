@@ -2,8 +2,12 @@
 //! the loops' bits on any number of threads, at every width of vectors.
 
 use windlass_ir::loops::Program;
+use windlass_ir::loops::interpret::run_program;
 use windlass_ir::ops::{Conv, MatMul, Transpose, Winograd};
-use windlass_ir::{Builder, DType, Graph, ScalarFn, Tensor, TensorType, Value};
+use windlass_ir::{Builder, DType, Graph, ScalarFn, Tensor, TensorType, Value, interpret};
+use windlass_passes::lower::schedule::Machine;
+use windlass_passes::lower::{LowerOptions, lower};
+use windlass_passes::{pipeline, run};
 use windlass_tests::widths::{check, check_graph};
 
 #[test]
@@ -219,6 +223,62 @@ fn known_bytes_are_multiplied_in_pairs_that_are_stored_as_bytes() {
         assert_eq!(unpacked.is_some(), stored_as == DType::I16, "{text}");
         let rest = &text[unpacked.unwrap_or(0)..];
         assert!(unpacked.is_none() || rest.find("unroll for") < rest.find("dot2"), "{text}");
+    }
+}
+
+#[test]
+fn small_integers_that_are_packed_as_they_stand_are_read_as_words() {
+    for (dtype, steps, columns) in
+        [(DType::I16, 64, 40), (DType::I16, 6, 19), (DType::I8, 64, 100), (DType::I8, 12, 9)]
+    {
+        let mut b = Builder::new("words");
+        let x = if dtype == DType::I8 { DType::U8 } else { dtype };
+        let x = b.input("x", TensorType::fixed(x, &[13, steps]));
+        let w: Vec<f64> = (0..steps * columns).map(|i| (i * 37 % 251) as f64 - 125.0).collect();
+        let w = b.constant(Tensor::from_f64s(dtype, &[columns, steps], &w));
+        let values = [x, w].map(|value| b.cast(value, DType::I32).unwrap());
+        let y = b.push1(MatMul { trans_a: false, trans_b: true }, &values).unwrap();
+        b.output("y", y);
+        let graph = b.finish().unwrap();
+        let program = check_graph(&graph, "a product of words");
+        // Fours of bytes, which not every machine multiplies.
+        let machine = Machine { byte_products: true, ..Machine::with_vectors(512) };
+        let of_bytes = lower(&graph, &LowerOptions { machine, ..LowerOptions::default() }).unwrap();
+        let numbers: Vec<f64> = (0..13 * steps).map(|i| (i * 29 % 120) as f64).collect();
+        let input = Tensor::from_f64s(graph.ty(graph.inputs()[0].1).dtype, &[13, steps], &numbers);
+        let found = run_program(&of_bytes, std::slice::from_ref(&input)).unwrap();
+        assert_eq!(found, interpret(&graph, &[input]).unwrap(), "{of_bytes}");
+        for program in [&program, &of_bytes] {
+            // Bytes that are multiplied in pairs are unpacked from halves of words.
+            let halves = program.to_string().contains("unpack2");
+            let prepare = program.prepare.as_ref().unwrap().to_string();
+            assert_eq!(prepare.contains("pack2"), halves, "{prepare}");
+        }
+        // The first element of a word must begin one.
+        let odd = "graph @g(%x: i16[13, 5], %w: i16[9, 5]) {
+           %0 = cast %x {to = i32} %1 = cast %w {to = i32}
+           %2 = matmul %0, %1 {trans_b = true}
+           return %2 as \"y\"
+         }";
+        check(odd);
+    }
+}
+
+#[test]
+fn panels_of_groups_are_laid_out_without_asking_of_each_lane() {
+    for (groups, outs) in [(3, 80), (3, 72), (2, 84), (2, 67)] {
+        let mut b = Builder::new("groups");
+        let x = b.input("x", TensorType::fixed(DType::F32, &[1, 20 * groups, 9, 8]));
+        let w = Tensor::from_fn::<f32>(&[groups * outs, 20, 1, 1], |i| ((i * 7919) % 61) as f32 / 64.0);
+        let w = b.constant(w);
+        let op = Conv { group: groups as i64, ..Conv::plain() };
+        let y = b.push1(op, &[x, w]).unwrap();
+        b.output("y", y);
+        let passes = pipeline("O2").unwrap().stages;
+        let (graph, _) = run(&b.finish().unwrap(), passes, &windlass_passes::Options::default()).unwrap();
+        let program = check_graph(&graph, "a convolution in groups");
+        let text = program.prepare.as_ref().unwrap().to_string();
+        assert_eq!(text.contains("] if "), !outs.is_multiple_of(8), "{groups} groups of {outs}: {text}");
     }
 }
 

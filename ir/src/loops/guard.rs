@@ -1,6 +1,6 @@
 //! Conditions on positions: an index within bounds.
 
-use super::Index;
+use super::{Atom, Index};
 
 /// The condition `0 <= index < size`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +33,48 @@ impl Guard {
     }
 }
 
+impl Index {
+    /// The same where all of these guards hold, without the divisions that they decide: `(80 i + j) / 240` is 0 where `i` is
+    /// below 3 and `j` in `0..80`, whatever the extent of `j`.
+    pub fn under(&self, guards: &[Guard]) -> Index {
+        let is_divided = |(atom, _): &(Atom, i64)| matches!(atom, Atom::Div(..) | Atom::Mod(..));
+        if guards.is_empty() || !self.terms().iter().any(is_divided) {
+            return self.clone();
+        }
+        let mut result = Index::constant(self.offset());
+        for (atom, c) in self.terms() {
+            match atom {
+                Atom::Var(var) => result.add_multiple(&Index::var(*var), *c),
+                Atom::Value(val, extent) => result.add_multiple(&Index::value(*val, *extent), *c),
+                Atom::Div(x, divisor) => {
+                    let x = x.under(guards);
+                    let quotient = x.quotient_under(*divisor, guards).map(Index::constant);
+                    result.add_multiple(&quotient.unwrap_or_else(|| x.div(*divisor)), *c);
+                }
+                Atom::Mod(x, divisor) => {
+                    let x = x.under(guards);
+                    let rest = x.quotient_under(*divisor, guards).map(|q| x.add_const(-q * divisor));
+                    result.add_multiple(&rest.unwrap_or_else(|| x.rem(*divisor)), *c);
+                }
+            }
+        }
+        result
+    }
+
+    /// The quotient, if it is one number wherever a guard holds.
+    fn quotient_under(&self, divisor: i64, guards: &[Guard]) -> Option<i64> {
+        guards.iter().find_map(|Guard { index, size }| {
+            let (of_guard, step) = index.terms().first()?;
+            let (_, coefficient) = self.terms().iter().find(|(atom, _)| atom == of_guard)?;
+            let times = (coefficient % step == 0).then_some(coefficient / step)?;
+            let (low, high) = self.sub(&index.mul(times)).range();
+            let guarded = times.checked_mul(i64::try_from(*size).ok()? - 1)?;
+            let first = low.checked_add(guarded.min(0))?.div_euclid(divisor);
+            (high.checked_add(guarded.max(0))?.div_euclid(divisor) == first).then_some(first)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +82,24 @@ mod tests {
 
     fn var(id: u32, extent: usize) -> Index {
         Index::var(Var { id, extent })
+    }
+
+    #[test]
+    fn guards_decide_divisions() {
+        let (group, panel, lane) = (var(0, 3), var(1, 2), var(2, 64));
+        let column = panel.mul(64).add(&lane);
+        let at = group.mul(80).add(&column);
+        let guards = [Guard::new(column.clone(), 80)];
+        assert_eq!(at.div(240).under(&guards), Index::constant(0));
+        assert_eq!(at.rem(240).mul(20).add_const(7).under(&guards), at.mul(20).add_const(7));
+        assert_eq!(at.add_const(480).rem(240).under(&guards), at);
+        // Not where the guard leaves several quotients, or says nothing of what is divided.
+        assert_eq!(at.div(239).under(&guards), at.div(239));
+        assert_eq!(at.div(240).under(&[Guard::new(lane.clone(), 32)]), at.div(240));
+        assert_eq!(at.div(240).under(&[]), at.div(240));
+        // Also of what is subtracted.
+        let down = column.mul(-1).add_const(79);
+        assert_eq!(down.div(80).under(&guards), Index::constant(0));
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Nest {
     }
 
     /// The nest without expressions that no root depends on (N5).
-    pub(super) fn pruned(mut self) -> Nest {
+    pub fn pruned(mut self) -> Nest {
         let needed = self.reached(&self.roots);
         if needed.len() == self.exprs.len() {
             return self;

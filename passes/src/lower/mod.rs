@@ -2,7 +2,7 @@
 //!
 //! Every node becomes a unit over buffers ([`units`]), formulas are merged into their users
 //! ([`mod@fuse`]), factors of integer products are stored in few bits (`narrow`) and multiplied several to a word
-//! ([`mod@pairs`]), sums are told at which steps they would only add zeros (`borders`), right operands of contractions are
+//! ([`mod@pairs`]), of which what is packed as it stands in memory is read as `words`, sums are told at which steps they would only add zeros (`borders`), right operands of contractions are
 //! packed ([`pack`]) or kept in few bits (`compact`), what depends on constants alone is set apart ([`mod@prepare`]), what
 //! kernels store is what is made of it element by element (`stores`), and results that are padded are written with their
 //! margins ([`margins`]). Formulas that hand windows of rows (`window`) or whole rows (`chain`) to each other become one
@@ -33,6 +33,7 @@ mod sliced;
 mod stores;
 pub mod units;
 mod window;
+mod words;
 
 use std::sync::Arc;
 
@@ -43,11 +44,11 @@ use windlass_ir::{Error, Graph, Op, Tensor};
 
 use crate::lower::formula::{as_identity, reads_own_places};
 use crate::lower::margins::Margins;
-use crate::lower::pairs::as_words;
 use crate::lower::place::{Lifetime, check, place};
 use crate::lower::prepare::known_bufs;
 use crate::lower::schedule::{Machine, normalize, schedule, top_reductions};
 use crate::lower::units::{Buf, BufData, Unit, UnitWork, Units};
+use crate::lower::words::as_words;
 
 /// What to do between graph and program. No choice here changes what a graph means, only its speed
 /// and, within the bounds of the number rules, its rounding.
@@ -130,6 +131,9 @@ fn lower_as(
             fuse::fuse(&mut prepare, observe);
         }
         prepare::give_back(&mut prepare, &mut units);
+        if options.fuse {
+            words::see(&mut prepare, &options.machine);
+        }
         give_outputs_buffers(&mut prepare, &SecondaryMap::new(), &options.machine);
         (!prepare.outputs.is_empty()).then_some(prepare)
     });
@@ -163,6 +167,7 @@ fn merge(units: &mut Units, options: &LowerOptions, observe: &mut dyn FnMut(fuse
 /// Lets formulas hand results to each other within a kernel.
 fn join(units: &mut Units, options: &LowerOptions) {
     if options.fuse {
+        words::see(units, &options.machine);
         stores::merge(units);
         margins::absorb(units);
         window::join(units, &options.machine);

@@ -271,35 +271,3 @@ impl Form {
         (builder.finish(&parts), to)
     }
 }
-
-/// The operand of which a nest gives neighbours as words, on a machine that stores low halves first the same memory.
-pub fn as_words(nest: &Nest) -> Option<u32> {
-    let [root] = nest.roots.as_slice() else { return None };
-    let mut parts = vec![*root];
-    while let Expr::Apply(ScalarFn::Pack2, _) = nest.expr(parts[0]) {
-        let halves = |&val: &Val| match nest.expr(val) {
-            Expr::Apply(ScalarFn::Pack2, halves) => Some(halves.iter().copied()),
-            _ => None,
-        };
-        parts = parts.iter().map(halves).collect::<Option<Vec<_>>>()?.into_iter().flatten().collect();
-    }
-    if parts.len() == 1 {
-        return None;
-    }
-    let domain: Vec<Index> = nest.domain.iter().map(|&v| Index::var(v)).collect();
-    let word = Index::flatten(&domain, &nest.shape());
-    let count = parts.len();
-    let operands = parts.iter().enumerate().map(|(step, &part)| {
-        let part = match nest.expr(part) {
-            Expr::Apply(ScalarFn::Cast(to), of) if to.size() == nest.dtype(of[0]).size() => of[0],
-            _ => part,
-        };
-        let Expr::Load { operand, index, guards } = nest.expr(part) else { return None };
-        let shape = &nest.operands[*operand as usize].shape;
-        let own = Index::flatten(index, shape) == word.mul(count as i64).add_const(step as i64);
-        let whole = shape.iter().product::<usize>() == count * nest.shape().iter().product::<usize>();
-        (own && whole && guards.is_empty() && nest.dtype(part).size() * count == 4).then_some(*operand)
-    });
-    let operands = operands.collect::<Option<Vec<u32>>>()?;
-    operands.iter().all(|&operand| operand == operands[0]).then_some(operands[0])
-}

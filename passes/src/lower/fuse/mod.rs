@@ -345,7 +345,10 @@ fn reshaped<'i>(index: &'i [Index], seen: &[usize], shape: &[usize]) -> Cow<'i, 
 /// A load by a formula that sees the operand under its own shape: packing sees all as one dimension.
 fn load_seen(b: &mut NestBuilder, operand: u32, index: &[Index], seen: &[usize], guards: &[Guard]) -> Val {
     let index = reshaped(index, seen, &b.shape_of(operand));
-    b.load_guarded(operand, &index, guards)
+    match guards {
+        [] => b.load(operand, &index),
+        _ => b.load_guarded(operand, &index.iter().map(|i| i.under(guards)).collect::<Vec<_>>(), guards),
+    }
 }
 
 /// The producer's element at an index, or 0 where a guard fails; then nothing of it is read.

@@ -77,15 +77,20 @@ fn in_tiles(emit: &mut Emit<'_>, lane: Var, along: Var, line: usize) {
     let tile = |emit: &mut Emit<'_>, first: &Index, count: usize| {
         for stretch in across.windows(2) {
             in_pieces(emit, LoopKind::Serial, stretch, LINES, &mut |emit, start, lanes| {
-                let index = emit.enter(LoopKind::Serial, count);
-                emit.bind(along, first.add(&index));
+                emit.bind_later(lane, start, lanes);
                 emit.unswitch(roots, &mut |emit| {
-                    let index = emit.enter(LoopKind::Vector, lanes);
-                    emit.bind(lane, start.add(&index));
-                    emit.store_results();
+                    let index = emit.enter(LoopKind::Serial, count);
+                    emit.bind(along, first.add(&index));
+                    emit.unswitch(roots, &mut |emit| {
+                        let index = emit.enter(LoopKind::Vector, lanes);
+                        emit.bind(lane, start.add(&index));
+                        emit.store_results();
+                        emit.leave();
+                        emit.bind_later(lane, start, lanes);
+                    });
                     emit.leave();
+                    emit.bind_later(lane, start, lanes);
                 });
-                emit.leave();
             });
         }
     };

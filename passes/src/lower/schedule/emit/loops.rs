@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use windlass_ir::ScalarFn;
-use windlass_ir::loops::{Expr, Guard, LoopKind, Val, Var};
+use windlass_ir::loops::{Expr, Guard, Index, LoopKind, Val, Var};
 
 use super::Emit;
 
@@ -11,7 +11,16 @@ use super::Emit;
 /// the work, as of a concatenation of many tensors, so that copies are small where they are many.
 const MOST_COPIES: usize = 96;
 
+/// A variable of its own for lanes whose loop is opened later; no kernel has as many.
+const LATER: u32 = u32::MAX;
+
 impl<'n> Emit<'n> {
+    /// Says that a variable counts lanes from `start` on, of a loop that is not open yet. Guards that are the same for all
+    /// of these can be decided outside it.
+    pub fn bind_later(&mut self, var: Var, start: &Index, lanes: usize) {
+        self.bind(var, start.add(&Index::var(Var { id: LATER, extent: lanes })));
+    }
+
     /// Runs `body` inside loops over these variables, one in another, the first of them parallel if
     /// asked for.
     ///
@@ -164,6 +173,10 @@ impl<'n> Emit<'n> {
                 continue;
             }
             let guard = Guard::new(self.index(&guard.index), guard.size);
+            if guard.index.vars().iter().any(|var| var.id == LATER) {
+                all = None;
+                continue;
+            }
             let assumed = self.assumed.iter().find(|(known, _, _)| *known == guard).map(|(_, v, _)| *v);
             match guard.as_known().or(assumed) {
                 Some(true) => {}

@@ -5,6 +5,8 @@
 //! the inner ones, and code moves out of loops by being emitted where its operands are known. Pure
 //! values are remembered by what computes them and never emitted twice in one region.
 
+use std::collections::hash_map::Entry;
+
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use windlass_ir::loops::Buffer;
@@ -86,12 +88,12 @@ impl Emitter<'_> {
     /// A value of a given type, remembered in a region.
     pub(super) fn cached(&mut self, region: usize, op: Op, ty: Type, args: &[Value]) -> Value {
         let key: Key = (op, ty, SmallVec::from_slice(args));
-        if let Some(&value) = self.regions[region].cache.get(&key) {
-            return value;
-        }
-        let value = self.typed(region, op, ty, args);
-        self.regions[region].cache.insert(key, value);
-        value
+        let next = self.func.values.next_key();
+        match self.regions[region].cache.entry(key) {
+            Entry::Occupied(known) => return *known.get(),
+            Entry::Vacant(place) => place.insert(next),
+        };
+        self.typed(region, op, ty, args)
     }
 
     /// A cheap pure value, emitted where its operands are known.

@@ -114,7 +114,7 @@ fn from_raw(dtype: DType, shape: &[usize], bytes: &Bytes) -> Result<Tensor, Prob
     let Some(mut tensor) = tensor else {
         invalid!("{} bytes of data for {}", bytes.len(), TensorType::fixed(dtype, shape));
     };
-    if dtype == DType::Bool && bytes.iter().any(|&b| b > 1) {
+    if dtype == DType::Bool && tensor.bytes().iter().fold(0, |all, byte| all | byte) > 1 {
         tensor.bytes_mut().iter_mut().for_each(|b| *b = u8::from(*b != 0));
     }
     if cfg!(target_endian = "big") {

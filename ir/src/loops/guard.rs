@@ -53,7 +53,8 @@ impl Index {
                 }
                 Atom::Mod(x, divisor) => {
                     let x = x.under(guards);
-                    let rest = x.quotient_under(*divisor, guards).map(|q| x.add_const(-q * divisor));
+                    let quotient = x.quotient_under(*divisor, guards);
+                    let rest = quotient.map(|q| x.add_const(q.wrapping_mul(-divisor)));
                     result.add_multiple(&rest.unwrap_or_else(|| x.rem(*divisor)), *c);
                 }
             }
@@ -66,7 +67,7 @@ impl Index {
         guards.iter().find_map(|Guard { index, size }| {
             let (of_guard, step) = index.terms().first()?;
             let (_, coefficient) = self.terms().iter().find(|(atom, _)| atom == of_guard)?;
-            let times = (coefficient % step == 0).then_some(coefficient / step)?;
+            let times = (coefficient.checked_rem(*step)? == 0).then_some(coefficient / step)?;
             let (low, high) = self.sub(&index.mul(times)).range();
             let guarded = times.checked_mul(i64::try_from(*size).ok()? - 1)?;
             let first = low.checked_add(guarded.min(0))?.div_euclid(divisor);

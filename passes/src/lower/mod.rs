@@ -2,14 +2,15 @@
 //!
 //! Every node becomes a unit over buffers ([`units`]), formulas are merged into their users
 //! ([`mod@fuse`]), factors of integer products are stored in few bits (`narrow`) and multiplied several to a word
-//! ([`mod@pairs`]), of which what is packed as it stands in memory is read as `words`, sums are told at which steps they would only add zeros (`borders`), right operands of contractions are
-//! packed ([`pack`]) or kept in few bits (`compact`), what depends on constants alone is set apart ([`mod@prepare`]), what
-//! kernels store is what is made of it element by element (`stores`), and results that are padded are written with their
-//! margins ([`margins`]). Formulas that hand windows of rows (`window`) or whole rows (`chain`) to each other become one
-//! kernel, and so do kernels with a formula between them (`bands`); large operands that every run makes are made and read in
-//! pieces (`pieces`). Parts that are alike are joined once (`parts`). Other formulas become loops ([`mod@schedule`]), kernels
-//! that run in rounds become a repeat, and buffers get their places in memory ([`mod@place`]), outputs those of inputs that
-//! they replace (`in_place`). The bodies of scans go the same way (`bodies`), and run in rounds.
+//! ([`mod@pairs`]), sums are told at which steps they would only add zeros (`borders`), right operands of contractions are
+//! packed ([`pack`]) or kept in few bits (`compact`), what depends on constants alone is set apart ([`mod@prepare`]),
+//! neighbours that are put together in words are read as such (`words`), what kernels store is what is made of it element by
+//! element (`stores`), and results that are padded are written with their margins ([`margins`]). Formulas that hand windows of
+//! rows (`window`) or whole rows (`chain`) to each other become one kernel, and so do kernels with a formula between them
+//! (`bands`); large operands that every run makes are made and read in pieces (`pieces`). Parts that are alike are joined once
+//! (`parts`). Other formulas become loops ([`mod@schedule`]), kernels that run in rounds become a repeat, and buffers get their
+//! places in memory ([`mod@place`]), outputs those of inputs that they replace (`in_place`). The bodies of scans go the same way
+//! (`bodies`), and run in rounds.
 
 mod bands;
 mod bodies;

@@ -24,6 +24,7 @@ use super::schedule::Machine;
 use super::schedule::contraction::{Contraction, as_contraction};
 use super::schedule::tile::FEW_LANES;
 use super::units::{Buf, BufData, Unit, UnitWork, Units};
+use super::words;
 
 /// Readers of each element that make a copy of an operand in words worth it.
 const READERS_TO_COPY: usize = 16;
@@ -256,18 +257,11 @@ impl Form {
         let mut builder = NestBuilder::new(shape);
         let operand = builder.operand(data.dtype, &[data.elements()]);
         let at = builder.domain();
-        let mut parts: Vec<Val> = (0..self.steps)
-            .map(|step| {
-                let part = builder.load(operand, &[index(&at, step)]);
-                // Bytes are packed by their bits.
-                builder.cast(part, if element.size() == 1 { DType::I8 } else { element })
-            })
-            .collect();
-        while parts.len() > 1 {
-            parts = parts.chunks(2).map(|pair| builder.apply(ScalarFn::Pack2, pair)).collect();
-        }
-        let dtype = builder.dtype(parts[0]);
+        let parts = (0..self.steps).map(|step| builder.load(operand, &[index(&at, step)])).collect();
+        // Bytes are packed by their bits.
+        let word = words::pack(&mut builder, parts, if element.size() == 1 { DType::I8 } else { element });
+        let dtype = builder.dtype(word);
         let to = units.bufs.push(BufData { dtype, shape: shape.into(), constant: None });
-        (builder.finish(&parts), to)
+        (builder.finish(&[word]), to)
     }
 }

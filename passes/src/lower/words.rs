@@ -140,16 +140,19 @@ fn words_of(data: &BufData) -> Nest {
     let mut builder = NestBuilder::new(&[data.elements() / count]);
     let operand = builder.operand(data.dtype, &[data.elements()]);
     let at = builder.domain()[0].mul(count as i64);
-    let mut parts: Vec<Val> = (0..count as i64)
-        .map(|step| {
-            let part = builder.load(operand, &[at.add_const(step)]);
-            builder.cast(part, if count == 4 { DType::I8 } else { DType::I16 })
-        })
-        .collect();
+    let element = if count == 4 { DType::I8 } else { DType::I16 };
+    let parts = (0..count as i64).map(|step| builder.load(operand, &[at.add_const(step)])).collect();
+    let word = pack(&mut builder, parts, element);
+    builder.finish(&[word])
+}
+
+/// Elements, a power of two of them, as one word, the first in its lowest bits.
+pub fn pack(builder: &mut NestBuilder, parts: Vec<Val>, element: DType) -> Val {
+    let mut parts: Vec<Val> = parts.into_iter().map(|part| builder.cast(part, element)).collect();
     while parts.len() > 1 {
         parts = parts.chunks(2).map(|pair| builder.apply(ScalarFn::Pack2, pair)).collect();
     }
-    builder.finish(&parts)
+    parts[0]
 }
 
 /// The elements of an operand.

@@ -4,6 +4,7 @@ use windlass_ir::loops::{Expr, Guard, Index, LoopKind, Nest, Val, Var};
 
 use super::ahead::LINE;
 use super::columns::Columns;
+use super::split::Split;
 use super::{Emit, PARALLEL_ITERATIONS, parallel_first};
 
 /// Elements of one parallel iteration of a one-dimensional domain.
@@ -77,6 +78,7 @@ fn in_tiles(emit: &mut Emit<'_>, lane: Var, along: Var, line: usize) {
     let tile = |emit: &mut Emit<'_>, first: &Index, count: usize| {
         for stretch in across.windows(2) {
             in_pieces(emit, LoopKind::Serial, stretch, LINES, &mut |emit, start, lanes| {
+                // What the vector loop says of the lane ends with it, and other cases are asked about then.
                 emit.bind_later(lane, start, lanes);
                 emit.unswitch(roots, &mut |emit| {
                     let index = emit.enter(LoopKind::Serial, count);
@@ -98,8 +100,10 @@ fn in_tiles(emit: &mut Emit<'_>, lane: Var, along: Var, line: usize) {
     let most = rest.iter().map(|var| var.extent).max().unwrap_or(1);
     let lines = along.extent.div_ceil(line);
     // So many that none are left over in the end, which would be code of their own.
-    let even =
-        |most: usize| line * (2..=most).rev().find(|&at_once| lines.is_multiple_of(at_once)).unwrap_or(1);
+    let even = |most: usize| match Split::even(lines, most) {
+        Split { size, larger: 0, .. } => line * size,
+        _ => line,
+    };
     let fitting = CACHED / (LINE * lane.extent);
     if shared && most < PARALLEL_ITERATIONS && most < lines && within.len() == 2 {
         let size = even(fitting.min(lines / PARALLEL_ITERATIONS));
